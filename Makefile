@@ -1,0 +1,50 @@
+# make demo   the whole job on the embedded glyphs, report in runs/demo/report.html
+# make test   the test suite          make test-full   with the long proofs
+# make check  format, lint, types, layers
+# make bench  the ladder on glyphs (hours); make bench-quick: one row in minutes
+PYTHON ?= python3
+BIN := .venv/bin
+# Two threads on two busy cores are often slower than one (docs/benchmarks.md); raise it on a
+# quiet machine with more cores.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test test-full check format bench bench-quick clean
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[onnx]"
+	touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+demo: .venv/.installed
+	$(BIN)/distill demo
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest -m "not slow" --durations=10
+
+test-full: .venv/.installed-dev
+	$(BIN)/python -m pytest --durations=20
+
+check: .venv/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: .venv/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.installed
+	$(BIN)/python benchmarks/ladder.py
+
+bench-quick: .venv/.installed
+	$(BIN)/python benchmarks/ladder.py --quick
+
+clean:
+	rm -rf .venv build dist runs

@@ -1,0 +1,95 @@
+"""Tokenizers that save and load: open_clip's by name, and a word-level one for small worlds.
+
+The word-level tokenizer is what the glyphs demo and the ladder use: their captions need some two
+thousand words, and a table of 49,408 rows would be most of a small student.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import open_clip
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from teachers.contract import Tokenizer
+
+_WORD = re.compile(r"[a-z]+|[0-9]+|[^\sa-z0-9]")
+
+
+class WordTokenizer:
+    """Lower-cased words, numbers and signs; ids are pad 0, start 1, unknown 2, words, end.
+
+    The end token has the largest id, which is where open_clip's text towers pool (`argmax`).
+    """
+
+    def __init__(self, words: Sequence[str], context_length: int) -> None:
+        """Keep the vocabulary in the order given."""
+        if context_length < 3:
+            raise ValueError(f"context_length must be at least 3, got {context_length}")
+        self.words = tuple(words)
+        self.context_length = context_length
+        self._ids = {word: i + 3 for i, word in enumerate(self.words)}
+        self._end = len(self.words) + 3
+        self.vocab_size = self._end + 1
+
+    @classmethod
+    def fit(
+        cls, captions: Sequence[str], *, context_length: int = 16, max_words: int = 8192
+    ) -> "WordTokenizer":
+        """Take the most frequent words of `captions`; ties in alphabetical order."""
+        counts = Counter(word for text in captions for word in _WORD.findall(text.lower()))
+        ranked = sorted(counts, key=lambda word: (-counts[word], word))
+        return cls(ranked[:max_words], context_length)
+
+    def __call__(self, texts: Sequence[str]) -> Int64[Tensor, "n context"]:
+        """Tokenise; longer texts are cut, the end token stays."""
+        rows = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
+        for row, text in zip(rows, texts, strict=True):
+            words = _WORD.findall(text.lower())[: self.context_length - 2]
+            ids = [1, *(self._ids.get(word, 2) for word in words), self._end]
+            row[: len(ids)] = torch.tensor(ids)
+        return rows
+
+    def config(self) -> dict[str, Any]:
+        """Return the vocabulary and the length."""
+        return {
+            "type": "words",
+            "words": list(self.words),
+            "context_length": self.context_length,
+        }
+
+
+class OpenClipTokenizer:
+    """The tokenizer that open_clip pairs with a model name (or its default byte-pair one)."""
+
+    def __init__(self, model: str, context_length: int | None = None) -> None:
+        """Ask open_clip for the tokenizer of `model`."""
+        self.model = model
+        self._tokenizer = open_clip.get_tokenizer(model, context_length=context_length)
+        self.context_length = int(self._tokenizer.context_length)
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        self.vocab_size = int(getattr(self._tokenizer, "vocab_size", 0) or len(inner or ()))
+
+    def __call__(self, texts: Sequence[str]) -> Int64[Tensor, "n context"]:
+        """Tokenise and pad."""
+        return self._tokenizer(list(texts)).long()
+
+    def config(self) -> dict[str, Any]:
+        """Return the name open_clip knows."""
+        return {"type": "open_clip", "model": self.model, "context_length": self.context_length}
+
+
+def load_tokenizer(config: dict[str, Any]) -> Tokenizer:
+    """Rebuild a tokenizer from what its `config()` returned."""
+    kind = config.get("type")
+    if kind == "words":
+        return WordTokenizer(config["words"], config["context_length"])
+    if kind == "open_clip":
+        return OpenClipTokenizer(config["model"], config["context_length"])
+    raise ValueError(
+        f"unknown tokenizer type {kind!r}: expected 'words' or 'open_clip'. A tokenizer of your "
+        "own has to be passed again when the model is loaded (tokenizer=...)"
+    )
