@@ -1,1 +1,11 @@
-"""."""
+"""Pure functions on tensors; the mathematics everything above stands on.
+
+An op is a folder: `reference.py` looks like the equation and is never optimised, faster
+implementations stand beside it, `__init__.py` checks arguments and picks one.
+"""
+
+from distill.ops.gathering import gather_embeddings
+from distill.ops.image_text import ImageTextTerms, image_text_loss
+from teachers.contract import Embeddings
+
+__all__ = ["Embeddings", "ImageTextTerms", "gather_embeddings", "image_text_loss"]

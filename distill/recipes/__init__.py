@@ -1,1 +1,29 @@
-"""."""
+"""Recipes: functions that return a complete `RunConfig`; a variant changes one thing."""
+
+from collections.abc import Callable
+
+from distill.config import RunConfig
+from distill.recipes.demo import demo
+from distill.recipes.mobileclip2 import mobileclip2
+from distill.recipes.tinyclip import tinyclip
+from teachers.suggestions import unknown_name
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "demo": demo,
+    "mobileclip2": mobileclip2,
+    "tinyclip": tinyclip,
+}
+
+
+def find_recipe(name: str) -> RunConfig:
+    """Return the recipe's configuration.
+
+    Raises:
+        ValueError: no such recipe; suggests the nearest name.
+    """
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    return RECIPES[name]()
+
+
+__all__ = ["RECIPES", "demo", "find_recipe", "mobileclip2", "tinyclip"]

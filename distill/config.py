@@ -1,0 +1,120 @@
+"""The complete description of a training run: what a recipe returns and the command line changes.
+
+Plain frozen values, no YAML and no flags: `distill train RECIPE --schedule.num-steps 50000` sets
+one field. A run writes its resolved configuration beside its results.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from distill.objective import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What a step reads.
+
+    Attributes:
+        store: folder of the reinforced dataset (its views alone are enough without teachers).
+        batch_size: pairs per step over all processes.
+        teachers: names of the stored teachers to learn from; all of them when None.
+        views: use only the first so many stored views; all when None.
+        window_shards: shards that are shuffled together.
+        num_workers: loader processes per training process.
+    """
+
+    store: str = ""
+    batch_size: int = 256
+    teachers: tuple[str, ...] | None = None
+    views: int | None = None
+    window_shards: int = 16
+    num_workers: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig:
+    """Who learns.
+
+    Attributes:
+        name: an open_clip model, a catalog name, or a student's folder to continue from.
+        text_from: folder of a model whose text tower the student starts with (same shape).
+        lock_text: keep the text tower (and so its meaning of every caption) as it starts.
+    """
+
+    name: str = ""
+    text_from: str | None = None
+    lock_text: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW, after CLIP: no decay on norms, biases and the logit scale."""
+
+    lr: float = 1e-3
+    weight_decay: float = 0.2
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    max_grad_norm: float | None = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Linear warm-up, then a cosine down to `final_lr` times the peak."""
+
+    num_steps: int = 30_000
+    warmup_steps: int = 1_000
+    final_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a schedule that never reaches its peak."""
+        if self.num_steps < 1 or not 0 <= self.warmup_steps <= self.num_steps:
+            raise ValueError(
+                "schedule needs num_steps >= 1 and 0 <= warmup_steps <= num_steps, got "
+                f"num_steps={self.num_steps}, warmup_steps={self.warmup_steps}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run, whole.
+
+    Attributes:
+        precision: "no" is float32; "bf16" is autocast (losses stay in float32).
+        ema_decay: keep an exponential moving average and evaluate and save that; off when None.
+        max_logit_scale: the scale (not its logarithm) is clamped to [1, this].
+        activation_checkpointing: recompute activations in the backward pass.
+        compile: torch.compile the towers.
+        evaluate_on: split name -> source of shards; one unnamed source under the key "".
+        compare_to: `metrics.json` of a teacher, written by `distill evaluate`, for retention.
+        evaluate_every, save_every, log_every: steps; 0 switches the first two off until the end.
+        keep_checkpoints: how many of the newest stay.
+    """
+
+    student: StudentConfig = field(default_factory=StudentConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    objective: Objective = field(default_factory=Objective)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    out: str = ""
+    seed: int = 0
+    precision: Literal["no", "bf16"] = "no"
+    ema_decay: float | None = None
+    max_logit_scale: float = 100.0
+    activation_checkpointing: bool = False
+    channels_last: bool = False
+    compile: bool = False
+    evaluate_on: dict[str, str] = field(default_factory=dict)
+    templates: tuple[str, ...] = ("{}",)
+    compare_to: str | None = None
+    evaluate_every: int = 0
+    save_every: int = 1_000
+    log_every: int = 10
+    keep_checkpoints: int = 2
+
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON values; custom terms are named, their code is the caller's."""
+        plain = dataclasses.replace(self, objective=dataclasses.replace(self.objective, custom={}))
+        values = dataclasses.asdict(plain)
+        values["objective"]["custom"] = {n: w for n, (w, _) in self.objective.custom.items()}
+        return values

@@ -1,0 +1,31 @@
+"""TinyCLIP (arXiv:2309.12314): affinity mimicking at a fixed, soft temperature.
+
+The released scripts train on the soft loss alone, with the scale of teacher and student held at
+50: `teacher_scale=0.5` is that for the usual teacher, whose own scale is 100. Hardware of the
+paper: 32 GPUs, batch 32,768. Command:
+
+    accelerate launch --config_file $(distill show accelerate ddp) -m distill train tinyclip \\
+        --data.store laion400m-dr --out runs/tinyclip
+
+Leaves out weight inheritance and its progressive stages: start from a donor's folder by
+`--student.name` when you have one.
+"""
+
+from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, StudentConfig
+from distill.objective import Objective
+
+
+def tinyclip() -> RunConfig:
+    """A ViT student (ViT-S-32) at TinyCLIP's rates."""
+    return RunConfig(
+        student=StudentConfig(name="ViT-S-32"),
+        data=DataConfig(batch_size=32_768, num_workers=8),
+        objective=Objective(contrastive=0.0, affinity=1.0, teacher_scale=0.5),
+        optimizer=OptimizerConfig(
+            lr=1e-4, weight_decay=0.2, betas=(0.9, 0.98), eps=1e-6, max_grad_norm=5.0
+        ),
+        schedule=ScheduleConfig(num_steps=75_000, warmup_steps=2_000),
+        max_logit_scale=50.0,
+        precision="bf16",
+        activation_checkpointing=True,
+    )
