@@ -18,8 +18,8 @@ from reinforced_data.decoding import MAX_PIXELS, UnreadableImage, decode_image, 
 from reinforced_data.shard_reader import IMAGE_EXTENSIONS, Sample, read_shard, scan_shard
 
 __all__ = [
-    "MAX_PIXELS",
     "IMAGE_EXTENSIONS",
+    "MAX_PIXELS",
     "Sample",
     "Source",
     "UnreadableImage",

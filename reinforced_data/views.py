@@ -1,0 +1,182 @@
+"""Views: augmentations that replay exactly, for the teacher today and any student later.
+
+As in MobileCLIP's reinforced datasets (arXiv:2311.17049): random resized crop, then RandAugment.
+Unlike there, a view holds no pixel units, so it means the same at every output size and on a
+resized copy of the image, and it is a function of (seed, key, view index) alone. Flipping is off
+by default, because it changes what texts say ("on the left", "P").
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from reinforced_data.operations import OPERATIONS
+from teachers.contract import Preprocess
+
+RANDAUGMENT = (
+    "identity",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+    "rotate",
+    "brightness",
+    "color",
+    "contrast",
+    "sharpness",
+    "posterize",
+    "solarize",
+    "autocontrast",
+    "equalize",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewPolicy:
+    """What views are drawn from; the defaults are MobileCLIP's for photographs.
+
+    Attributes:
+        scale: least and greatest part of the image's area in the crop.
+        ratio: least and greatest width / height of the crop.
+        num_ops: RandAugment operations per view.
+        magnitude: their strength from 0 to 1; 0.3 is RandAugment's 9 of 30.
+        operations: which ones are drawn from, with equal chances.
+        flip: the probability of a horizontal flip.
+        fill: the grey of what geometric operations pull in from outside.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    num_ops: int = 2
+    magnitude: float = 0.3
+    operations: tuple[str, ...] = RANDAUGMENT
+    flip: float = 0.0
+    fill: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be drawn."""
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale must be two areas with 0 < low <= high <= 1, got {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio must be two numbers with 0 < low <= high, got {self.ratio}")
+        if self.num_ops < 0 or (self.num_ops and not self.operations):
+            raise ValueError(f"cannot draw {self.num_ops} of {len(self.operations)} operations")
+        if not (0 <= self.magnitude <= 1 and 0 <= self.flip <= 1 and 0 <= self.fill <= 255):
+            raise ValueError(
+                "magnitude and flip must be within 0..1 and fill within 0..255, got "
+                f"{self.magnitude}, {self.flip} and {self.fill}"
+            )
+        unknown = sorted(set(self.operations) - set(OPERATIONS))
+        if unknown:
+            raise ValueError(f"no operation {unknown[0]!r}; there are {', '.join(OPERATIONS)}")
+
+    def config(self) -> dict[str, Any]:
+        """Return JSON values; `ViewPolicy.from_config` reads them back."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ViewPolicy":
+        """Rebuild from `config()`."""
+        lists = {name: tuple(value) for name, value in config.items() if isinstance(value, list)}
+        return cls(**{**config, **lists})
+
+
+@dataclass(frozen=True)
+class View:
+    """One augmentation of one image; all numbers are exact in float32.
+
+    Attributes:
+        crop: left, top, width and height as fractions of the image.
+        ops: operations in order, each with its own magnitude.
+        fill: the grey of what geometric operations pull in from outside.
+    """
+
+    crop: tuple[float, float, float, float]
+    ops: tuple[tuple[str, float], ...] = ()
+    fill: int = 0
+
+
+def sample_view(policy: ViewPolicy, seed: int, key: str, index: int, aspect: float = 1.0) -> View:
+    """Draw view `index` of the sample `key`; the same arguments give the same view for ever.
+
+    Args:
+        policy: what to draw from.
+        seed: the view set's seed.
+        key: the sample's key.
+        index: which of its views.
+        aspect: the image's width / height, so that the crop's ratio is one of pixels.
+    """
+    draw = _uniforms(seed, key, index)
+    crop = _sample_crop(policy, draw, aspect)
+    ops = [("flip", 0.0)] if next(draw) < policy.flip else []
+    for _ in range(policy.num_ops):
+        name = policy.operations[int(next(draw) * len(policy.operations))]
+        positive = next(draw) < 0.5
+        row = OPERATIONS[name]
+        magnitude = row.weakest + (row.strongest - row.weakest) * policy.magnitude
+        magnitude = magnitude if positive or not row.signed else -magnitude
+        ops.append((name, float(np.float32(magnitude))))
+    return View(crop, tuple(ops), policy.fill)
+
+
+def _uniforms(seed: int, key: str, index: int) -> Iterator[float]:
+    """Yield numbers in [0, 1): SHA-256 of seed, view, block and key, eight bytes each."""
+    for block in count():
+        digest = hashlib.sha256(f"{seed}/{index}/{block}/{key}".encode()).digest()
+        for start in range(0, 32, 8):
+            yield (int.from_bytes(digest[start : start + 8], "big") >> 11) * 2.0**-53
+
+
+def _sample_crop(
+    policy: ViewPolicy, draw: Iterator[float], aspect: float
+) -> tuple[float, float, float, float]:
+    low, high = (math.log(bound) for bound in policy.ratio)
+    for _ in range(10):
+        area = policy.scale[0] + (policy.scale[1] - policy.scale[0]) * next(draw)
+        ratio = math.exp(low + (high - low) * next(draw)) / aspect
+        width, height = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if width <= 1 and height <= 1:
+            break
+    else:
+        # As in torchvision: the middle, as large as the ratio allows.
+        ratio = min(max(aspect, policy.ratio[0]), policy.ratio[1]) / aspect
+        width, height = min(1.0, ratio), min(1.0, 1 / ratio)
+        return _float32((1 - width) / 2, (1 - height) / 2, width, height)
+    return _float32((1 - width) * next(draw), (1 - height) * next(draw), width, height)
+
+
+def _float32(*values: float) -> Any:
+    # A store keeps float32; teacher and student must see the same box before and after.
+    return tuple(np.array(values, dtype=np.float32).tolist())
+
+
+def render_view(
+    image: Image.Image, view: View, preprocess: Preprocess
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Render a view at a model's own size: crop and resize in one call, then the operations.
+
+    Deterministic, and the one function through which teachers and students see views.
+    """
+    width, height = image.size
+    left, top, crop_width, crop_height = view.crop
+    box = (
+        left * width,
+        top * height,
+        min((left + crop_width) * width, width),
+        min((top + crop_height) * height, height),
+    )
+    size = preprocess.image_size
+    picture = image.resize((size, size), preprocess.resampling, box=box)
+    for name, magnitude in view.ops:
+        picture = OPERATIONS[name].apply(picture, magnitude, view.fill)
+    return np.frombuffer(picture.tobytes(), np.uint8).reshape(size, size, 3)
