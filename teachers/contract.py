@@ -58,6 +58,7 @@ class DualEncoder(Protocol):
         ...
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Texts to token ids of one fixed length; `config` is what `load_tokenizer` reads back."""
 
