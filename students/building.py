@@ -1,0 +1,237 @@
+"""`build_student`: a name, a specification or a module of your own becomes a `Student`.
+
+Weights are random unless an open_clip tag is named. Left out: inheriting a donor's weights.
+"""
+
+import difflib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from students.catalog import CATALOG
+from students.spec import StudentSpec
+from students.student import Student
+from students.two_tower import SIGMOID_BIAS, SIGMOID_SCALE, TwoTower
+from teachers.clip_model import ClipModel, check_dual_encoder
+from teachers.contract import Kind, Preprocess, Tokenizer
+from teachers.tokenizers import OpenClipTokenizer
+
+Rgb = tuple[float, float, float]
+
+
+def build_student(
+    what: str | StudentSpec | nn.Module,
+    *,
+    image_size: int | None = None,
+    mean: Rgb | None = None,
+    std: Rgb | None = None,
+    tokenizer: Tokenizer | None = None,
+    kind: Kind = "softmax",
+    name: str | None = None,
+) -> Student:
+    """Make a student.
+
+    Args:
+        what: a `CATALOG` or open_clip name ("MobileCLIP2-S0"; "MobileCLIP2-S0/dfndr2b" starts from
+            published weights), a `StudentSpec`, or your own `DualEncoder` module.
+        image_size: side of the pictures in pixels; needed for your own module.
+        mean: pixel mean in [0, 1]; by default the model's own, for your own module OpenAI's.
+        std: pixel deviation, likewise.
+        tokenizer: needed for your own module; by default open_clip's for the model.
+        kind: the head: "softmax" (CLIP), or "sigmoid" (SigLIP), which adds a bias. A module or
+            open_clip configuration that has a bias already keeps it.
+        name: what reports call it.
+
+    Raises:
+        ValueError: when there is no such model, or a module is no dual encoder; says what to do.
+    """
+    if kind not in ("softmax", "sigmoid"):
+        raise ValueError(f"kind must be softmax or sigmoid, got {kind!r}")
+    pixels = {"image_size": image_size, "mean": mean, "std": std}
+    pixels = {key: value for key, value in pixels.items() if value is not None}
+    if isinstance(what, str) and what in CATALOG:
+        name, what = name or what, CATALOG[what].build
+    if isinstance(what, str):
+        return _from_open_clip(what, pixels, tokenizer, kind, name or what)
+    if isinstance(what, StudentSpec):
+        return _from_spec(replace(what, **pixels), tokenizer, kind, name or what.image)
+    if isinstance(what, nn.Module):
+        return _from_module(what, pixels, tokenizer, kind, name or type(what).__name__)
+    raise ValueError(
+        f"build_student takes a name, a StudentSpec or a torch module, got {type(what).__name__}"
+    )
+
+
+def _from_spec(spec: StudentSpec, tokenizer: Tokenizer | None, kind: Kind, name: str) -> Student:
+    tokenizer = tokenizer or OpenClipTokenizer("ViT-B-32", spec.text.context_length)
+    text = spec.text
+    if tokenizer.context_length != text.context_length:
+        raise ValueError(
+            f"the tokenizer gives {tokenizer.context_length} ids a text, the student's text tower "
+            f"takes {text.context_length}: set TextSpec(context_length={tokenizer.context_length})"
+        )
+    if text.vocab_size is not None and text.vocab_size < tokenizer.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, TextSpec.vocab_size is only "
+            f"{text.vocab_size}: leave it out, and the tokenizer's is taken"
+        )
+    spec = replace(spec, text=replace(text, vocab_size=text.vocab_size or tokenizer.vocab_size))
+    module = TwoTower(spec, kind=kind)
+    source = {"type": "spec", "spec": spec.config()}
+    return _student(module, name, spec.preprocess, tokenizer, source)
+
+
+def _from_open_clip(
+    what: str, pixels: dict[str, Any], tokenizer: Tokenizer | None, kind: Kind, name: str
+) -> Student:
+    model, _, tag = what.partition("/")
+    if model not in open_clip.list_models():
+        known = sorted({*CATALOG, *open_clip.list_models()})
+        near = difflib.get_close_matches(model, known, n=3)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(f"no student {model!r} in the catalogue or in open_clip{hint}")
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if tag and tag not in tags:
+        known = ", ".join(tags) or "none"
+        raise ValueError(f"open_clip has no weights {tag!r} for {model}; it has: {known}")
+    size = pixels.get("image_size")
+    text = None
+    if tokenizer is not None:
+        text = {"context_length": tokenizer.context_length, "vocab_size": tokenizer.vocab_size}
+    module = open_clip_module(model, tag=tag or None, image_size=size, text=text, kind=kind)
+    tokenizer = tokenizer or OpenClipTokenizer(model)
+    preprocess = replace(open_clip_preprocess(model, module, tag), **pixels)
+    source = {"type": "open_clip", "model": model, "image_size": size, "text": text}
+    return _student(module, name, preprocess, tokenizer, source)
+
+
+def open_clip_module(
+    model: str,
+    *,
+    tag: str | None = None,
+    image_size: int | None = None,
+    text: dict[str, int] | None = None,
+    kind: Kind = "softmax",
+) -> nn.Module:
+    """Build an open_clip model with both towers as modules; `text` overrides its text tower."""
+    config = open_clip.get_model_config(model)
+    assert config is not None
+    changes: dict[str, Any] = {}
+    if text is not None:
+        changes["text_cfg"] = {**config["text_cfg"], **text}
+    if kind == "sigmoid" and "init_logit_bias" not in config:
+        changes |= {"init_logit_bias": SIGMOID_BIAS, "init_logit_scale": SIGMOID_SCALE}
+    with _quiet():
+        return open_clip.create_model(
+            model,
+            pretrained=tag,
+            force_custom_text=True,
+            force_image_size=image_size,
+            pretrained_text=False,
+            **changes,
+        )
+
+
+def open_clip_preprocess(model: str, module: nn.Module, tag: str = "") -> Preprocess:
+    """Return the pixels that an open_clip model's published weights were trained on.
+
+    MobileCLIP's own models differ here (some take raw [0, 1] pixels), and open_clip keeps that
+    beside the weights, not in the model's configuration. Without a tag the weights' settings count
+    where all of the model's weights agree, else open_clip's default.
+    """
+    tags = [tag] if tag else open_clip.list_pretrained_tags_by_model(model)
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    tables = [open_clip.get_pretrained_cfg(model, each) for each in tags]
+    found = [{key: table[key] for key in keys if table.get(key)} for table in tables]
+    agreed = found[0] if found and all(each == found[0] for each in found) else {}
+    size: Any = module.visual.image_size
+    values = {**open_clip.get_model_preprocess_cfg(module), **agreed}
+    return Preprocess(
+        image_size=size[0] if isinstance(size, tuple) else size,
+        mean=tuple(values["mean"]),
+        std=tuple(values["std"]),
+        # "random" is an augmentation of a few trainings; bicubic is its evaluation form.
+        interpolation="bilinear" if values["interpolation"] == "bilinear" else "bicubic",
+        resize_mode=values["resize_mode"],
+    )
+
+
+def _from_module(
+    module: nn.Module, pixels: dict[str, Any], tokenizer: Tokenizer | None, kind: Kind, name: str
+) -> Student:
+    label = type(module).__name__
+    if isinstance(module, ClipModel):
+        raise ValueError(f"this is a {label} already; pass its .module to build a student from it")
+    if "image_size" not in pixels or tokenizer is None:
+        raise ValueError(
+            f"a student from your own module needs to know its pixels and its texts: "
+            f"build_student({label.lower()}, image_size=..., mean=..., std=..., tokenizer=...)"
+        )
+    check_dual_encoder(module)
+    if kind == "sigmoid" and getattr(module, "logit_bias", None) is None:
+        raise ValueError(
+            f'kind="sigmoid" needs a scalar parameter {label}.logit_bias (SigLIP starts at -10)'
+        )
+    source = {"type": "module", "class": f"{type(module).__module__}.{type(module).__qualname__}"}
+    student = _student(module, name, Preprocess(**pixels), tokenizer, source)
+    probe(student)
+    return student
+
+
+def probe(student: Student) -> None:
+    """Run two pictures and two texts through a module; a `ValueError` says what came out wrong."""
+    size, module = student.preprocess.image_size, student.module
+    label, training = type(module).__name__, module.training
+    inputs = {
+        "encode_image": torch.rand(2, 3, size, size, device=student.device),
+        "encode_text": student.tokenizer(["a", "a b"]).to(student.device),
+    }
+    module.eval()
+    widths = {}
+    for method, given in inputs.items():
+        try:
+            with torch.no_grad():
+                rows = getattr(module, method)(given)
+        except Exception as error:
+            raise ValueError(
+                f"{label}.{method} failed on a {tuple(given.shape)} {given.dtype} batch: {error}"
+            ) from error
+        if not isinstance(rows, Tensor) or rows.ndim != 2 or len(rows) != 2:
+            got = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
+            raise ValueError(
+                f"{label}.{method} must return embeddings (n, d): for a {tuple(given.shape)} batch "
+                f"expected (2, d), got {got}"
+            )
+        if not rows.is_floating_point() or not rows.isfinite().all():
+            raise ValueError(f"{label}.{method} returned {rows.dtype} rows that are not finite")
+        widths[method] = rows.shape[1]
+    module.train(training)
+    if len(set(widths.values())) > 1:
+        raise ValueError(f"{label}'s two encoders must give equally wide rows, got {widths}")
+
+
+def _student(
+    module: nn.Module,
+    name: str,
+    preprocess: Preprocess,
+    tokenizer: Tokenizer,
+    source: dict[str, Any],
+) -> Student:
+    return Student(module, name=name, preprocess=preprocess, tokenizer=tokenizer, source=source)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hush open_clip's warning that random weights are random, which is the point here."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,81 @@
+"""`load_student`: a folder written by `Student.save` or `export` becomes a `Student` again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_model
+from torch import nn
+
+from students.building import open_clip_module
+from students.spec import StudentSpec
+from students.student import CONFIG_FILE, FORMAT, WEIGHTS_FILE, Student
+from students.two_tower import TwoTower
+from teachers.contract import Preprocess, Tokenizer
+from teachers.tokenizers import load_tokenizer
+
+
+def load_student(
+    folder: str | Path, *, module: nn.Module | None = None, tokenizer: Tokenizer | None = None
+) -> Student:
+    """Load a student in evaluation mode, on the CPU.
+
+    Args:
+        folder: what `Student.save` or `export` wrote.
+        module: for a student made from your own module, a fresh one of the same make; its weights
+            are overwritten.
+        tokenizer: for a tokenizer of your own make, that tokenizer.
+
+    Raises:
+        ValueError: when the folder holds no student, a newer format, or other weights than the
+            module has.
+    """
+    folder = Path(folder)
+    for needed in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / needed).is_file():
+            raise ValueError(f"no student in {folder}: {needed} is missing there")
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{folder / CONFIG_FILE} is no JSON: {error}") from error
+    if config.get("format") != FORMAT:
+        raise ValueError(
+            f"{folder / CONFIG_FILE} has format {config.get('format')!r}, this version reads "
+            f"format {FORMAT}; update clip-distill, or save the student anew"
+        )
+    student = Student(
+        _module(config, module, folder),
+        name=config["name"],
+        preprocess=Preprocess.from_config(config["preprocess"]),
+        tokenizer=tokenizer or load_tokenizer(config["tokenizer"]),
+        source=config["source"],
+    )
+    try:
+        load_model(student.module, folder / WEIGHTS_FILE)
+    except RuntimeError as error:
+        label = type(student.module).__name__
+        raise ValueError(f"the weights in {folder} do not fit {label}: {error}") from error
+    return student.eval()
+
+
+def _module(config: dict[str, Any], module: nn.Module | None, folder: Path) -> nn.Module:
+    source = config["source"]
+    if source["type"] == "module":
+        if module is None:
+            raise ValueError(
+                f"{folder} holds a student made from a module of your own, {source['class']}: "
+                "pass one, load_student(folder, module=...)"
+            )
+        return module
+    if module is not None:
+        raise ValueError(f"{folder} says itself what to build ({source['type']}): leave out module")
+    if source["type"] == "spec":
+        return TwoTower(StudentSpec.from_config(source["spec"]), kind=config["kind"])
+    if source["type"] == "open_clip":
+        return open_clip_module(
+            source["model"],
+            image_size=source["image_size"],
+            text=source["text"],
+            kind=config["kind"],
+        )
+    raise ValueError(f"{folder / CONFIG_FILE} names an unknown source {source['type']!r}")

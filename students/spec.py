@@ -1,0 +1,92 @@
+"""What a student is made of, as plain values: a vision tower's name, a text tower's sizes.
+
+The specification says nothing about weights. It goes through JSON unchanged, which is how a saved
+student is rebuilt.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from teachers.contract import Preprocess
+
+_OPENAI = Preprocess(image_size=224)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSpec:
+    """A causal text transformer, pooled at the end token as CLIP's are.
+
+    Attributes:
+        width: channels; a multiple of `heads`.
+        layers: transformer blocks.
+        heads: attention heads.
+        context_length: token ids a text; must be the tokenizer's.
+        vocab_size: rows of the embedding table; None takes the tokenizer's.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    context_length: int = 77
+    vocab_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail inside the transformer."""
+        for name in ("width", "layers", "heads", "context_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"TextSpec.{name} must be at least 1, got {getattr(self, name)}")
+        if self.width % self.heads:
+            raise ValueError(
+                f"TextSpec.width {self.width} is no multiple of its {self.heads} heads; "
+                f"the nearest below is {self.width - self.width % self.heads}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentSpec:
+    """Two towers and the pixels they see.
+
+    Attributes:
+        image: any timm model name, or "smallconv-W" for a small convolutional tower of width W.
+        text: the text tower.
+        embed_dim: width of the shared embedding.
+        image_size: side of the square picture, in pixels.
+        mean: of the pixels in [0, 1], taken off before the tower.
+        std: what they are divided by.
+        interpolation: how pictures are resized.
+    """
+
+    image: str
+    text: TextSpec
+    embed_dim: int
+    image_size: int
+    mean: tuple[float, float, float] = _OPENAI.mean
+    std: tuple[float, float, float] = _OPENAI.std
+    interpolation: Literal["bilinear", "bicubic"] = field(default=_OPENAI.interpolation)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible sizes; `Preprocess` checks the rest."""
+        if self.embed_dim < 1:
+            raise ValueError(f"StudentSpec.embed_dim must be at least 1, got {self.embed_dim}")
+        _ = self.preprocess
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The pixels this student wants."""
+        return Preprocess(
+            image_size=self.image_size,
+            mean=self.mean,
+            std=self.std,
+            interpolation=self.interpolation,
+        )
+
+    def config(self) -> dict[str, Any]:
+        """Return JSON values; `StudentSpec.from_config` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "StudentSpec":
+        """Rebuild from `config()`, or from the same after a trip through JSON."""
+        text = TextSpec(**config["text"])
+        mean, std = tuple(config["mean"]), tuple(config["std"])
+        return cls(**{**config, "text": text, "mean": mean, "std": std})

@@ -1,0 +1,92 @@
+"""The module behind a `StudentSpec`: one timm (or small) image tower, one open_clip text tower.
+
+Its parts are named `visual`, `text`, `logit_scale` and `logit_bias`, as in open_clip's
+CustomTextCLIP, so that whatever walks an open_clip student walks this one too.
+"""
+
+import difflib
+import math
+
+import open_clip
+import timm
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from students.small_towers import PREFIX, small_tower
+from students.spec import StudentSpec
+from teachers.contract import Kind
+
+# CLIP's and SigLIP's own starting points (arXiv:2103.00020, arXiv:2303.15343).
+SOFTMAX_SCALE = math.log(1 / 0.07)
+SIGMOID_SCALE = math.log(10.0)
+SIGMOID_BIAS = -10.0
+
+
+class TwoTower(nn.Module):
+    """A dual encoder; `spec.text.vocab_size` has to be known by now.
+
+    Args:
+        spec: what to build.
+        kind: the head; "sigmoid" adds a trained bias.
+    """
+
+    def __init__(self, spec: StudentSpec, *, kind: Kind = "softmax") -> None:
+        """Build both towers with random weights."""
+        super().__init__()
+        assert spec.text.vocab_size is not None
+        self.visual = image_tower(spec.image, spec.embed_dim, spec.image_size)
+        self.text = open_clip.transformer.TextTransformer(
+            context_length=spec.text.context_length,
+            vocab_size=spec.text.vocab_size,
+            width=spec.text.width,
+            heads=spec.text.heads,
+            layers=spec.text.layers,
+            output_dim=spec.embed_dim,
+        )
+        sigmoid = kind == "sigmoid"
+        self.logit_scale = nn.Parameter(torch.tensor(SIGMOID_SCALE if sigmoid else SOFTMAX_SCALE))
+        self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_BIAS)) if sigmoid else None
+
+    def encode_image(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        """Embed normalised pixels."""
+        return self.visual(images)
+
+    def encode_text(self, tokens: Int64[Tensor, "n context"]) -> Float[Tensor, "n d"]:
+        """Embed token ids."""
+        return self.text(tokens)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations in the backward pass, in both towers."""
+        switch = getattr(self.visual, "set_grad_checkpointing", None)
+        try:
+            if switch is None:
+                raise AssertionError("no such method")
+            switch(enable)
+        except AssertionError as error:  # timm's way to say that a tower cannot
+            raise ValueError(
+                f"the image tower {type(self.visual).__name__} cannot checkpoint activations "
+                f"({error}); switch checkpointing off, or take a tower that can, such as a ViT"
+            ) from error
+        self.text.set_grad_checkpointing(enable)
+
+
+def image_tower(name: str, embed_dim: int, image_size: int) -> nn.Module:
+    """Build an image tower by its timm name, or a small one, with `embed_dim` outputs.
+
+    Raises:
+        ValueError: when timm knows no such model; proposes the nearest names.
+    """
+    if name.startswith(PREFIX):
+        return small_tower(name, embed_dim)
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(f"no image tower {name!r} in timm {timm.__version__}{hint}")
+    try:
+        return timm.create_model(name, num_classes=embed_dim, img_size=image_size)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        # Fully convolutional towers take any size and no such argument.
+        return timm.create_model(name, num_classes=embed_dim)
