@@ -7,7 +7,7 @@ One line a record; keys are the terms' names, units in the names. The bar goes t
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -48,7 +48,7 @@ class RunLog:
         )
         self._task = self._progress.add_task(title, total=num_steps, completed=first_step, note="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunLog":
         """Start the bar."""
         self._progress.start()
         return self
