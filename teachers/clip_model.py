@@ -6,6 +6,7 @@ both. What differs (frozen or trained, how it is saved) is theirs.
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class ClipModel(nn.Module):
         """Check the contract and keep the parts."""
         super().__init__()
         check_dual_encoder(module)
-        self.module = module
+        self.module: Any = module  # a DualEncoder and an nn.Module; types cannot say both
         self.name = name
         self.preprocess = preprocess
         self.tokenizer = tokenizer
@@ -84,10 +85,13 @@ class ClipModel(nn.Module):
             images: normalised pixels `(n, 3, image_size, image_size)`, or Pillow images, which
                 are resized, centre-cropped and normalised first.
         """
-        if not isinstance(images, Tensor):
-            views = np.stack([self.preprocess.whole_view(image) for image in images])
-            images = self.preprocess.normalize(torch.from_numpy(views).to(self.device))
-        return unit_rows(self.module.encode_image(images))
+        pixels = images if isinstance(images, Tensor) else self.to_pixels(images)
+        return unit_rows(self.module.encode_image(pixels))
+
+    def to_pixels(self, images: Sequence[Image.Image]) -> Float[Tensor, "n 3 size size"]:
+        """Resize, centre-crop and normalise whole Pillow images, on the model's device."""
+        views = np.stack([self.preprocess.whole_view(image) for image in images])
+        return self.preprocess.normalize(torch.from_numpy(views).to(self.device))
 
     def encode_text(self, texts: Tensor | Sequence[str]) -> Float[Tensor, "n d"]:
         """Embed texts as unit rows; `texts` are token ids `(n, context_length)` or strings."""
@@ -118,9 +122,11 @@ def check_dual_encoder(module: nn.Module) -> None:
             f"{type(module).__name__}.logit_scale must be a scalar tensor or parameter that holds "
             f"the logarithm of the scale, got {type(scale).__name__}"
         )
-    if scale.item() > 4.7:
+    # Trained logarithms end near ln 100 = 4.6 (CLIP) or 4.8 (SigLIP); the scales themselves start
+    # at 10 or 14.
+    if scale.item() > 7:
         raise ValueError(
             f"{type(module).__name__}.logit_scale is {scale.item():.1f}: as a logarithm that is a "
-            "scale above 100. Store log(scale), as open_clip does, not the scale itself"
+            "scale above 1000. Store log(scale), as open_clip does, not the scale itself"
         )
     assert isinstance(module, DualEncoder)

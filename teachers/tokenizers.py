@@ -1,4 +1,5 @@
-"""Tokenizers that save and load: open_clip's by name, and a word-level one for small worlds.
+"""Tokenizers that save and load: open_clip's by name, Hugging Face's by content, and a word-level
+one for small worlds.
 
 The word-level tokenizer is what the glyphs demo and the ladder use: their captions need some two
 thousand words, and a table of 49,408 rows would be most of a small student.
@@ -12,6 +13,7 @@ from typing import Any
 import open_clip
 import torch
 from jaxtyping import Int64
+from open_clip.tokenizer import HFTokenizer, get_clean_fn
 from torch import Tensor
 
 from teachers.contract import Tokenizer
@@ -68,8 +70,14 @@ class OpenClipTokenizer:
     def __init__(self, model: str, context_length: int | None = None) -> None:
         """Ask open_clip for the tokenizer of `model`."""
         self.model = model
-        self._tokenizer = open_clip.get_tokenizer(model, context_length=context_length)
-        self.context_length = int(self._tokenizer.context_length)
+        try:
+            self._tokenizer = open_clip.get_tokenizer(model, context_length=context_length)
+        except ImportError as error:
+            raise ValueError(
+                f"the tokenizer of {model} is a Hugging Face one and needs a library that is not "
+                f"installed ({error}): pip install 'clip-distill[caption]'"
+            ) from error
+        self.context_length = int(self._tokenizer.context_length or 0)
         inner = getattr(self._tokenizer, "tokenizer", None)
         self.vocab_size = int(getattr(self._tokenizer, "vocab_size", 0) or len(inner or ()))
 
@@ -82,6 +90,60 @@ class OpenClipTokenizer:
         return {"type": "open_clip", "model": self.model, "context_length": self.context_length}
 
 
+class HuggingFaceTokenizer:
+    """A Hugging Face tokenizer held by content (its tokenizer.json), so that it can be moved.
+
+    Needs the `tokenizers` library. Built with `from_open_clip` from what open_clip loads for a
+    local folder, it gives the same ids as that.
+    """
+
+    def __init__(
+        self, definition: str, *, context_length: int, padding: dict[str, Any], clean: str
+    ) -> None:
+        """Read a tokenizer.json's text; `padding` as `tokenizers` takes it, `clean` open_clip's."""
+        from tokenizers import Tokenizer as Backend
+
+        self.definition = definition
+        self.context_length = context_length
+        self.padding = padding
+        self.clean = clean
+        self._tokenizer = Backend.from_str(definition)
+        self._tokenizer.enable_truncation(context_length)
+        self._tokenizer.enable_padding(length=context_length, **padding)
+        self.vocab_size = self._tokenizer.get_vocab_size()
+
+    @classmethod
+    def from_open_clip(cls, tokenizer: HFTokenizer, *, clean: str) -> "HuggingFaceTokenizer":
+        """Take over an open_clip `HFTokenizer` that was made with the given `clean`."""
+        inner = tokenizer.tokenizer
+        padding = {
+            "direction": inner.padding_side,
+            "pad_id": inner.pad_token_id,
+            "pad_token": inner.pad_token,
+        }
+        definition = inner.backend_tokenizer.to_str()
+        length = int(tokenizer.context_length or 0)
+        return cls(definition, context_length=length, padding=padding, clean=clean)
+
+    def __call__(self, texts: Sequence[str]) -> Int64[Tensor, "n context"]:
+        """Clean, tokenise and pad."""
+        clean = get_clean_fn(self.clean)
+        rows = self._tokenizer.encode_batch([clean(text) for text in texts])
+        return torch.tensor([row.ids for row in rows], dtype=torch.int64).reshape(
+            len(rows), self.context_length
+        )
+
+    def config(self) -> dict[str, Any]:
+        """Return the whole definition and how texts are padded."""
+        return {
+            "type": "huggingface",
+            "definition": self.definition,
+            "context_length": self.context_length,
+            "padding": self.padding,
+            "clean": self.clean,
+        }
+
+
 def load_tokenizer(config: dict[str, Any]) -> Tokenizer:
     """Rebuild a tokenizer from what its `config()` returned."""
     kind = config.get("type")
@@ -89,7 +151,14 @@ def load_tokenizer(config: dict[str, Any]) -> Tokenizer:
         return WordTokenizer(config["words"], config["context_length"])
     if kind == "open_clip":
         return OpenClipTokenizer(config["model"], config["context_length"])
+    if kind == "huggingface":
+        return HuggingFaceTokenizer(
+            config["definition"],
+            context_length=config["context_length"],
+            padding=config["padding"],
+            clean=config["clean"],
+        )
     raise ValueError(
-        f"unknown tokenizer type {kind!r}: expected 'words' or 'open_clip'. A tokenizer of your "
-        "own has to be passed again when the model is loaded (tokenizer=...)"
+        f"unknown tokenizer type {kind!r}: expected words, open_clip or huggingface. A "
+        "tokenizer of your own has to be passed again when the model is loaded (tokenizer=...)"
     )
