@@ -1,0 +1,82 @@
+"""Zero-shot classification (CLIP, arXiv:2103.00020): class names in, accuracy out.
+
+A class is the normalised mean of the unit embeddings of its name in every template.
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from distill.evaluation.ranking import recall_at, worst_ranks
+from teachers.clip_model import ClipModel, unit_rows
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "plain": ("{}",),
+    "photo": ("a photo of a {}.",),
+    # The subset of the 80 ImageNet templates that CLIP's authors found to be enough.
+    "photo7": (
+        "itap of a {}.",
+        "a bad photo of the {}.",
+        "a origami {}.",
+        "a photo of the large {}.",
+        "a {} in a video game.",
+        "art of the {}.",
+        "a photo of the small {}.",
+    ),
+}
+
+
+def zero_shot(
+    images: Float[Tensor, "n d"],
+    labels: Sequence[str],
+    class_names: Sequence[str],
+    class_rows: Float[Tensor, "c d"],
+) -> dict[str, float]:
+    """Classify unit image rows; return `top1` and `top5` (1.0 where there are at most 5 classes).
+
+    Raises:
+        ValueError: a label is no class.
+    """
+    index = {name: i for i, name in enumerate(class_names)}
+    for label in labels:
+        if label not in index:
+            close = get_close_matches(label, class_names, n=3)
+            raise ValueError(
+                f"the label {label!r} is none of the {len(index)} classes"
+                + (f"; did you mean {' or '.join(map(repr, close))}?" if close else "")
+            )
+    targets = torch.tensor([index[label] for label in labels], device=images.device)
+    right = torch.stack([torch.arange(len(targets), device=images.device), targets])
+    ranks = worst_ranks(images, class_rows, right)
+    return {"top1": recall_at(ranks, 1), "top5": recall_at(ranks, 5)}
+
+
+@torch.no_grad()
+def embed_classes(
+    model: ClipModel, class_names: Sequence[str], templates: Sequence[str], batch_size: int = 256
+) -> Float[Tensor, "c d"]:
+    """Embed class names: the mean over templates, normalised before and after.
+
+    Raises:
+        ValueError: no templates, or one without the place for the name.
+    """
+    for template in templates or ("",):
+        if "{}" not in template:
+            raise ValueError(f"a template needs {{}} where the class name goes, got {template!r}")
+    total = torch.zeros(())
+    for template in templates:
+        texts = [template.replace("{}", name) for name in class_names]
+        total = total.to(model.device) + embed_texts(model, texts, batch_size)
+    return unit_rows(total)
+
+
+@torch.no_grad()
+def embed_texts(
+    model: ClipModel, texts: Sequence[str], batch_size: int = 256
+) -> Float[Tensor, "n d"]:
+    """Embed texts batch by batch."""
+    starts = range(0, len(texts), batch_size)
+    return torch.cat([model.encode_text(texts[i : i + batch_size]) for i in starts])
