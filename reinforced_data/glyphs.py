@@ -156,17 +156,18 @@ def _fraction(*parts: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _split_glyphs(settings: dict[str, Any]) -> tuple[dict[str, list[Glyph]], Counter[str]]:
-    """Render all faces and deal the pictures out; also count what was dropped, and why."""
+def _split_glyphs(
+    world: list[Glyph], held_out_face: str
+) -> tuple[dict[str, list[Glyph]], Counter[str]]:
+    """Deal the pictures out; also count what was dropped, and why."""
     splits: dict[str, list[Glyph]] = {split: [] for split in SPLITS}
     dropped: Counter[str] = Counter()
-    for face in faces():
-        for glyph in render_face(face, size_px=settings["size_px"]):
-            split = _split_of(glyph, settings["held_out_face"])
-            if split is None:
-                dropped["unseen character in a face of training"] += 1
-            else:
-                splits[split].append(glyph)
+    for glyph in world:
+        split = _split_of(glyph, held_out_face)
+        if split is None:
+            dropped["unseen character in a face of training"] += 1
+        else:
+            splits[split].append(glyph)
     train_pixels = {glyph.pixels for glyph in splits["train"]}
     train_names = {glyph.caption for glyph in splits["train"]}
     for split in SPLITS[1:]:
@@ -180,19 +181,25 @@ def _split_glyphs(settings: dict[str, Any]) -> tuple[dict[str, list[Glyph]], Cou
 
 def _write_splits(folder: Path, settings: dict[str, Any]) -> None:
     """Write the shards, then the report that marks the folder as finished."""
-    splits, dropped = _split_glyphs(settings)
-    counts = {}
+    size_px = settings["size_px"]
+    world = [glyph for face in faces() for glyph in render_face(face, size_px=size_px)]
+    splits, dropped = _split_glyphs(world, settings["held_out_face"])
+    counts = {"world": _counts(world)}
     for split, glyphs in splits.items():
         random.Random(f"{settings['seed']} {split}").shuffle(glyphs)
-        samples = (_sample(glyph, settings["size_px"]) for glyph in glyphs)
+        samples = (_sample(glyph, size_px) for glyph in glyphs)
         write_shards(folder / split, samples, samples_per_shard=_SAMPLES_PER_SHARD)
-        counts[split] = {
-            "pictures": len(glyphs),
-            "names": len({glyph.caption for glyph in glyphs}),
-            "distinct_pictures": len({glyph.pixels for glyph in glyphs}),
-        }
-    report = {"settings": settings, "splits": counts, "dropped": dropped, "faces": list(faces())}
+        counts[split] = _counts(glyphs)
+    report = {"settings": settings, "counts": counts, "dropped": dropped, "faces": list(faces())}
     (folder / _REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _counts(glyphs: list[Glyph]) -> dict[str, int]:
+    return {
+        "pictures": len(glyphs),
+        "names": len({glyph.caption for glyph in glyphs}),
+        "distinct_pictures": len({glyph.pixels for glyph in glyphs}),
+    }
 
 
 def _sample(glyph: Glyph, size_px: int) -> ShardSample:
