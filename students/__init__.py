@@ -1,16 +1,24 @@
 """Small dual encoders: built by name, specification or module; saved, profiled, exported."""
 
 from students.building import build_student
-from students.catalog import CATALOG
+from students.catalog import CATALOG, CatalogEntry
+from students.exporters import ExportReport, export
 from students.loading import load_student
+from students.profiling import Profile, profile
 from students.spec import StudentSpec, TextSpec
-from students.student import Student
+from students.student import Student, Tower
 
 __all__ = [
     "CATALOG",
+    "CatalogEntry",
+    "ExportReport",
+    "Profile",
     "Student",
     "StudentSpec",
     "TextSpec",
+    "Tower",
     "build_student",
+    "export",
     "load_student",
+    "profile",
 ]

@@ -7,6 +7,7 @@ inner layout can be counted, locked and exported. Left out: optimizer state (the
 import copy
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -163,6 +164,8 @@ class Student(ClipModel):
         # save_model keeps one copy of tensors that share memory.
         save_model(self.module, str(weights) + ".tmp")
         Path(f"{config}.tmp").write_text(text, encoding="utf-8")
+        # safetensors' own files are for their owner only.
+        shutil.copymode(f"{config}.tmp", f"{weights}.tmp")
         os.replace(f"{weights}.tmp", weights)
         os.replace(f"{config}.tmp", config)
 
