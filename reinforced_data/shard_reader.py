@@ -25,6 +25,10 @@ MAX_TEXT_BYTES = 1 << 22
 _MEMBER_NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 
 
+class BrokenShard(ValueError):  # noqa: N818 - it reads better where it is caught
+    """A shard that is truncated or no uncompressed tar."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """One picture with what the source says about it.
@@ -59,7 +63,7 @@ def read_shard(path: str | Path, *, captions_from: str | None = None) -> Iterato
             "json:FIELD", or the extension of a text member.
 
     Raises:
-        ValueError: not a tar, or a truncated one.
+        BrokenShard: a ValueError; not a tar, or a truncated one.
     """
     return (
         sample for sample in scan_shard(path, captions_from=captions_from) if not sample.problem
@@ -70,7 +74,7 @@ def scan_shard(path: str | Path, *, captions_from: str | None = None) -> Iterato
     """Yield every sample of a shard, also those with a `problem`; row i of a column is item i.
 
     Raises:
-        ValueError: not a tar, or a truncated one (also when cut between two members).
+        BrokenShard: a ValueError; not a tar, or a truncated one (also when cut between members).
     """
     seen: set[str] = set()
     with open_binary(str(path)) as file:
@@ -113,7 +117,7 @@ def _groups(path: str, file: Any) -> Iterator[tuple[str, dict[str, tarfile.TarIn
 def _members(path: str, file: Any) -> Iterator[tarfile.TarInfo]:
     count = 0
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.open(fileobj=file, mode="r:", errors="replace") as tar:
             for member in iter(tar.next, None):
                 count += 1
                 yield member
@@ -131,8 +135,8 @@ def _members(path: str, file: Any) -> Iterator[tarfile.TarInfo]:
         raise _broken(path, count, f"{what} at byte {end}")
 
 
-def _broken(path: str, count: int, detail: str) -> ValueError:
-    return ValueError(
+def _broken(path: str, count: int, detail: str) -> BrokenShard:
+    return BrokenShard(
         f"source shard {path} is truncated or not an uncompressed tar: {detail} (after {count} "
         "readable members). Fetch or pack this shard again, or leave it out of the source"
     )

@@ -15,11 +15,18 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from reinforced_data.decoding import MAX_PIXELS, UnreadableImage, decode_image, image_size
-from reinforced_data.shard_reader import IMAGE_EXTENSIONS, Sample, read_shard, scan_shard
+from reinforced_data.shard_reader import (
+    IMAGE_EXTENSIONS,
+    BrokenShard,
+    Sample,
+    read_shard,
+    scan_shard,
+)
 
 __all__ = [
     "IMAGE_EXTENSIONS",
     "MAX_PIXELS",
+    "BrokenShard",
     "Sample",
     "Source",
     "UnreadableImage",

@@ -1,0 +1,214 @@
+"""Batches: pictures, tokens and the teachers' rows of one step, read and checked."""
+
+import hashlib
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from reinforced_data.codecs import Codec
+from reinforced_data.open_shard import OpenShard
+from reinforced_data.order import SampleOrder, caption_id, caption_index, view_index
+from reinforced_data.source import UnreadableImage, decode_image
+from reinforced_data.views import render_view
+from teachers import Embeddings, Preprocess, Tokenizer
+
+if TYPE_CHECKING:
+    from reinforced_data.reader import ReinforcedDataset, StoredTeacher
+
+_MAX_CACHED_TEXTS = 1 << 17
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's samples, or this rank's part of them.
+
+    Attributes:
+        keys: of the samples.
+        pixels: the view of each, at the student's own size.
+        tokens: the caption of each.
+        caption_ids: equal captions, equal ids, on every rank.
+        teachers: for each teacher the rows of exactly these views and captions.
+        refused: reason -> how many samples were dropped from this batch.
+        epoch: passes over all samples before this one.
+        step: the step this batch belongs to.
+    """
+
+    keys: list[str]
+    pixels: UInt8[Tensor, "b h w 3"]
+    tokens: Int64[Tensor, "b context"]
+    caption_ids: Int64[Tensor, " b"]
+    teachers: tuple[Embeddings, ...]
+    refused: dict[str, int]
+    epoch: int
+    step: int
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """Copy the tensors to a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        """Copy the tensors to pinned memory; a DataLoader calls this."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function) -> "Batch":
+        teachers = tuple(
+            Embeddings(*(None if part is None else function(part) for part in embeddings))
+            for embeddings in self.teachers
+        )
+        return replace(
+            self,
+            pixels=function(self.pixels),
+            tokens=function(self.tokens),
+            caption_ids=function(self.caption_ids),
+            teachers=teachers,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a student wants its batches; see `ReinforcedDataset.loader`."""
+
+    preprocess: Preprocess
+    tokenizer: Tokenizer
+    teachers: tuple["StoredTeacher", ...]
+    num_views: int
+    seed: int
+    rank: int
+    world_size: int
+    whole_image: bool
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """What is collected sample by sample."""
+
+    keys: list[str]
+    captions: list[str]
+    images: list[list[np.ndarray]]
+    texts: list[list[np.ndarray]]
+    refused: Counter[str]
+
+
+class BatchDataset(Dataset[Batch]):
+    """Map-style: item `step` is the whole batch of that step (this rank's part of it)."""
+
+    def __init__(self, dataset: "ReinforcedDataset", order: SampleOrder, reading: Reading) -> None:
+        """Open nothing yet: a loader's workers open files for themselves."""
+        self._dataset = dataset
+        self._order = order
+        self._reading = reading
+        self._shards: OrderedDict[int, OpenShard] = OrderedDict()
+        self._tokens: dict[str, tuple[np.ndarray, int]] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave open files and caches behind."""
+        return {**self.__dict__, "_shards": OrderedDict(), "_tokens": {}}
+
+    def __getitem__(self, step: int) -> Batch:
+        """Read the batch of a step."""
+        reading = self._reading
+        epoch, shards, rows = self._order.batch(step)
+        first, last = (
+            len(rows) * rank // reading.world_size for rank in (reading.rank, reading.rank + 1)
+        )
+        size = reading.preprocess.image_size
+        pixels = torch.empty((last - first, size, size, 3), dtype=torch.uint8)
+        gathered = _Gathered(
+            [], [], [[] for _ in reading.teachers], [[] for _ in reading.teachers], Counter()
+        )
+        for shard, row in zip(shards[first:last].tolist(), rows[first:last].tolist(), strict=True):
+            self._read(self._shard(shard), row, epoch, pixels.numpy(), gathered)
+        if not gathered.keys:
+            raise ValueError(
+                f"every sample of step {step} was refused ({dict(gathered.refused)}): the images "
+                f"in the source are not those that {self._dataset.path} was made from"
+            )
+        return self._batch(step, epoch, pixels, gathered)
+
+    def _read(
+        self, shard: OpenShard, row: int, epoch: int, pixels: np.ndarray, gathered: _Gathered
+    ) -> None:
+        reading = self._reading
+        data = shard.image(row)
+        if hashlib.sha256(data).digest() != shard.index.sha256[row]:
+            gathered.refused["image-changed"] += 1
+            return
+        try:
+            image = decode_image(data)
+        except UnreadableImage as error:
+            gathered.refused[error.reason] += 1
+            return
+        key, captions = shard.index.keys[row], shard.captions[row]
+        view = view_index(reading.seed, epoch, key, reading.num_views)
+        caption = caption_index(reading.seed, epoch, key, len(captions))
+        if reading.whole_image:
+            picture = reading.preprocess.whole_view(image)
+        else:
+            picture = render_view(image, shard.views.view(row, view), reading.preprocess)
+        pixels[len(gathered.keys)] = picture
+        gathered.keys.append(key)
+        gathered.captions.append(captions[caption])
+        for number, (images, texts) in enumerate(shard.embeddings):
+            gathered.images[number].append(images.encoded(row, view))
+            gathered.texts[number].append(texts.encoded(row, caption))
+
+    def _batch(self, step: int, epoch: int, pixels: Tensor, gathered: _Gathered) -> Batch:
+        tokens, ids = self._tokenize(gathered.captions)
+        teachers = tuple(
+            Embeddings(
+                decode_rows(teacher.codec, images),
+                decode_rows(teacher.codec, texts),
+                torch.tensor(teacher.logit_scale),
+                None if teacher.logit_bias is None else torch.tensor(teacher.logit_bias),
+            )
+            for teacher, images, texts in zip(
+                self._reading.teachers, gathered.images, gathered.texts, strict=True
+            )
+        )
+        return Batch(
+            keys=gathered.keys,
+            pixels=pixels[: len(gathered.keys)],
+            tokens=tokens,
+            caption_ids=ids,
+            teachers=teachers,
+            refused=dict(gathered.refused),
+            epoch=epoch,
+            step=step,
+        )
+
+    def _tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        known = self._tokens
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            if len(known) + len(new) > _MAX_CACHED_TEXTS:
+                known.clear()
+                new = list(dict.fromkeys(texts))
+            for text, row in zip(new, self._reading.tokenizer(new).numpy(), strict=True):
+                known[text] = (row, caption_id(text))
+        tokens = np.stack([known[text][0] for text in texts])
+        ids = np.array([known[text][1] for text in texts], dtype=np.int64)
+        return torch.from_numpy(tokens), torch.from_numpy(ids)
+
+    def _shard(self, shard: int) -> OpenShard:
+        opened = self._shards.get(shard)
+        if opened is None:
+            opened = self._dataset.open_shard(shard, self._reading.teachers)
+            self._shards[shard] = opened
+            # Two windows' worth: a batch on a border reads from both.
+            while len(self._shards) > 2 * self._order.window_shards + 1:
+                self._shards.popitem(last=False)[1].close()
+        self._shards.move_to_end(shard)
+        return opened
+
+
+def decode_rows(codec: Codec, rows: Sequence[np.ndarray]) -> Float[Tensor, "b d"]:
+    """Decode stored vectors to float32 unit rows; a lossy codec's norms are off by its error."""
+    decoded = torch.from_numpy(codec.decode(np.stack(rows)))
+    return decoded if codec.exact else torch.nn.functional.normalize(decoded, dim=-1)

@@ -1,0 +1,210 @@
+"""The schema of each kind of column: rows to record batches, and batches to numpy views."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from reinforced_data.arrow_rows import (
+    fixed_lists,
+    fixed_values,
+    make_batch,
+    ragged_numbers,
+    ragged_rows,
+    ragged_values,
+    valid_rows,
+)
+from reinforced_data.codecs import Codec, get_codec
+from reinforced_data.columns import Column
+from reinforced_data.embedding import Rows
+from reinforced_data.operations import OPERATIONS
+from reinforced_data.views import View
+
+_FLOAT32 = np.dtype("<f4")
+_UINT8 = np.dtype("u1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexRow:
+    """Where a sample's image is; all but the key is None for a skipped sample."""
+
+    key: str
+    offset: int | None = None
+    size: int | None = None
+    width: int | None = None
+    height: int | None = None
+    sha256: bytes | None = None
+
+
+def index_batch(rows: Sequence[IndexRow]) -> pa.RecordBatch:
+    """Schema: key, offset, size, width, height, sha256."""
+    fields = {
+        "offset": pa.int64(),
+        "size": pa.int64(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "sha256": pa.binary(hashlib.sha256().digest_size),
+    }
+    keys = [row.key for row in rows]
+    arrays = {"key": pa.array(keys, pa.string())}
+    for name, arrow_type in fields.items():
+        arrays[name] = pa.array([getattr(row, name) for row in rows], arrow_type)
+    return make_batch(arrays, keys)
+
+
+def captions_batch(
+    captions: Sequence[tuple[str, ...] | None], keys: Sequence[str]
+) -> pa.RecordBatch:
+    """Schema: captions, a list of texts; null for None."""
+    texts = pa.array([None if c is None else list(c) for c in captions], pa.list_(pa.string()))
+    return make_batch({"captions": texts}, keys)
+
+
+def views_batch(
+    column: Column, views: Sequence[Sequence[View]], keys: Sequence[str]
+) -> pa.RecordBatch:
+    """Schema: crops K x 4, operations K x N (codes), magnitudes K x N; null without views."""
+    num_views = column.identity["num_views"]
+    codes = {name: code for code, name in enumerate(column.facts["operations"])}
+    num_ops = ops_per_view(column)
+    crops = np.zeros((len(keys), num_views, 4), np.float32)
+    operations = np.full((len(keys), num_views, num_ops), codes["identity"], np.uint8)
+    magnitudes = np.zeros((len(keys), num_views, num_ops), np.float32)
+    for row, sample_views in enumerate(views):
+        for k, view in enumerate(sample_views):
+            crops[row, k] = view.crop
+            for n, (name, magnitude) in enumerate(view.ops):
+                operations[row, k, n] = codes[name]
+                magnitudes[row, k, n] = magnitude
+    valid = np.array([bool(sample_views) for sample_views in views], dtype=bool)
+    arrays = {
+        "crops": fixed_lists(crops, valid, pa.float32()),
+        "operations": fixed_lists(operations, valid, pa.uint8()),
+        "magnitudes": fixed_lists(magnitudes, valid, pa.float32()),
+    }
+    return make_batch(arrays, keys)
+
+
+def ops_per_view(column: Column) -> int:
+    """Return N, the operation slots of a view; at least one, filled up with the identity."""
+    policy = column.identity["policy"]
+    return max(1, policy["num_ops"] + (policy["flip"] > 0))
+
+
+def image_batch(
+    codec: Codec, rows: Rows, num_views: int, valid: np.ndarray, keys: Sequence[str]
+) -> pa.RecordBatch:
+    """Schema: rows K x W and norms K; `rows` has K vectors for each valid sample, in order."""
+    encoded = codec.encode(rows.unit)
+    values = np.zeros((len(keys), num_views, encoded.shape[1]), codec.dtype)
+    norms = np.zeros((len(keys), num_views), np.float32)
+    values[valid] = encoded.reshape(-1, num_views, encoded.shape[1])
+    norms[valid] = rows.norms.reshape(-1, num_views)
+    arrays = {
+        "rows": fixed_lists(values, valid, codec.value_type),
+        "norms": fixed_lists(norms, valid, pa.float32()),
+    }
+    return make_batch(arrays, keys)
+
+
+def text_batch(codec: Codec, rows: Rows, counts: np.ndarray, keys: Sequence[str]) -> pa.RecordBatch:
+    """Schema: rows S x W and norms S; sample i has the next `counts[i]` vectors, null without."""
+    valid = counts > 0
+    arrays = {
+        "rows": ragged_rows(codec.encode(rows.unit), counts, valid, codec.value_type),
+        "norms": ragged_numbers(rows.norms, counts, valid),
+    }
+    return make_batch(arrays, keys)
+
+
+class IndexRows:
+    """An index column's shard, opened."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        """Take the numbers out; hashes stay in one piece."""
+        self.valid = valid_rows(batch["sha256"])
+        self.keys: list[str] = batch["key"].to_pylist()
+        self.offsets: list[int] = batch["offset"].to_pylist()
+        self.sizes: list[int] = batch["size"].to_pylist()
+        self.sha256: list[bytes | None] = batch["sha256"].to_pylist()
+
+
+class ViewRows:
+    """A views column's shard, opened."""
+
+    def __init__(self, column: Column, batch: pa.RecordBatch) -> None:
+        """Map operation codes to names; a name that this release lacks raises ValueError."""
+        self._names: list[str] = column.facts["operations"]
+        unknown = sorted(set(self._names) - set(OPERATIONS))
+        if unknown:
+            raise ValueError(
+                f"column {column.name} uses the operation {unknown[0]!r}, which this release lacks"
+            )
+        self._fill = int(column.identity["policy"]["fill"])
+        self.num_rows = batch.num_rows
+        self.num_views = int(column.identity["num_views"])
+        self.valid = valid_rows(batch["crops"])
+        shape = (batch.num_rows, self.num_views, -1)
+        self._crops = fixed_values(batch["crops"], _FLOAT32).reshape(shape)
+        self._operations = fixed_values(batch["operations"], _UINT8).reshape(shape)
+        self._magnitudes = fixed_values(batch["magnitudes"], _FLOAT32).reshape(shape)
+        self._identity = self._names.index("identity")
+
+    def view(self, row: int, index: int) -> View:
+        """Read one view."""
+        left, top, width, height = self._crops[row, index].tolist()
+        codes = self._operations[row, index].tolist()
+        magnitudes = self._magnitudes[row, index].tolist()
+        ops = tuple(
+            (self._names[code], magnitude)
+            for code, magnitude in zip(codes, magnitudes, strict=True)
+            if code != self._identity
+        )
+        return View((left, top, width, height), ops, self._fill)
+
+    def views(self, row: int) -> list[View]:
+        """Read all views of a sample; none for a null row."""
+        if not self.valid[row]:
+            return []
+        return [self.view(row, index) for index in range(self.num_views)]
+
+
+class ImageRows:
+    """An image embeddings column's shard, opened; nothing is read until a row is asked for."""
+
+    def __init__(self, column: Column, batch: pa.RecordBatch, num_views: int) -> None:
+        """View the file's bytes as an array."""
+        self.codec = get_codec(column.identity["codec"])
+        self.valid = valid_rows(batch["rows"])
+        values = fixed_values(batch["rows"], self.codec.dtype)
+        self._rows = values.reshape(batch.num_rows, num_views, -1)
+        self._norms = fixed_values(batch["norms"], _FLOAT32)
+
+    def encoded(self, row: int, view: int) -> np.ndarray:
+        """Return one stored vector, still encoded: a view of the file."""
+        return self._rows[row, view]
+
+    def norm(self, row: int, view: int) -> float:
+        """Return the norm that the vector had."""
+        return float(self._norms[row, view])
+
+
+class TextRows:
+    """A text embeddings column's shard, opened."""
+
+    def __init__(self, column: Column, batch: pa.RecordBatch) -> None:
+        """View the file's bytes as an array."""
+        self.codec = get_codec(column.identity["codec"])
+        self.valid = valid_rows(batch["rows"])
+        self._offsets, self._rows = ragged_values(batch["rows"], self.codec.dtype)
+        self._norms = batch["norms"].values.to_numpy(zero_copy_only=False)
+
+    def encoded(self, row: int, caption: int) -> np.ndarray:
+        """Return one stored vector, still encoded: a view of the file."""
+        return self._rows[self._offsets[row] + caption]
+
+    def norm(self, row: int, caption: int) -> float:
+        """Return the norm that the vector had."""
+        return float(self._norms[self._offsets[row] + caption])

@@ -1,0 +1,129 @@
+"""Commit records: what makes a data file of a store visible, and the only thing that does.
+
+A unit is (column, shard). Its data file carries the attempt in its name; its record is created
+only if there is none. So two writers of one unit, or one that comes back from the dead, can waste
+work but never harm: the first commit wins, and redoing a unit is always safe.
+"""
+
+import hashlib
+import json
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from reinforced_data.arrow_rows import to_ipc
+from reinforced_data.columns import FORMAT_VERSION, Column
+from reinforced_data.storage import Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A null row and why; what is null in a column that this one hangs on is listed there."""
+
+    row: int
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """One record.
+
+    Attributes:
+        column: the column's name.
+        shard: index into sources.json.
+        data: the data file, relative to the store.
+        rows: how many rows it has, null rows included.
+        bytes: its size.
+        sha256: of its bytes, in hex.
+        skipped: null rows with reasons.
+        written: when, seconds since 1970; not part of what makes two stores equal.
+    """
+
+    column: str
+    shard: int
+    data: str
+    rows: int
+    bytes: int
+    sha256: str
+    skipped: tuple[Skipped, ...]
+    written: float
+
+    def to_json(self) -> bytes:
+        """Return the content of `commits/COLUMN/SHARD.json`."""
+        content = {"format_version": FORMAT_VERSION, **asdict(self)}
+        return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any], where: str) -> "Commit":
+        """Read it back.
+
+        Raises:
+            ValueError: another format version or a missing field.
+        """
+        if content.get("format_version") != FORMAT_VERSION:
+            raise ValueError(f"{where} has format version {content.get('format_version')!r}")
+        fields = {name: value for name, value in content.items() if name != "format_version"}
+        try:
+            fields["skipped"] = tuple(Skipped(**skip) for skip in fields["skipped"])
+            return cls(**fields)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{where} is not a commit record: {error}") from error
+
+
+def shard_name(shard: int) -> str:
+    """Five digits."""
+    return f"{shard:05d}"
+
+
+def commit_path(column: str, shard: int) -> str:
+    """Where a unit's record is."""
+    return f"commits/{column}/{shard_name(shard)}.json"
+
+
+def read_commit(storage: Storage, column: str, shard: int) -> Commit | None:
+    """Read a unit's record, or None when the unit is not done."""
+    path = commit_path(column, shard)
+    if not storage.exists(path):
+        return None
+    return Commit.from_json(storage.read_json(path), f"{storage.name}/{path}")
+
+
+def write_unit(
+    storage: Storage,
+    column: Column,
+    shard: int,
+    batch: pa.RecordBatch,
+    skipped: list[Skipped],
+) -> Commit | None:
+    """Write the data file, then the record; None when another writer was first.
+
+    The loser's file is removed, and so is what killed attempts have left.
+    """
+    data = to_ipc(batch)
+    attempt = uuid.uuid4().hex[:8]
+    folder = f"data/{column.name}"
+    path = f"{folder}/{shard_name(shard)}.{attempt}.arrow"
+    storage.write(path, data)
+    commit = Commit(
+        column=column.name,
+        shard=shard,
+        data=path,
+        rows=batch.num_rows,
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        skipped=tuple(skipped),
+        written=time.time(),
+    )
+    won = storage.create(commit_path(column.name, shard), commit.to_json())
+    if not won:
+        storage.remove(path)
+        return None
+    for name in storage.list(folder, ".arrow"):
+        # Whoever still writes one of these cannot commit it any more.
+        if name.startswith(f"{shard_name(shard)}.") and f"{folder}/{name}" != path:
+            storage.remove(f"{folder}/{name}")
+    return commit

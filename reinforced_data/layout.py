@@ -1,0 +1,188 @@
+"""The store: sources.json, columns/, data/ and commits/ of one folder. README.md has the format.
+
+The source shards are never copied. A local source that lies beside the store is written down
+relative to it, so that both can be moved together.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+
+from reinforced_data.arrow_rows import from_ipc
+from reinforced_data.columns import FORMAT_VERSION, Column
+from reinforced_data.commits import Commit, Skipped, read_commit, write_unit
+from reinforced_data.storage import Storage
+
+_SOURCES = "sources.json"
+
+
+class Store:
+    """A reinforced dataset's files; `create_store` and `open_store` make one."""
+
+    def __init__(self, storage: Storage) -> None:
+        """Read the list of sources."""
+        self.storage = storage
+        listing = storage.read_json(_SOURCES)
+        if listing.get("format_version") != FORMAT_VERSION:
+            raise ValueError(
+                f"{storage.name}/{_SOURCES} has format version {listing.get('format_version')!r}, "
+                f"this release reads version {FORMAT_VERSION}"
+            )
+        self.source_bytes = [int(shard["bytes"]) for shard in listing["shards"]]
+        self.sources = [_absolute(storage, shard["path"]) for shard in listing["shards"]]
+
+    @property
+    def name(self) -> str:
+        """Where it is, for messages."""
+        return self.storage.name
+
+    @property
+    def num_shards(self) -> int:
+        """How many source shards it belongs to, done or not."""
+        return len(self.sources)
+
+    def columns(self, kind: str | None = None) -> list[Column]:
+        """List columns by name, of one kind or all."""
+        found = []
+        for file in self.storage.list("columns", ".json"):
+            path = f"columns/{file}"
+            column = Column.from_json(self.storage.read_json(path), f"{self.name}/{path}")
+            if kind is None or column.kind == kind:
+                found.append(column)
+        return found
+
+    def add_column(self, column: Column) -> Column:
+        """Write a column's JSON file if it is new; return the one in the store."""
+        path = f"columns/{column.name}.json"
+        self.storage.create(path, column.to_json())
+        stored = Column.from_json(self.storage.read_json(path), f"{self.name}/{path}")
+        if stored.fingerprint != column.fingerprint:
+            raise ValueError(
+                f"{self.name}/{path} has the fingerprint {stored.fingerprint}, not "
+                f"{column.fingerprint}: two columns of one name. Use another store"
+            )
+        return stored
+
+    def done(self, column: Column) -> set[int]:
+        """Which shards have a commit."""
+        names = self.storage.list(f"commits/{column.name}", ".json")
+        return {int(name.removesuffix(".json")) for name in names if not name.startswith(".")}
+
+    def commit(self, column: Column, shard: int) -> Commit | None:
+        """Read a unit's commit record, or None."""
+        return read_commit(self.storage, column.name, shard)
+
+    def write(
+        self, column: Column, shard: int, batch: pa.RecordBatch, skipped: list[Skipped]
+    ) -> Commit | None:
+        """Write a unit; None when another writer was first."""
+        return write_unit(self.storage, column, shard, batch, skipped)
+
+    def rows(self, column: Column, shard: int) -> pa.RecordBatch:
+        """Open a unit's rows, memory-mapped when local.
+
+        Raises:
+            ValueError: the unit is not committed, or its data file is gone or has another size.
+        """
+        commit = self.commit(column, shard)
+        if commit is None:
+            raise ValueError(f"{self.name}: column {column.name} has no commit for shard {shard}")
+        return self.committed_rows(commit)
+
+    def committed_rows(self, commit: Commit) -> pa.RecordBatch:
+        """Open the rows that a commit record names; raises as `rows` does."""
+        where = f"{self.name}/{commit.data}"
+        try:
+            data = self.storage.open_buffer(commit.data)
+        except OSError as error:
+            raise ValueError(
+                f"{where} is missing though it was committed. Delete its record under "
+                f"{self.name}/commits/{commit.column} and run reinforce again"
+            ) from error
+        if data.size != commit.bytes:
+            raise ValueError(f"{where} has {data.size} bytes, its commit says {commit.bytes}")
+        batch = from_ipc(data, where)
+        if batch.num_rows != commit.rows:
+            raise ValueError(f"{where} has {batch.num_rows} rows, its commit says {commit.rows}")
+        return batch
+
+
+def open_store(path: str | Path) -> Store:
+    """Open an existing store.
+
+    Raises:
+        ValueError: there is none.
+    """
+    storage = Storage(path)
+    if not storage.exists(_SOURCES):
+        raise ValueError(f"{storage.name} is not a reinforced dataset: it has no {_SOURCES}")
+    return Store(storage)
+
+
+def create_store(path: str | Path, shards: list[str]) -> Store:
+    """Create a store for these source shards, or open the one that is there.
+
+    Raises:
+        ValueError: the store there was made from other shards, or one has changed its size.
+    """
+    storage = Storage(path)
+    listing = {
+        "format_version": FORMAT_VERSION,
+        "shards": [{"path": _recorded(storage, shard), "bytes": _size(shard)} for shard in shards],
+    }
+    storage.create(_SOURCES, (json.dumps(listing, indent=1) + "\n").encode())
+    store = Store(storage)
+    wanted = [_absolute(storage, shard["path"]) for shard in listing["shards"]]
+    _check_same("source shards", store, store.sources, wanted)
+    sizes = [f"{shard} ({shard_bytes} bytes)" for shard, shard_bytes in _pairs(listing)]
+    recorded = [
+        f"{shard['path']} ({size} bytes)"
+        for shard, size in zip(listing["shards"], store.source_bytes, strict=True)
+    ]
+    _check_same("source shards (by size)", store, recorded, sizes)
+    return store
+
+
+def _pairs(listing: dict[str, Any]) -> list[tuple[str, int]]:
+    return [(shard["path"], shard["bytes"]) for shard in listing["shards"]]
+
+
+def _check_same(what: str, store: Store, recorded: list[str], wanted: list[str]) -> None:
+    if recorded == wanted:
+        return
+    pairs = zip(recorded, wanted, strict=False)
+    index = next((i for i, (old, new) in enumerate(pairs) if old != new), None)
+    if index is None:
+        detail = f"it has {len(recorded)}, you give {len(wanted)}"
+    else:
+        detail = f"number {index} is {recorded[index]}, you give {wanted[index]}"
+    raise ValueError(
+        f"{store.name} was made from other {what}: {detail}. Give the same source, or another "
+        "folder for the new store"
+    )
+
+
+def _size(path: str) -> int:
+    fs, inner = fsspec.core.url_to_fs(path)
+    return int(fs.size(inner) or 0)
+
+
+def _recorded(storage: Storage, path: str) -> str:
+    fs, inner = fsspec.core.url_to_fs(path)
+    if not (storage.local and isinstance(fs, LocalFileSystem)):
+        return path if not isinstance(fs, LocalFileSystem) else inner
+    beside = os.path.dirname(os.path.abspath(storage.root))
+    if beside != "/" and os.path.commonpath([beside, inner]) == beside:
+        return Path(os.path.relpath(inner, storage.root)).as_posix()
+    return inner
+
+
+def _absolute(storage: Storage, path: str) -> str:
+    if "://" in path or os.path.isabs(path):
+        return path
+    return os.path.normpath(os.path.join(storage.root, path))

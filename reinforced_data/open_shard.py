@@ -1,0 +1,101 @@
+"""One shard of a store opened for training: mapped columns and the source tar."""
+
+import os
+from collections.abc import Sequence
+
+import fsspec
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+
+from reinforced_data.arrow_rows import stamped_keys
+from reinforced_data.column_rows import ImageRows, IndexRows, TextRows, ViewRows
+from reinforced_data.columns import Column
+from reinforced_data.layout import Store
+
+
+class OpenShard:
+    """The rows of a shard in all columns that a run reads.
+
+    Attributes:
+        index: where the images are.
+        views: the view set.
+        captions: texts per row; None for a skipped one.
+        embeddings: (image rows, text rows) per teacher.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        shard: int,
+        *,
+        index: Column,
+        views: Column,
+        captions: Column,
+        teachers: Sequence[tuple[Column, Column]],
+    ) -> None:
+        """Map the files and check that they belong together.
+
+        Raises:
+            ValueError: a column was written for other samples, or a file is not usable.
+        """
+        self._store, self._shard, self._keys = store, shard, ""
+        self.index = IndexRows(self._rows(index))
+        self.views = ViewRows(views, self._rows(views))
+        self.captions: list[list[str]] = self._rows(captions)["captions"].to_pylist()
+        self.embeddings = [
+            (
+                ImageRows(image, self._rows(image), self.views.num_views),
+                TextRows(text, self._rows(text)),
+            )
+            for image, text in teachers
+        ]
+        self._source = _Source(store.sources[shard])
+
+    def _rows(self, column: Column) -> pa.RecordBatch:
+        batch = self._store.rows(column, self._shard)
+        keys = stamped_keys(batch)
+        if self._keys and keys != self._keys:
+            raise ValueError(
+                f"{self._store.name}: column {column.name} was written for other samples of shard "
+                f"{self._shard} than the index. Remove the column and reinforce again"
+            )
+        self._keys = keys
+        return batch
+
+    def image(self, row: int) -> bytes:
+        """Read the encoded image of a row from the source; the caller checks its hash."""
+        return self._source.read(self.index.offsets[row], self.index.sizes[row])
+
+    def close(self) -> None:
+        """Close the tar; the maps go with the object."""
+        self._source.close()
+
+
+class _Source:
+    """A source shard, read at given offsets."""
+
+    def __init__(self, path: str) -> None:
+        self._fs, self._path = fsspec.core.url_to_fs(path)
+        self._file = -1
+        if isinstance(self._fs, LocalFileSystem):
+            try:
+                self._file = os.open(self._path, os.O_RDONLY)
+            except OSError as error:
+                raise ValueError(
+                    f"source shard {path} cannot be opened ({error.strerror}); a store holds no "
+                    "images, so its source must stay where it was, or move along with the store"
+                ) from error
+
+    def read(self, offset: int, size: int) -> bytes:
+        if self._file >= 0:
+            # No file position: forked workers share it.
+            return os.pread(self._file, size, offset)
+        return self._fs.cat_file(self._path, start=offset, end=offset + size)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __del__(self) -> None:
+        self.close()

@@ -1,0 +1,121 @@
+"""The order of samples: a function of (seed, epoch, step) alone, for any number of processes.
+
+An epoch is a seeded permutation of the shards, then a shuffle inside windows of W shards: nearly as
+good as a full shuffle, while only W shards have to be at hand. Only the bits of NumPy's Philox
+generator are used, which never change; its higher methods may.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Place(NamedTuple):
+    """Where the samples of a batch are.
+
+    Attributes:
+        epoch: how many times all samples were seen before.
+        shards: the shard of each sample.
+        rows: its row there.
+    """
+
+    epoch: int
+    shards: np.ndarray
+    rows: np.ndarray
+
+
+class SampleOrder:
+    """All batches of a training run, by step.
+
+    Args:
+        rows: shard -> the rows that may be used.
+        batch_size: samples per step, over all processes. The rest of an epoch is dropped.
+        window_shards: W.
+        seed: of the order.
+
+    Raises:
+        ValueError: fewer samples than one batch.
+    """
+
+    def __init__(
+        self, rows: Sequence[np.ndarray], *, batch_size: int, window_shards: int, seed: int
+    ) -> None:
+        """Count the samples."""
+        self._rows = list(rows)
+        self._counts = np.array([len(r) for r in rows], dtype=np.int64)
+        self.batch_size = batch_size
+        self.window_shards = window_shards
+        self.seed = seed
+        self.num_samples = int(self._counts.sum())
+        self.steps_per_epoch = self.num_samples // batch_size
+        self._windows: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        if self.steps_per_epoch == 0:
+            raise ValueError(
+                f"a batch of {batch_size} needs at least as many samples, there are "
+                f"{self.num_samples} that can be used"
+            )
+
+    def batch(self, step: int) -> Place:
+        """Return the samples of a step."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        first = step_in_epoch * self.batch_size
+        last = first + self.batch_size
+        shards = _permutation(len(self._rows), self.seed, epoch, "shards")
+        parts, start = [], 0
+        for window in range(0, len(shards), self.window_shards):
+            members = shards[window : window + self.window_shards]
+            end = start + int(self._counts[members].sum())
+            if start < last and end > first:
+                pairs = self._window(epoch, window, members)
+                parts.append(pairs[max(first - start, 0) : last - start])
+            start = end
+        pairs = np.concatenate(parts)
+        return Place(epoch, pairs[:, 0], pairs[:, 1])
+
+    def _window(self, epoch: int, window: int, members: np.ndarray) -> np.ndarray:
+        known = self._windows.get((epoch, window))
+        if known is not None:
+            return known
+        pairs = np.concatenate(
+            [
+                np.stack([np.full(len(self._rows[shard]), shard), self._rows[shard]], axis=1)
+                for shard in members
+            ]
+        )
+        pairs = pairs[_permutation(len(pairs), self.seed, epoch, f"window {window}")]
+        self._windows[epoch, window] = pairs
+        # A batch touches two windows at a border; more are never needed together.
+        while len(self._windows) > 3:
+            self._windows.popitem(last=False)
+        return pairs
+
+
+def _permutation(size: int, seed: int, epoch: int, what: str) -> np.ndarray:
+    digest = hashlib.sha256(f"{seed}/{epoch}/{what}".encode()).digest()
+    bits = np.random.Philox(key=int.from_bytes(digest[:16], "little"))
+    return np.argsort(bits.random_raw(size), kind="stable")
+
+
+def view_index(seed: int, epoch: int, key: str, num_views: int) -> int:
+    """Choose the view of a sample: a start of its own, then one further every epoch.
+
+    So all views are seen before one comes again.
+    """
+    return (_draw(f"view/{seed}/{key}") + epoch) % num_views
+
+
+def caption_index(seed: int, epoch: int, key: str, num_captions: int) -> int:
+    """Choose the caption of a sample, anew every epoch, whichever the view."""
+    return _draw(f"caption/{seed}/{epoch}/{key}") % num_captions if num_captions > 1 else 0
+
+
+def caption_id(text: str) -> int:
+    """Hash a caption to 63 bits: equal texts, equal ids, on every rank."""
+    return _draw(text) >> 1
+
+
+def _draw(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -1,0 +1,165 @@
+"""What a call of `reinforce` asks for, as columns, held against what the store has already."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reinforced_data.columns import ORIGINAL, Column, make_column
+from reinforced_data.layout import Store
+from reinforced_data.operations import OPERATIONS, RENDER_VERSION
+from reinforced_data.views import ViewPolicy
+from teachers import ClipModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherColumns:
+    """A teacher and where its embeddings go."""
+
+    teacher: ClipModel
+    image: Column
+    text: Column
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The columns of one call, in the order in which they are committed."""
+
+    index: Column
+    captions: Column
+    views: Column
+    teachers: tuple[TeacherColumns, ...]
+    policy: ViewPolicy
+    num_views: int
+    seed: int
+    codec: str
+    captions_from: str | None
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """All of them."""
+        pairs = [column for entry in self.teachers for column in (entry.image, entry.text)]
+        return (self.index, self.captions, self.views, *pairs)
+
+
+def make_plan(
+    store: Store,
+    teachers: Sequence[ClipModel],
+    *,
+    policy: ViewPolicy,
+    num_views: int,
+    seed: int,
+    codec: str,
+    captions_from: str | None,
+) -> Plan:
+    """Name the columns and write their JSON files.
+
+    Raises:
+        ValueError: the store has another view set, another set of original captions, or another
+            teacher of the same name.
+    """
+    index = make_column("index", "index", {})
+    captions = make_column(
+        "captions",
+        f"captions-{ORIGINAL}",
+        {"set": ORIGINAL, "captions_from": captions_from, "hangs_on": index.name},
+    )
+    views = make_column(
+        "views",
+        "views",
+        {
+            "policy": policy.config(),
+            "num_views": num_views,
+            "seed": seed,
+            "hangs_on": index.name,
+            "render_version": RENDER_VERSION,
+        },
+        {"operations": list(OPERATIONS)},
+    )
+    entries = [_teacher_columns(teacher, codec, views, captions) for teacher in teachers]
+    plan = Plan(
+        index=index,
+        captions=captions,
+        views=views,
+        teachers=tuple(entries),
+        policy=policy,
+        num_views=num_views,
+        seed=seed,
+        codec=codec,
+        captions_from=captions_from,
+    )
+    _check_conflicts(store, plan)
+    for column in plan.columns:
+        store.add_column(column)
+    return plan
+
+
+def _teacher_columns(
+    teacher: ClipModel, codec: str, views: Column, captions: Column
+) -> TeacherColumns:
+    fingerprint = getattr(teacher, "fingerprint", None)
+    if fingerprint is None:
+        raise ValueError(
+            f"{teacher.name} is a {type(teacher).__name__} without a fingerprint; teachers come "
+            "from load_teacher(...), which also takes a ready module"
+        )
+    identity = {"teacher": teacher.name, "teacher_fingerprint": fingerprint, "codec": codec}
+    facts = {"teacher": _describe(teacher)}
+    return TeacherColumns(
+        teacher=teacher,
+        image=make_column(
+            "image_embeddings",
+            f"image-{teacher.name}",
+            {**identity, "hangs_on": views.name},
+            facts,
+        ),
+        text=make_column(
+            "text_embeddings",
+            f"text-{teacher.name}",
+            {**identity, "hangs_on": captions.name},
+            facts,
+        ),
+    )
+
+
+def _describe(teacher: ClipModel) -> dict[str, Any]:
+    bias = teacher.logit_bias
+    return {
+        "kind": teacher.kind,
+        "logit_scale": float(teacher.logit_scale.detach().float().exp()),
+        "logit_bias": None if bias is None else float(bias.detach()),
+        "embed_dim": teacher.embed_dim,
+        "precision": getattr(teacher, "precision", "fp32"),
+        "licence": getattr(teacher, "licence", None),
+        "preprocess": teacher.preprocess.config(),
+        "context_length": teacher.tokenizer.context_length,
+    }
+
+
+def _check_conflicts(store: Store, plan: Plan) -> None:
+    stored = store.columns()
+    _check_same_settings(store, [c for c in stored if c.kind == "views"], plan.views, "view set")
+    originals = [c for c in stored if c.kind == "captions" and c.identity.get("set") == ORIGINAL]
+    _check_same_settings(store, originals, plan.captions, "set of original captions")
+    for entry in plan.teachers:
+        for column in (entry.image, entry.text):
+            same_name = [
+                c
+                for c in stored
+                if c.kind == column.kind and c.identity.get("teacher") == entry.teacher.name
+            ]
+            _check_same_settings(store, same_name, column, f"teacher {entry.teacher.name!r}")
+
+
+def _check_same_settings(store: Store, stored: Iterable[Column], wanted: Column, what: str) -> None:
+    for column in stored:
+        if column.fingerprint == wanted.fingerprint:
+            continue
+        differences = [
+            f"{name} is {column.identity.get(name)!r}, you give {wanted.identity.get(name)!r}"
+            for name in sorted(column.identity | wanted.identity)
+            if column.identity.get(name) != wanted.identity.get(name)
+        ]
+        raise ValueError(
+            f"{store.name} has another {what} already ({column.name}): {'; '.join(differences)}. "
+            "Give the same settings, another name (load_teacher(..., name=...)), or another folder"
+        )

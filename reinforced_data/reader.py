@@ -1,0 +1,271 @@
+"""`open_dataset`: a reinforced dataset as a student's training data.
+
+Reading one view costs one row per teacher: the files are mapped and nothing else of them is
+touched. Which rows can be used is known from the commits alone.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from reinforced_data.batches import Batch, BatchDataset, Reading
+from reinforced_data.codecs import Codec, get_codec
+from reinforced_data.columns import ORIGINAL, Column
+from reinforced_data.commits import Commit
+from reinforced_data.layout import Store, open_store
+from reinforced_data.open_shard import OpenShard
+from reinforced_data.order import SampleOrder
+from teachers import Preprocess, Tokenizer
+from teachers.contract import Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTeacher:
+    """A teacher as a store remembers it.
+
+    Attributes:
+        name: as given to `load_teacher`.
+        kind: softmax or sigmoid head.
+        logit_scale: the factor itself.
+        logit_bias: of a sigmoid head, else None.
+        embed_dim: the width of its rows.
+        fingerprint: of weights, precision, preprocessing and tokenizer.
+        image: the column of its image rows.
+        text: the column of its text rows.
+    """
+
+    name: str
+    kind: Kind
+    logit_scale: float
+    logit_bias: float | None
+    embed_dim: int
+    fingerprint: str
+    image: Column = field(repr=False)
+    text: Column = field(repr=False)
+
+    @property
+    def codec(self) -> Codec:
+        """How its rows are stored."""
+        return get_codec(self.image.identity["codec"])
+
+
+class ReinforcedDataset:
+    """A store opened for reading; `open_dataset` makes one."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Read the column files; commits are read when they are needed."""
+        self.path = str(path)
+        self._open()
+
+    def _open(self) -> None:
+        self.store: Store = open_store(self.path)
+        self.columns: tuple[Column, ...] = tuple(self.store.columns())
+        self._index = self._only("index")
+        self._views = self._only("views")
+        self._captions = self._only("captions")
+        self.num_views: int = self._views.identity["num_views"]
+        self.teachers: tuple[StoredTeacher, ...] = tuple(self._stored_teachers())
+        self._commits: dict[str, dict[int, Commit]] = {}
+
+    def __getstate__(self) -> dict[str, str]:
+        """Pickle the path alone."""
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        """Open again."""
+        self.path = state["path"]
+        self._open()
+
+    def _only(self, kind: str) -> Column:
+        found = [column for column in self.columns if column.kind == kind]
+        if kind == "captions":
+            found = [column for column in found if column.identity.get("set") == ORIGINAL]
+        if len(found) != 1:
+            names = ", ".join(column.name for column in found) or "none"
+            raise ValueError(
+                f"{self.path} must have exactly one column of kind {kind}, it has {names}"
+            )
+        return found[0]
+
+    def _stored_teachers(self) -> Iterator[StoredTeacher]:
+        texts = {c.identity["teacher"]: c for c in self.columns if c.kind == "text_embeddings"}
+        for image in self.columns:
+            if image.kind != "image_embeddings" or image.identity["teacher"] not in texts:
+                continue
+            facts = image.facts["teacher"]
+            yield StoredTeacher(
+                name=image.identity["teacher"],
+                kind=facts["kind"],
+                logit_scale=facts["logit_scale"],
+                logit_bias=facts["logit_bias"],
+                embed_dim=facts["embed_dim"],
+                fingerprint=image.identity["teacher_fingerprint"],
+                image=image,
+                text=texts[image.identity["teacher"]],
+            )
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples can be used with all teachers."""
+        return sum(len(rows) for rows in self._usable_rows(self.teachers))
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Null rows by reason, over all columns."""
+        reasons = Counter[str]()
+        for column in self.columns:
+            for commit in self._committed(column).values():
+                reasons.update(skip.reason for skip in commit.skipped)
+        return dict(reasons)
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Columns that are not complete -> how many shards they lack. Training leaves those out."""
+        lacking = {c.name: self.store.num_shards - len(self._committed(c)) for c in self.columns}
+        return {name: count for name, count in lacking.items() if count}
+
+    def captions(self) -> Iterator[str]:
+        """Yield all original captions, shard by shard."""
+        for shard in sorted(self._committed(self._captions)):
+            for texts in self.store.rows(self._captions, shard)["captions"].to_pylist():
+                yield from texts or ()
+
+    def loader(
+        self,
+        *,
+        preprocess: Preprocess,
+        tokenizer: Tokenizer,
+        batch_size: int,
+        num_steps: int,
+        start_step: int = 0,
+        seed: int = 0,
+        teachers: Sequence[str] | None = None,
+        window_shards: int = 16,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        views: int | None = None,
+        whole_image: bool = False,
+        pin_memory: bool = False,
+    ) -> DataLoader[Batch]:
+        """Make a loader of the batches of steps `start_step` to `num_steps`.
+
+        The same arguments give the same batches, whatever `num_workers`, `start_step` and
+        `world_size` are.
+
+        Args:
+            preprocess: the student's; views are rendered at its size.
+            tokenizer: the student's.
+            batch_size: samples per step over all ranks, which must divide it.
+            num_steps: where training ends.
+            start_step: where it begins.
+            seed: of the order and the choice of views and captions.
+            teachers: names, in the order wanted; None for all, () for none.
+            window_shards: samples are shuffled among this many shards.
+            num_workers: reading processes; 0 reads in this one.
+            rank: which part of each batch is this process's.
+            world_size: how many parts there are.
+            views: use only the first so many views of each image.
+            whole_image: whole pictures instead of views; only without teachers.
+            pin_memory: see DataLoader.
+
+        Raises:
+            ValueError: an argument is out of range, a teacher is unknown, or there are fewer
+                samples than one batch.
+        """
+        chosen = self._choose(teachers)
+        num_views = self._check_reading(batch_size, rank, world_size, views)
+        if whole_image and chosen:
+            raise ValueError(
+                "whole_image=True needs teachers=(): the teachers' rows belong to views"
+            )
+        order = SampleOrder(
+            self._usable_rows(chosen),
+            batch_size=batch_size,
+            window_shards=window_shards,
+            seed=seed,
+        )
+        reading = Reading(
+            preprocess=preprocess,
+            tokenizer=tokenizer,
+            teachers=chosen,
+            num_views=num_views,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            whole_image=whole_image,
+        )
+        return DataLoader(
+            BatchDataset(self, order, reading),
+            batch_size=None,
+            sampler=range(start_step, num_steps),
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+        )
+
+    def open_shard(self, shard: int, teachers: Sequence[StoredTeacher]) -> OpenShard:
+        """Open one shard's columns and its source."""
+        return OpenShard(
+            self.store,
+            shard,
+            index=self._index,
+            views=self._views,
+            captions=self._captions,
+            teachers=[(teacher.image, teacher.text) for teacher in teachers],
+        )
+
+    def _choose(self, names: Sequence[str] | None) -> tuple[StoredTeacher, ...]:
+        if names is None:
+            return self.teachers
+        known = {teacher.name: teacher for teacher in self.teachers}
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ValueError(
+                f"{self.path} has no teacher {unknown[0]!r}; it has {', '.join(known) or 'none'}"
+            )
+        return tuple(known[name] for name in names)
+
+    def _check_reading(self, batch_size: int, rank: int, world_size: int, views: int | None) -> int:
+        if batch_size < 1 or batch_size % world_size or not 0 <= rank < world_size:
+            raise ValueError(
+                f"batch_size counts all ranks and must be a multiple of world_size: got "
+                f"{batch_size} for rank {rank} of {world_size}"
+            )
+        num_views = self.num_views if views is None else views
+        if not 1 <= num_views <= self.num_views:
+            raise ValueError(f"views must be 1 to {self.num_views}, got {views}")
+        return num_views
+
+    def _committed(self, column: Column) -> dict[int, Commit]:
+        if column.name not in self._commits:
+            read = {shard: self.store.commit(column, shard) for shard in self.store.done(column)}
+            self._commits[column.name] = {s: c for s, c in read.items() if c is not None}
+        return self._commits[column.name]
+
+    def _usable_rows(self, teachers: Sequence[StoredTeacher]) -> list[np.ndarray]:
+        columns = [self._index, self._captions, self._views]
+        columns += [column for teacher in teachers for column in (teacher.image, teacher.text)]
+        usable = []
+        for shard in range(self.store.num_shards):
+            commits = [self._committed(column).get(shard) for column in columns]
+            index = commits[0]
+            if index is None or None in commits:
+                usable.append(np.empty(0, np.int64))
+                continue
+            keep = np.ones(index.rows, dtype=bool)
+            keep[[skip.row for commit in commits if commit for skip in commit.skipped]] = False
+            usable.append(np.flatnonzero(keep))
+        return usable
+
+
+def open_dataset(path: str | Path) -> ReinforcedDataset:
+    """Open a store that `reinforce` has written.
+
+    Raises:
+        ValueError: there is none, or it is of another format version.
+    """
+    return ReinforcedDataset(path)

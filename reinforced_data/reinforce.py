@@ -1,0 +1,207 @@
+"""`reinforce`: write down what teachers say about a source, once, shard by shard.
+
+The unit is (column, shard). The same command resumes; several processes may run it at once, on one
+machine or many: RANK and WORLD_SIZE only say where in the list of shards each one begins.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from reinforced_data.codecs import get_codec
+from reinforced_data.layout import Store, create_store
+from reinforced_data.plan import Plan, make_plan
+from reinforced_data.shard_pass import reinforce_shard
+from reinforced_data.source import BrokenShard, expand_sources
+from reinforced_data.views import ViewPolicy
+from teachers import Ensemble, Teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinforceReport:
+    """What a store holds of the columns asked for, and what this call did for it.
+
+    Attributes:
+        samples: rows, skipped ones included.
+        skipped: null rows by reason.
+        shards: how many source shards are done.
+        shards_already_done: how many of those were, when the call began.
+        failed: source shard -> why it could not be read; running again tries again.
+        bytes: of the data files.
+        seconds: this call.
+    """
+
+    samples: int
+    skipped: dict[str, int]
+    shards: int
+    shards_already_done: int
+    failed: dict[str, str]
+    bytes: int
+    seconds: float
+
+
+def reinforce(
+    source: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    teachers: Ensemble | Teacher | Sequence[Teacher],
+    num_views: int = 10,
+    policy: ViewPolicy = ViewPolicy(),  # noqa: B008 - frozen
+    codec: str = "float16",
+    seed: int = 0,
+    captions_from: str | None = None,
+    batch_size: int = 256,
+    progress: bool = True,
+) -> ReinforceReport:
+    """Write a reinforced dataset, or what is missing of it.
+
+    Args:
+        source: shards; see `expand_sources`.
+        out: the store's folder; one that is there is completed, and other teachers are added.
+        teachers: whose embeddings to write. With () only the index, the captions and the views
+            are written, which is what undistilled training on the same pictures needs.
+        num_views: views per image.
+        policy: what views are drawn from.
+        codec: "float16" or "float32".
+        seed: of the views.
+        captions_from: see `read_shard`.
+        batch_size: views, or texts, per call of a teacher.
+        progress: whether to draw a progress bar on stderr.
+
+    Raises:
+        ValueError: an argument or the source is not usable, the store was made from another
+            source or with other views, captions or a teacher of the same name.
+    """
+    if num_views < 1 or batch_size < 1:
+        raise ValueError(
+            f"num_views and batch_size must be at least 1, got {num_views} and {batch_size}"
+        )
+    get_codec(codec)
+    started = time.perf_counter()
+    members = [teachers] if isinstance(teachers, Teacher) else list(teachers)
+    if members:
+        members = list(Ensemble(*members))
+    store = create_store(out, expand_sources(source))
+    plan = make_plan(
+        store,
+        members,
+        policy=policy,
+        num_views=num_views,
+        seed=seed,
+        codec=codec,
+        captions_from=captions_from,
+    )
+    already = _done_shards(store, plan)
+    failed = _run(store, plan, already, batch_size=batch_size, progress=progress)
+    if failed and len(failed) == store.num_shards:
+        raise ValueError("; ".join(failed.values()))
+    return _report(store, plan, len(already), failed, time.perf_counter() - started)
+
+
+def _done_shards(store: Store, plan: Plan) -> set[int]:
+    return set.intersection(*(store.done(column) for column in plan.columns))
+
+
+def _run(
+    store: Store, plan: Plan, already: set[int], *, batch_size: int, progress: bool
+) -> dict[str, str]:
+    failed = {}
+    todo = [shard for shard in shard_order(store.num_shards) if shard not in already]
+    with _Bar(store, todo, progress) as bar:
+        for shard in todo:
+            try:
+                reinforce_shard(store, plan, shard, batch_size=batch_size, on_sample=bar.sample)
+            except BrokenShard as error:
+                failed[store.sources[shard]] = str(error)
+                bar.say(str(error))
+            bar.shard_done(shard)
+    return failed
+
+
+def shard_order(num_shards: int) -> list[int]:
+    """List all shards, this process's own block first.
+
+    After its own block a process walks the others' backwards, so that two that help each other
+    meet once and do not run side by side.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    world_size = max(1, int(os.environ.get("WORLD_SIZE", "1")))
+    first, last = (num_shards * r // world_size for r in (rank, rank + 1))
+    return [*range(first, last), *reversed(range(first)), *reversed(range(last, num_shards))]
+
+
+def _report(
+    store: Store, plan: Plan, already: int, failed: dict[str, str], seconds: float
+) -> ReinforceReport:
+    samples, size, skipped = 0, 0, Counter[str]()
+    done = _done_shards(store, plan)
+    for shard in done:
+        for column in plan.columns:
+            commit = store.commit(column, shard)
+            assert commit is not None
+            samples += commit.rows if column is plan.index else 0
+            size += commit.bytes
+            skipped.update(skip.reason for skip in commit.skipped)
+    return ReinforceReport(
+        samples=samples,
+        skipped=dict(skipped),
+        shards=len(done),
+        shards_already_done=already,
+        failed=failed,
+        bytes=size,
+        seconds=seconds,
+    )
+
+
+class _Bar:
+    """Progress by source bytes, which are known beforehand; samples are not."""
+
+    def __init__(self, store: Store, todo: list[int], enabled: bool) -> None:
+        self._store = store
+        self._samples = 0
+        self._started = time.perf_counter()
+        self._before = 0
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("reinforce"),
+            BarColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not enabled,
+        )
+        total = sum(store.source_bytes[shard] for shard in todo)
+        self._task = self._progress.add_task("", total=total, rate="")
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def sample(self, size: int) -> None:
+        self._samples += 1
+        rate = self._samples / (time.perf_counter() - self._started)
+        # What is not image (headers, texts) is made up for when the shard is done.
+        self._progress.update(self._task, advance=size, rate=f"{rate:,.0f} samples/s")
+
+    def shard_done(self, shard: int) -> None:
+        self._before += self._store.source_bytes[shard]
+        self._progress.update(self._task, completed=self._before)
+
+    def say(self, message: str) -> None:
+        self._console.print(f"skipped: {message}", style="yellow", markup=False)

@@ -1,0 +1,170 @@
+"""One pass over one source shard: each picture decoded once, for all columns that are missing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from reinforced_data.codecs import get_codec
+from reinforced_data.column_rows import (
+    IndexRow,
+    IndexRows,
+    ViewRows,
+    captions_batch,
+    image_batch,
+    index_batch,
+    text_batch,
+    views_batch,
+)
+from reinforced_data.columns import Column
+from reinforced_data.commits import Skipped
+from reinforced_data.embedding import ImageEmbedder, Rows, embed_texts
+from reinforced_data.layout import Store
+from reinforced_data.plan import Plan, TeacherColumns
+from reinforced_data.preparing import Prepared, Preparer, in_threads
+from reinforced_data.source import scan_shard
+from reinforced_data.views import View
+
+
+def reinforce_shard(
+    store: Store,
+    plan: Plan,
+    shard: int,
+    *,
+    batch_size: int,
+    on_sample: Callable[[int], None],
+) -> None:
+    """Write the units of a shard that are missing.
+
+    Args:
+        store: where to.
+        plan: the columns.
+        shard: which source shard.
+        batch_size: views, or texts, per call of a teacher.
+        on_sample: called with the bytes of each sample's image, for progress.
+
+    Raises:
+        BrokenShard: the shard is truncated or not a tar.
+        ValueError: the shard is not what the committed columns were made from.
+    """
+    missing = {c.name for c in plan.columns if store.commit(c, shard) is None}
+    views_done = plan.views.name not in missing
+    stored = ViewRows(plan.views, store.rows(plan.views, shard)) if views_done else None
+    embedders = {
+        entry.image.name: ImageEmbedder(entry.teacher, batch_size)
+        for entry in plan.teachers
+        if entry.image.name in missing
+    }
+    looks = {embedder.teacher.preprocess for embedder in embedders.values()}
+    unit = _ShardRows(store, plan, shard, missing)
+    samples = scan_shard(store.sources[shard], captions_from=plan.captions_from)
+    for prepared in in_threads(Preparer(plan, stored, looks), samples):
+        unit.add(prepared)
+        for pixels in prepared.pixels:
+            for embedder in embedders.values():
+                embedder.add(pixels[embedder.teacher.preprocess])
+        on_sample(prepared.row.size or 0)
+    unit.write_source_columns()
+    for entry in plan.teachers:
+        if entry.image.name in missing:
+            unit.write_image(entry, embedders[entry.image.name].finish())
+        if entry.text.name in missing:
+            unit.write_text(entry, batch_size)
+
+
+@dataclass
+class _ShardRows:
+    """What a pass has gathered, one entry per sample, and how it becomes columns."""
+
+    store: Store
+    plan: Plan
+    shard: int
+    missing: set[str]
+    index: list[IndexRow] = field(default_factory=list)
+    captions: list[tuple[str, ...] | None] = field(default_factory=list)
+    views: list[tuple[View, ...]] = field(default_factory=list)
+    problems: list[str | None] = field(default_factory=list)
+
+    def add(self, prepared: Prepared) -> None:
+        self.index.append(prepared.row)
+        self.captions.append(prepared.captions or None)
+        self.views.append(prepared.views)
+        self.problems.append(prepared.problem)
+
+    @property
+    def keys(self) -> list[str]:
+        return [row.key for row in self.index]
+
+    def write_source_columns(self) -> None:
+        plan = self.plan
+        if plan.index.name in self.missing:
+            self._write(plan.index, index_batch(self.index), self.problems)
+        else:
+            self._check_index(IndexRows(self.store.rows(plan.index, self.shard)))
+        captions = captions_batch(self.captions, self.keys)
+        if plan.captions.name in self.missing:
+            reasons = [
+                "no-caption" if texts is None and problem is None else None
+                for texts, problem in zip(self.captions, self.problems, strict=True)
+            ]
+            self._write(plan.captions, captions, reasons)
+        elif not captions.equals(self.store.rows(plan.captions, self.shard)):
+            raise self._changed("its captions are")
+        if plan.views.name in self.missing:
+            self._write(plan.views, views_batch(plan.views, self.views, self.keys), [])
+
+    def write_image(self, entry: TeacherColumns, rows: Rows) -> None:
+        valid = np.array([bool(views) for views in self.views], dtype=bool)
+        num_views = self.plan.num_views
+        # One bad view makes the sample useless: which view training reads is not known here.
+        found = iter(rows.problems())
+        reasons = [
+            next(filter(None, [next(found) for _ in range(num_views)]), None) if used else None
+            for used in valid
+        ]
+        kept = np.array([reason is None for reason in reasons], dtype=bool) & valid
+        good = np.repeat(kept[valid], num_views)
+        rows = Rows(rows.unit[good], rows.norms[good])
+        codec = get_codec(self.plan.codec)
+        self._write(entry.image, image_batch(codec, rows, num_views, kept, self.keys), reasons)
+
+    def write_text(self, entry: TeacherColumns, batch_size: int) -> None:
+        unique: dict[str, int] = {}
+        for texts in self.captions:
+            for text in texts or ():
+                unique.setdefault(text, len(unique))
+        embedded = embed_texts(entry.teacher, list(unique), batch_size)
+        problems = embedded.problems()
+        reasons, picked, counts = [], [], []
+        for texts in self.captions:
+            ids = [unique[text] for text in texts or ()]
+            reason = next(filter(None, [problems[i] for i in ids]), None)
+            ids = [] if reason else ids
+            reasons.append(reason)
+            picked += ids
+            counts.append(len(ids))
+        rows = Rows(embedded.unit[picked], embedded.norms[picked])
+        codec = get_codec(self.plan.codec)
+        self._write(entry.text, text_batch(codec, rows, np.array(counts), self.keys), reasons)
+
+    def _write(self, column: Column, batch: pa.RecordBatch, reasons: list[str | None]) -> None:
+        skipped = [
+            Skipped(row=row, key=self.index[row].key, reason=reason)
+            for row, reason in enumerate(reasons)
+            if reason is not None
+        ]
+        self.store.write(column, self.shard, batch, skipped)
+
+    def _check_index(self, stored: IndexRows) -> None:
+        if stored.keys != self.keys:
+            raise self._changed("its keys are")
+        for row, digest in zip(self.index, stored.sha256, strict=True):
+            if row.sha256 != digest:
+                raise self._changed(f"the image of {row.key!r} is")
+
+    def _changed(self, what: str) -> ValueError:
+        return ValueError(
+            f"source shard {self.store.sources[self.shard]} has changed since {self.store.name} "
+            f"was written: {what} not the same. Restore the shard, or make a new store"
+        )
