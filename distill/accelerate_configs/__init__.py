@@ -8,8 +8,9 @@ A file holds what accelerate reads from files. What it reads only from the envir
 (`ACCELERATE_USE_CPU`) is in `launch_environment`; each file's own comment says how to start it.
 """
 
-from difflib import get_close_matches
 from pathlib import Path
+
+from teachers.suggestions import unknown_name
 
 _FOLDER = Path(__file__).parent
 # name -> when to take it; `distill list` shows both.
@@ -26,9 +27,7 @@ CONFIGS = {
 def config_path(name: str) -> Path:
     """Path of the accelerate configuration called `name`."""
     if name not in CONFIGS:
-        near = get_close_matches(name, CONFIGS, n=1)
-        guess = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no accelerate config {name!r}{guess} There are: {', '.join(CONFIGS)}.")
+        raise unknown_name("accelerate config", name, CONFIGS)
     return _FOLDER / f"{name}.yaml"
 
 

@@ -1,0 +1,138 @@
+"""The HTML page: ready values for the template, which holds the words and the order.
+
+Captions and names may come from anyone: autoescape is on, pictures are checked, and the page
+forbids itself scripts and any request (Content-Security-Policy).
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from distill.report import wording
+from distill.report.charts import curve_chart, duration_chart, score_chart, size_chart
+from distill.report.data import Curve, ImageToTextCase, Kind, ReportData, RetrievalCase, Row
+from distill.report.pictures import picture_uri
+from distill.report.summary import Summary, kept, summarise
+from distill.report.svg import legend_icon
+
+_KINDS: tuple[Kind, ...] = ("teacher", "distilled", "control", "undistilled")
+_FILTERS = ("percent", "count", "size", "duration", "milliseconds", "scientific",
+            "split_name", "metric_name", "printable")  # fmt: skip
+
+
+def render(data: ReportData) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=PackageLoader("distill.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {name: getattr(wording, name) for name in _FILTERS}
+    # Whatever is printed: captions, names, paths.
+    environment.finalize = _clean
+    summary = summarise(data)
+    return environment.get_template("page.html.j2").render(
+        data=data,
+        summary=summary,
+        tiles=_tiles(data, summary),
+        legend=[(kind, legend_icon(kind)) for kind in _KINDS if _has(data.rows, kind)],
+        table=[_table_row(row, summary) for row in data.rows],
+        table_keys=_table_keys(data.rows, summary),
+        all_keys=list(dict.fromkeys(key for row in data.rows for key in row.metrics)),
+        score_charts=_score_charts(data, summary),
+        size_charts=_size_charts(data, summary),
+        curve_charts=_curve_charts(data),
+        duration_chart=duration_chart(data.timings) if data.timings else None,
+        text_cases=[_text_case(c) for c in data.retrieval if isinstance(c, RetrievalCase)],
+        image_cases=[_image_case(c) for c in data.retrieval if isinstance(c, ImageToTextCase)],
+    )
+
+
+def _clean(value: Any) -> Any:
+    return wording.printable(value) if type(value) is str else value
+
+
+def _has(rows: Sequence[Row], kind: Kind) -> bool:
+    return any(row.kind == kind for row in rows)
+
+
+def _tiles(data: ReportData, summary: Summary) -> list[tuple[str, str, str]]:
+    """(label, large number, small print): at most five."""
+    student, reference, twin = summary.student, summary.reference, summary.twin
+    tiles = []
+    if student and reference:
+        for key in summary.keys[:2]:
+            where = wording.split_name(key)
+            share = wording.percent(kept(student, reference, key), digits=0)
+            scores = [wording.percent(row.metrics.get(key)) for row in (student, reference)]
+            tiles.append(
+                (f"kept, {where}" if where else "kept", f"{share}\u00a0%", " of ".join(scores))
+            )
+        ratio = reference.image_params / max(1, student.image_params)
+        if ratio > 1.05:
+            sizes = [wording.count(row.image_params) for row in (student, reference)]
+            label = " of ".join(sizes) + " parameters"
+            tiles.append(("smaller image tower", f"{ratio:.1f}\u00d7", label))
+    if student and twin:
+        key = summary.keys[0]
+        gain = 100 * (student.metrics.get(key, 0) - twin.metrics.get(key, 0))
+        label = " ".join((wording.metric_name(key), wording.split_name(key)))
+        tiles.append(("over its undistilled twin", f"{gain:+.1f}".replace("-", "\u2212"), label))
+    for export in [export for export in data.exports if "image" in export.tower][:1]:
+        speed = wording.milliseconds(export.latency_ms)
+        tiles.append((f"{export.format}, image tower", wording.size(export.bytes), speed))
+    return tiles
+
+
+def _table_keys(rows: Sequence[Row], summary: Summary) -> list[tuple[str, list[str]]]:
+    """Columns of the main table, by split: the headline metric and top-5."""
+    every = dict.fromkeys(key for row in rows for key in row.metrics)
+    chosen = [key for key in every if key in summary.keys or key.rpartition("/")[2] == "top5"]
+    chosen.sort(key=lambda key: list(dict.fromkeys(map(wording.split_name, every))).index(
+        wording.split_name(key)))  # fmt: skip
+    return [(split, list(keys)) for split, keys in groupby(chosen, wording.split_name)]
+
+
+def _table_row(row: Row, summary: Summary) -> dict[str, Any]:
+    shares = {key: kept(row, summary.reference, key) for key in summary.keys}
+    named = (("best student", summary.best), ("reference", summary.reference))
+    tags = [name for name, other in named if row is other]
+    return {"row": row, "kept": shares, "tags": tags, "icon": legend_icon(row.kind)}
+
+
+def _score_charts(data: ReportData, summary: Summary) -> list[tuple[str, Markup]]:
+    return [(key, score_chart(data.rows, key, reference=summary.reference)) for key in summary.keys]
+
+
+def _size_charts(data: ReportData, summary: Summary) -> list[tuple[str, Markup]]:
+    # A plot of one size is a column of dots.
+    if len({row.image_params for row in data.rows}) < 2:
+        return []
+    return [(key, size_chart(data.rows, key)) for key in summary.keys]
+
+
+def _curve_charts(data: ReportData) -> list[tuple[str, Markup]]:
+    kinds: dict[str, Kind] = {row.name: row.kind for row in data.rows}
+    groups: dict[str, list[Curve]] = {}
+    for curve in data.curves:
+        groups.setdefault(curve.series, []).append(curve)
+    return [(series, curve_chart(curves, kinds)) for series, curves in groups.items()]
+
+
+def _text_case(case: RetrievalCase) -> dict[str, Any]:
+    images = [(picture_uri(image), caption, hit) for image, caption, hit in case.images]
+    return {"query": case.query_text, "images": images, "model": case.model}
+
+
+def _image_case(case: ImageToTextCase) -> dict[str, Any]:
+    return {
+        "image": picture_uri(case.image),
+        "caption": case.caption,
+        "texts": list(case.texts),
+        "model": case.model,
+    }
