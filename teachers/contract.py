@@ -119,7 +119,7 @@ class Preprocess:
             resized = image.resize((int(size * width / height), size), self.resampling)
         left = round((resized.width - size) / 2)
         top = round((resized.height - size) / 2)
-        return np.asarray(resized.crop((left, top, left + size, top + size)).convert("RGB"))
+        return np.array(resized.crop((left, top, left + size, top + size)).convert("RGB"))
 
     def normalize(self, pixels: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
         """Turn uint8 pixels into the float tensor that the model's image tower takes."""

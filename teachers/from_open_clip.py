@@ -6,6 +6,7 @@ from open_clip's record of it; nothing is assumed. Image and text transforms oth
 """
 
 import json
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,14 +39,12 @@ def from_catalog(entry: CatalogEntry) -> LoadedModel:
     record = get_pretrained_cfg(entry.model, entry.tag)
     try:
         tokenizer = OpenClipTokenizer(entry.model)
-        module = open_clip.create_model(
+        module = _create(
             entry.model,
             entry.tag,
-            require_pretrained=True,
             # Some names (ViT-B-16/openai) have a configuration with plain GELU and weights that
             # were trained with the quick one; open_clip warns and computes the wrong thing.
             force_quick_gelu=bool(record.get("quick_gelu", False)),
-            weights_only=True,
         )
     except (RuntimeError, OSError) as error:
         raise RuntimeError(
@@ -65,7 +64,7 @@ def from_hub(spec: str) -> LoadedModel:
     """Load an `hf-hub:owner/name` repository that has an open_clip configuration."""
     try:
         tokenizer = OpenClipTokenizer(spec)
-        module = open_clip.create_model(spec, require_pretrained=True, weights_only=True)
+        module = _create(spec)
     except (RuntimeError, OSError, ValueError) as error:
         raise RuntimeError(
             f"{spec} could not be loaded from the Hugging Face hub: {error}. Check the id, the "
@@ -92,7 +91,7 @@ def from_folder(folder: Path) -> LoadedModel:
         )
     spec = f"local-dir:{folder}"
     try:
-        module = open_clip.create_model(spec, require_pretrained=True, weights_only=True)
+        module = _create(spec)
         tokenizer = _folder_tokenizer(folder, config)
     except Exception as error:  # a file of the user's may fail in any way: say which
         raise ValueError(
@@ -122,6 +121,19 @@ def read_preprocess(module: Any, where: str) -> Preprocess:
         interpolation="bicubic" if interpolation == "random" else interpolation,
         resize_mode=config.get("resize_mode") or "shortest",
     )
+
+
+def _create(name: str, tag: str | None = None, **options: Any) -> nn.Module:
+    try:
+        return open_clip.create_model(
+            name, tag, require_pretrained=True, weights_only=True, **options
+        )
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"the weights of {name if tag is None else f'{name}/{tag}'} are a pickle that wants "
+            "more than tensors, and is not loaded: it could run anything. Convert them to "
+            "safetensors where you trust them"
+        ) from error
 
 
 def _three(value: Any) -> tuple[float, float, float]:

@@ -47,6 +47,8 @@ def load_teacher(
         RuntimeError: the weights could not be fetched.
     """
     check_precision(precision)
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
     loaded = _ready(spec, preprocess, tokenizer) if isinstance(spec, nn.Module) else _load(spec)
     given = {"name": name, "preprocess": preprocess, "tokenizer": tokenizer}
     loaded = replace(loaded, **{key: value for key, value in given.items() if value is not None})
@@ -59,6 +61,17 @@ def load_teacher(
         device=device,
         licence=loaded.licence,
     )
+
+
+def check_tokenizer(tokenizer: object) -> None:
+    """Raise a `ValueError` that says which part of the `Tokenizer` contract is missing."""
+    for part in ("config", "context_length", "vocab_size"):
+        if not hasattr(tokenizer, part):
+            raise ValueError(
+                f"the tokenizer ({type(tokenizer).__name__}) has no {part}: beside being called "
+                "with texts it needs context_length, vocab_size and config(), what decides its "
+                "token ids, for the teacher's fingerprint. See teachers.contract.Tokenizer"
+            )
 
 
 def _load(spec: str | Path) -> LoadedModel:
@@ -114,11 +127,6 @@ def _ready(
             f"a {type(module).__name__} does not say how it is fed: pass "
             f"{' and '.join(f'{part}=...' for part in missing)} (teachers.Preprocess(image_size="
             "...), and a tokenizer such as teachers.OpenClipTokenizer or WordTokenizer)"
-        )
-    if not callable(getattr(tokenizer, "config", None)):
-        raise ValueError(
-            f"the tokenizer ({type(tokenizer).__name__}) has no config(): a teacher's fingerprint "
-            "needs what decides its token ids. See teachers.contract.Tokenizer"
         )
     return LoadedModel(
         module=copy.deepcopy(module),
