@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -57,10 +57,15 @@ class Batch:
         """Copy the tensors to pinned memory; a DataLoader calls this."""
         return self._map(lambda tensor: tensor.pin_memory())
 
-    def _map(self, function) -> "Batch":
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         teachers = tuple(
-            Embeddings(*(None if part is None else function(part) for part in embeddings))
-            for embeddings in self.teachers
+            Embeddings(
+                function(rows.image),
+                function(rows.text),
+                function(rows.logit_scale),
+                None if rows.logit_bias is None else function(rows.logit_bias),
+            )
+            for rows in self.teachers
         )
         return replace(
             self,

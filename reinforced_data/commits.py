@@ -37,7 +37,7 @@ class Commit:
         shard: index into sources.json.
         data: the data file, relative to the store.
         rows: how many rows it has, null rows included.
-        bytes: its size.
+        num_bytes: its size.
         sha256: of its bytes, in hex.
         skipped: null rows with reasons.
         written: when, seconds since 1970; not part of what makes two stores equal.
@@ -47,7 +47,7 @@ class Commit:
     shard: int
     data: str
     rows: int
-    bytes: int
+    num_bytes: int
     sha256: str
     skipped: tuple[Skipped, ...]
     written: float
@@ -113,7 +113,7 @@ def write_unit(
         shard=shard,
         data=path,
         rows=batch.num_rows,
-        bytes=len(data),
+        num_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         skipped=tuple(skipped),
         written=time.time(),

@@ -56,7 +56,7 @@ def _decode_plain_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
     """Return RGB pixels, or None where Pillow has to decide (CMYK, anything unusual)."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-        if colorspace not in ("YCbCr", "RGB", "Gray") or width * height > max_pixels:
+        if colorspace not in ("YCbCr", "RGB", "Gray") or int(width) * int(height) > max_pixels:
             return None
         return simplejpeg.decode_jpeg(data)
     except ValueError:

@@ -104,8 +104,8 @@ class Store:
                 f"{where} is missing though it was committed. Delete its record under "
                 f"{self.name}/commits/{commit.column} and run reinforce again"
             ) from error
-        if data.size != commit.bytes:
-            raise ValueError(f"{where} has {data.size} bytes, its commit says {commit.bytes}")
+        if data.size != commit.num_bytes:
+            raise ValueError(f"{where} has {data.size} bytes, its commit says {commit.num_bytes}")
         batch = from_ipc(data, where)
         if batch.num_rows != commit.rows:
             raise ValueError(f"{where} has {batch.num_rows} rows, its commit says {commit.rows}")

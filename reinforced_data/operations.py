@@ -68,7 +68,8 @@ def _solarize(image: Image.Image, magnitude: float, fill: int) -> Image.Image:
 
 
 def _autocontrast(image: Image.Image, magnitude: float, fill: int) -> Image.Image:
-    return _translate_channels(image, [_stretched(*ends) for ends in image.getextrema()])
+    extrema = np.reshape(image.getextrema(), (3, 2)).tolist()
+    return _translate_channels(image, [_stretched(*ends) for ends in extrema])
 
 
 def _equalize(image: Image.Image, magnitude: float, fill: int) -> Image.Image:

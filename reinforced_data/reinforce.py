@@ -152,7 +152,7 @@ def _report(
             commit = store.commit(column, shard)
             assert commit is not None
             samples += commit.rows if column is plan.index else 0
-            size += commit.bytes
+            size += commit.num_bytes
             skipped.update(skip.reason for skip in commit.skipped)
     return ReinforceReport(
         samples=samples,

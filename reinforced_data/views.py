@@ -79,10 +79,13 @@ class ViewPolicy:
 
     def config(self) -> dict[str, Any]:
         """Return JSON values; `ViewPolicy.from_config` reads them back."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()
-        }
+        config = asdict(self)
+        # 1 and 1.0 are one policy; as JSON they would be two.
+        for name in ("scale", "ratio"):
+            config[name] = [float(bound) for bound in config[name]]
+        for name in ("magnitude", "flip"):
+            config[name] = float(config[name])
+        return {**config, "operations": list(self.operations)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ViewPolicy":

@@ -1,0 +1,86 @@
+"""Tiny sources and teachers for tests: real shards, real modules, milliseconds."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from reinforced_data.shard_writer import ShardSample, write_shards
+from teachers import Preprocess, Teacher, WordTokenizer, load_teacher
+
+WORDS = ("red", "green", "blue", "dark", "light", "picture", "of", "a", "number")
+TOKENIZER = WordTokenizer([*WORDS, *map(str, range(10))], 8)
+
+
+def picture(seed: int, width: int = 24, height: int = 16) -> Image.Image:
+    """Make a smooth picture of its own colours."""
+    noise = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, extension: str = "png") -> bytes:
+    """Encode without loss where the format can."""
+    buffer = io.BytesIO()
+    names = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
+    image.save(buffer, names[extension])
+    return buffer.getvalue()
+
+
+def sample(number: int, **members: bytes | str) -> ShardSample:
+    """Make sample `number`: a picture and a caption; `members` replace and add."""
+    caption = f"a {WORDS[number % 5]} picture of number {number}"
+    content: Mapping[str, bytes | str] = {"png": encoded(picture(number)), "txt": caption}
+    return {"__key__": f"{number:04d}", **content, **members}
+
+
+def write_source(
+    folder: Path, samples: int | Sequence[ShardSample] = 12, *, samples_per_shard: int = 5
+) -> list[str]:
+    """Write shards and return their paths."""
+    if isinstance(samples, int):
+        samples = [sample(number) for number in range(samples)]
+    shards = write_shards(folder, samples, samples_per_shard=samples_per_shard)
+    return [str(shard) for shard in shards]
+
+
+class TinyEncoder(nn.Module):
+    """Pooled pixels and bags of words, each through one matrix."""
+
+    def __init__(self, embed_dim: int = 16, *, seed: int = 0, sigmoid: bool = False) -> None:
+        """Draw the weights."""
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.image = nn.Parameter(torch.randn(48, embed_dim, generator=generator))
+        self.text = nn.Parameter(torch.randn(TOKENIZER.vocab_size, embed_dim, generator=generator))
+        self.logit_scale = nn.Parameter(torch.tensor(3.0))
+        if sigmoid:
+            self.logit_bias = nn.Parameter(torch.tensor(-10.0))
+
+    def encode_image(self, images: Tensor, /) -> Tensor:
+        """Pool to 4 x 4 and project."""
+        return nn.functional.adaptive_avg_pool2d(images, 4).flatten(1) @ self.image
+
+    def encode_text(self, tokens: Tensor, /) -> Tensor:
+        """Add up the words' rows; padding counts as nothing."""
+        return (self.text[tokens] * (tokens > 0).unsqueeze(-1)).sum(1)
+
+
+def tiny_teacher(
+    name: str = "tiny",
+    *,
+    embed_dim: int = 16,
+    image_size: int = 16,
+    seed: int = 0,
+    module: nn.Module | None = None,
+) -> Teacher:
+    """Make a teacher of a `TinyEncoder`, or of `module`."""
+    return load_teacher(
+        module or TinyEncoder(embed_dim, seed=seed),
+        name=name,
+        preprocess=Preprocess(image_size=image_size, interpolation="bilinear"),
+        tokenizer=TOKENIZER,
+    )
