@@ -187,6 +187,22 @@ def test_quantised_embeddings_stay_close(name, precision, worst_centred):
     assert torch.equal(small.logit_scale, exact.logit_scale)
 
 
+@pytest.mark.parametrize("name", BUILDERS)
+def test_bf16_embeddings_stay_close(name):
+    """Also through LayerNormFp32 and BatchNorm, whose parameters stay in float32."""
+    module = spread(BUILDERS[name])
+    pixels, tokens = inputs(module)
+    parts = {"preprocess": Preprocess(image_size=pixels.shape[-1]), "tokenizer": WORDS}
+    exact = Teacher(copy.deepcopy(module), name="exact", **parts)
+    small = Teacher(module, name="small", precision="bf16", **parts)
+    for rows, reference in (
+        (small.encode_image(pixels), exact.encode_image(pixels)),
+        (small.encode_text(tokens), exact.encode_text(tokens)),
+    ):
+        assert (rows * reference).sum(-1).min() >= 0.999
+        assert not torch.equal(rows, reference)
+
+
 def test_outlier_channels_do_not_break_int8():
     """Trained CLIPs have a few huge activations; plain row-wise int8 loses the rest to them."""
     module = spread(clip)
