@@ -39,8 +39,7 @@ def load_teacher(
         precision: "fp32", "bf16", "int8" or "nf4".
         device: where the teacher runs.
         name: instead of the spec's own, in reports, columns and ensembles.
-        preprocess: instead of what the source says.
-        tokenizer: instead of what the source says.
+        preprocess, tokenizer: instead of what the source says.
 
     Raises:
         ValueError: the spec, precision or module is not usable; says what to do.
@@ -52,15 +51,7 @@ def load_teacher(
     loaded = _ready(spec, preprocess, tokenizer) if isinstance(spec, nn.Module) else _load(spec)
     given = {"name": name, "preprocess": preprocess, "tokenizer": tokenizer}
     loaded = replace(loaded, **{key: value for key, value in given.items() if value is not None})
-    return Teacher(
-        loaded.module,
-        name=loaded.name,
-        preprocess=loaded.preprocess,
-        tokenizer=loaded.tokenizer,
-        precision=precision,
-        device=device,
-        licence=loaded.licence,
-    )
+    return Teacher(**vars(loaded), precision=precision, device=device)
 
 
 def check_tokenizer(tokenizer: object) -> None:
