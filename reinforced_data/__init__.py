@@ -6,9 +6,10 @@
 README.md beside this file specifies the format.
 """
 
+from reinforced_data.auditing import AuditReport, audit
 from reinforced_data.batches import Batch
 from reinforced_data.glyphs import pack_glyphs
-from reinforced_data.packing import pack
+from reinforced_data.packing import PackReport, pack
 from reinforced_data.reader import ReinforcedDataset, StoredTeacher, open_dataset
 from reinforced_data.reinforce import ReinforceReport, reinforce
 from reinforced_data.source import (
@@ -22,7 +23,9 @@ from reinforced_data.source import (
 from reinforced_data.views import View, ViewPolicy, render_view, sample_view
 
 __all__ = [
+    "AuditReport",
     "Batch",
+    "PackReport",
     "ReinforceReport",
     "ReinforcedDataset",
     "Sample",
@@ -30,6 +33,7 @@ __all__ = [
     "StoredTeacher",
     "View",
     "ViewPolicy",
+    "audit",
     "decode_image",
     "expand_sources",
     "open_dataset",

@@ -1,0 +1,292 @@
+"""The part of an audit that reads every data file and no picture.
+
+Shard by shard: is each column committed, is its file there and unchanged, does its schema fit, are
+its rows those of the index, and is every null row accounted for?
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+
+from reinforced_data.arrow_rows import keys_digest, stamped_keys, valid_rows
+from reinforced_data.codecs import get_codec
+from reinforced_data.column_rows import (
+    captions_batch,
+    image_batch,
+    index_batch,
+    text_batch,
+    views_batch,
+)
+from reinforced_data.columns import KINDS, Column
+from reinforced_data.commits import Commit, commit_path
+from reinforced_data.embedding import Rows
+from reinforced_data.layout import Store
+
+# The field that is null exactly where a row is.
+_VALUES = {
+    "index": "sha256",
+    "views": "crops",
+    "captions": "captions",
+    "image_embeddings": "rows",
+    "text_embeddings": "rows",
+}
+
+
+@dataclass(kw_only=True)
+class ColumnFindings:
+    """What was found of one column; `sound` are the shards whose rows can be relied on."""
+
+    column: Column
+    shards: int = 0
+    rows: int = 0
+    null_rows: int = 0
+    bytes: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    missing: list[int] = field(default_factory=list)
+    sound: set[int] = field(default_factory=set)
+
+
+@dataclass(kw_only=True)
+class FileFindings:
+    """All columns, the usable rows of each shard's index, and what is wrong."""
+
+    columns: list[ColumnFindings] = field(default_factory=list)
+    usable: dict[int, np.ndarray] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def of_kind(self, kind: str) -> list[ColumnFindings]:
+        """The columns of one kind."""
+        return [found for found in self.columns if found.column.kind == kind]
+
+
+def check_files(store: Store) -> FileFindings:
+    """Check all columns of a store in all shards."""
+    found = FileFindings()
+    columns = _read_columns(store, found.problems)
+    found.columns = [ColumnFindings(column=column) for column in columns]
+    _check_columns(store, columns, found.problems)
+    for shard in range(store.num_shards):
+        _ShardCheck(store, shard, found).run()
+    for entry in found.columns:
+        if entry.missing:
+            some = ", ".join(map(str, entry.missing[:5]))
+            found.problems.append(
+                f"column {entry.column.name} lacks {len(entry.missing)} of {store.num_shards} "
+                f"shards ({some}{', ...' if len(entry.missing) > 5 else ''}): reinforce has not "
+                "finished, or the source shard is broken. Run the same reinforce command again"
+            )
+    return found
+
+
+def check_sources(store: Store) -> tuple[set[int], list[str]]:
+    """Return the source shards that are there with their recorded size, and what is wrong."""
+    present, problems = set(), []
+    for shard, (path, size) in enumerate(zip(store.sources, store.source_bytes, strict=True)):
+        try:
+            fs, inner = fsspec.core.url_to_fs(path)
+            actual = int(fs.size(inner) or 0)
+        except (OSError, ValueError, ImportError) as error:
+            problems.append(
+                f"source shard {shard}, {path}, cannot be reached ({type(error).__name__}): a "
+                "store holds no images. Put the shard back, or move it along with the store"
+            )
+            continue
+        present.add(shard)
+        if actual != size:
+            problems.append(
+                f"source shard {shard}, {path}, has {actual} bytes, and had {size} when the store "
+                "was made: it was rewritten. Put the old file back, or reinforce into a new store"
+            )
+    return present, problems
+
+
+def _read_columns(store: Store, problems: list[str]) -> list[Column]:
+    """Read what can be read, columns that others hang on first."""
+    columns = []
+    for file in store.storage.list("columns", ".json"):
+        where = f"{store.name}/columns/{file}"
+        try:
+            columns.append(Column.from_json(store.storage.read_json(f"columns/{file}"), where))
+        except ValueError as error:
+            problems.append(f"{error}. Restore the file: the column's rows mean nothing without it")
+    return sorted(columns, key=lambda column: (KINDS.index(column.kind), column.name))
+
+
+def _check_columns(store: Store, columns: Sequence[Column], problems: list[str]) -> None:
+    names = {column.name for column in columns}
+    kinds = Counter(column.kind for column in columns)
+    for kind in ("index", "views", "captions"):
+        if not kinds[kind]:
+            problems.append(f"{store.name} has no column of kind {kind}; training needs one")
+    for column in columns:
+        parent = column.identity.get("hangs_on")
+        if parent is not None and parent not in names:
+            problems.append(
+                f"column {column.name} hangs on the column {parent}, which {store.name}/columns "
+                "lacks; restore that file, or remove this column"
+            )
+
+
+class _ShardCheck:
+    """One shard in all columns."""
+
+    def __init__(self, store: Store, shard: int, found: FileFindings) -> None:
+        self._store, self._shard, self._found = store, shard, found
+        self._keys: list[str] | None = None
+        self._nulls: dict[str, np.ndarray] = {}
+
+    def run(self) -> None:
+        for entry in self._found.columns:
+            record = f"{self._store.name}/{commit_path(entry.column.name, self._shard)}"
+            redo = f"Delete {record} and run the same reinforce command again"
+            try:
+                commit = self._store.commit(entry.column, self._shard)
+            except ValueError as error:
+                self._found.problems.append(f"{error}. {redo}")
+                continue
+            if commit is None:
+                entry.missing.append(self._shard)
+                continue
+            try:
+                self._check(entry, commit)
+            except ValueError as error:
+                self._found.problems.append(f"{error}. {redo}")
+
+    def _check(self, entry: ColumnFindings, commit: Commit) -> None:
+        """Count a unit, and raise ValueError at the first thing that is wrong with it."""
+        column = entry.column
+        entry.shards += 1
+        entry.rows += commit.rows
+        entry.bytes += commit.num_bytes
+        entry.skipped.update(skip.reason for skip in commit.skipped)
+        if (commit.column, commit.shard) != (column.name, self._shard):
+            raise ValueError(
+                f"the record of column {column.name}, shard {self._shard}, in {self._store.name} "
+                f"is that of column {commit.column}, shard {commit.shard}"
+            )
+        self._check_checksum(commit)
+        batch = self._store.committed_rows(commit)
+        self._check_schema(column, batch, f"{self._store.name}/{commit.data}")
+        self._check_keys(column, batch, commit)
+        if column.kind in _VALUES:
+            nulls = ~valid_rows(batch[_VALUES[column.kind]])
+            entry.null_rows += int(nulls.sum())
+            self._check_nulls(column, nulls, commit)
+        entry.sound.add(self._shard)
+
+    def _check_checksum(self, commit: Commit) -> None:
+        where = f"{self._store.name}/{commit.data}"
+        try:
+            data = self._store.storage.open_buffer(commit.data)
+        except OSError as error:
+            raise ValueError(f"{where} is missing though it was committed") from error
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != commit.sha256:
+            raise ValueError(
+                f"{where} ({data.size} bytes) has the sha256 {digest[:12]}..., its commit says "
+                f"{commit.sha256[:12]}... and {commit.num_bytes} bytes: the file was damaged or "
+                "edited after it was written"
+            )
+
+    def _check_schema(self, column: Column, batch: pa.RecordBatch, where: str) -> None:
+        expected = self._expected_schema(column)
+        if expected is not None and not batch.schema.equals(expected, check_metadata=False):
+            raise ValueError(
+                f"{where} has the fields {_describe(batch.schema)}; a column of kind "
+                f"{column.kind} like this one has {_describe(expected)}"
+            )
+
+    def _expected_schema(self, column: Column) -> pa.Schema | None:
+        """Ask the writer what it writes for no rows at all."""
+        if column.kind == "index":
+            return index_batch([]).schema
+        if column.kind == "captions":
+            return captions_batch([], []).schema
+        if column.kind == "views":
+            return views_batch(column, [], []).schema
+        if column.kind not in ("image_embeddings", "text_embeddings"):
+            return None
+        codec = get_codec(column.identity["codec"])
+        width = column.facts["teacher"]["embed_dim"]
+        rows = Rows(np.empty((0, width), np.float32), np.empty(0, np.float32))
+        if column.kind == "text_embeddings":
+            return text_batch(codec, rows, np.empty(0, np.int64), []).schema
+        views = {found.column.name: found.column for found in self._found.of_kind("views")}
+        parent = views.get(column.identity["hangs_on"])
+        if parent is None:
+            return None
+        nothing = np.empty(0, dtype=bool)
+        return image_batch(codec, rows, parent.identity["num_views"], nothing, []).schema
+
+    def _check_keys(self, column: Column, batch: pa.RecordBatch, commit: Commit) -> None:
+        """The index's keys are the shard's; the other columns must have been written for them."""
+        where = f"{self._store.name}/{commit.data}"
+        if column.kind == "index":
+            self._keys = batch["key"].to_pylist()
+            self._found.usable[self._shard] = np.flatnonzero(valid_rows(batch["sha256"]))
+        if self._keys is None:
+            return
+        if batch.num_rows != len(self._keys):
+            raise ValueError(
+                f"{where} has {batch.num_rows} rows, the index of shard {self._shard} has "
+                f"{len(self._keys)}"
+            )
+        if stamped_keys(batch) != keys_digest(self._keys):
+            raise ValueError(
+                f"{where} was written for other samples than the index of shard {self._shard} lists"
+            )
+
+    def _check_nulls(self, column: Column, nulls: np.ndarray, commit: Commit) -> None:
+        """A row is null because it was skipped, here or in the column that this one hangs on."""
+        self._nulls[column.name] = nulls
+        listed = np.zeros_like(nulls)
+        for skip in commit.skipped:
+            in_range = 0 <= skip.row < len(nulls)
+            if not in_range or (self._keys is not None and self._keys[skip.row] != skip.key):
+                raise ValueError(
+                    f"{column.name}, shard {self._shard}: its commit skips row {skip.row} as "
+                    f"sample {skip.key!r}, which is not that row's sample"
+                )
+            listed[skip.row] = True
+        parent = column.identity.get("hangs_on")
+        if parent is not None:
+            if parent not in self._nulls:
+                return
+            listed |= self._nulls[parent]
+        if not np.array_equal(nulls, listed):
+            row = int(np.flatnonzero(nulls != listed)[0])
+            key = self._keys[row] if self._keys is not None else "?"
+            state = "null without a reason" if nulls[row] else "skipped but not null"
+            raise ValueError(
+                f"{column.name}, shard {self._shard}: {int((nulls != listed).sum())} rows do not "
+                f"fit their commit; row {row}, sample {key!r}, is {state}"
+            )
+
+
+def _describe(schema: pa.Schema) -> str:
+    return ", ".join(f"{name}: {schema.field(name).type}" for name in schema.names)
+
+
+def orphans(store: Store, columns: Sequence[Column]) -> list[str]:
+    """List commits that belong to no column, or to a shard that the store does not have."""
+    problems, known = [], {column.name for column in columns}
+    for name in store.storage.list("commits", ""):
+        if name not in known:
+            problems.append(
+                f"{store.name}/commits/{name} belongs to no column that can be read: "
+                f"columns/{name}.json is gone or broken. Restore it, or remove the commits"
+            )
+    for column in columns:
+        beyond = sorted(shard for shard in store.done(column) if shard >= store.num_shards)
+        if beyond:
+            problems.append(
+                f"column {column.name} has a commit for shard {beyond[0]}, but {store.name}/"
+                f"sources.json lists {store.num_shards} shards. Remove the record, or restore the "
+                "list"
+            )
+    return problems
