@@ -4,7 +4,7 @@ import math
 import re
 
 NOTHING = "\u2013"
-_NARROW = "\u202f"
+_GLUE = "\u00a0"
 _SUPERSCRIPTS = str.maketrans(
     "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
 )
@@ -26,36 +26,36 @@ def count(number: float | int) -> str:
     for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         # 999 500 is '1.00 M', not '1000 k'.
         if number >= 0.9995 * factor:
-            return f"{_three_digits(number / factor)}{_NARROW}{unit}"
+            return f"{_three_digits(number / factor)}{_GLUE}{unit}"
     return f"{number:g}"
 
 
 def tick(number: float | int) -> str:
     """An axis' label: as `count`, without needless zeros."""
-    digits, space, unit = count(number).partition(_NARROW)
+    digits, space, unit = count(number).partition(_GLUE)
     return (digits.rstrip("0").rstrip(".") if "." in digits else digits) + space + unit
 
 
 def size(num_bytes: int) -> str:
     """File sizes in powers of ten, as file managers show them."""
-    return f"{num_bytes}{_NARROW}B" if num_bytes < 1000 else count(num_bytes) + "B"
+    return f"{num_bytes}{_GLUE}B" if num_bytes < 1000 else count(num_bytes) + "B"
 
 
 def duration(seconds: float | int) -> str:
     """Seconds as '0.4 s', '42 s', '3 min 05 s' or '2 h 10 min'."""
     if seconds < 9.95:
-        return f"{seconds:.1f}{_NARROW}s"
+        return f"{seconds:.1f}{_GLUE}s"
     whole = round(seconds)
     if whole < 60:
-        return f"{whole}{_NARROW}s"
+        return f"{whole}{_GLUE}s"
     if whole < 3600:
-        return f"{whole // 60}{_NARROW}min {whole % 60:02d}{_NARROW}s"
-    return f"{whole // 3600}{_NARROW}h {whole % 3600 // 60:02d}{_NARROW}min"
+        return f"{whole // 60}{_GLUE}min {whole % 60:02d}{_GLUE}s"
+    return f"{whole // 3600}{_GLUE}h {whole % 3600 // 60:02d}{_GLUE}min"
 
 
 def milliseconds(number: float | int | None) -> str:
     """A latency."""
-    return NOTHING if number is None else f"{_three_digits(number)}{_NARROW}ms"
+    return NOTHING if number is None else f"{_three_digits(number)}{_GLUE}ms"
 
 
 def scientific(number: float | int | None) -> str:
@@ -66,7 +66,7 @@ def scientific(number: float | int | None) -> str:
         return "0"
     mantissa, exponent = f"{number:.1e}".split("e")
     power = str(int(exponent)).translate(_SUPERSCRIPTS)
-    return f"{mantissa}{_NARROW}\u00d7{_NARROW}10{power}"
+    return f"{mantissa}{_GLUE}\u00d7{_GLUE}10{power}"
 
 
 def split_name(key: str) -> str:

@@ -125,7 +125,7 @@ def test_every_row_and_section_is_there(page):
         assert row.name in words
     for section in ("results", "sizes", "curves", "text-to-image", "image-to-text", "exports"):
         assert section in page.attributes("id")
-    assert "best student" in words and "44.1\u202fkB" in words
+    assert "best student" in words and "44.1\u00a0kB" in words
 
 
 def test_an_empty_report_is_a_page_too(tmp_path):

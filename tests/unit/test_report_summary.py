@@ -26,7 +26,7 @@ ROWS = [SMALL_TEACHER, TEACHER, TWIN, CONTROL, DISTILLED]
 
 def words(data):
     summary = summarise(data)
-    return f"{summary.headline} {summary.detail}".replace("\u202f", " ").replace("\u00a0", " ")
+    return f"{summary.headline} {summary.detail}".replace("\u00a0", " ")
 
 
 def test_the_sentence_has_every_number_of_the_result():

@@ -13,14 +13,14 @@ from distill.report import wording
      (63_400_000, "63.4 M"), (1_234_567, "1.23 M"), (2e9, "2.00 G")],
 )  # fmt: skip
 def test_count_has_three_digits(number, text):
-    assert wording.count(number).replace("\u202f", " ") == text
+    assert wording.count(number).replace("\u00a0", " ") == text
 
 
 @pytest.mark.parametrize(
     ("num_bytes", "text"), [(0, "0 B"), (999, "999 B"), (44_120, "44.1 kB"), (5_250_000, "5.25 MB")]
 )
 def test_size(num_bytes, text):
-    assert wording.size(num_bytes).replace("\u202f", " ") == text
+    assert wording.size(num_bytes).replace("\u00a0", " ") == text
 
 
 @pytest.mark.parametrize(
@@ -29,11 +29,11 @@ def test_size(num_bytes, text):
      (7860, "2 h 11 min")],
 )  # fmt: skip
 def test_duration(seconds, text):
-    assert wording.duration(seconds).replace("\u202f", " ") == text
+    assert wording.duration(seconds).replace("\u00a0", " ") == text
 
 
 def test_scientific_uses_real_superscripts():
-    assert wording.scientific(3.24e-6).replace("\u202f", " ") == "3.2 \u00d7 10\u207b\u2076"
+    assert wording.scientific(3.24e-6).replace("\u00a0", " ") == "3.2 \u00d7 10\u207b\u2076"
     assert wording.scientific(0) == "0"
 
 
