@@ -5,7 +5,9 @@ one field. A run writes its resolved configuration beside its results.
 """
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from distill.objective import Objective
@@ -118,3 +120,37 @@ class RunConfig:
         values = dataclasses.asdict(plain)
         values["objective"]["custom"] = {n: w for n, (w, _) in self.objective.custom.items()}
         return values
+
+
+# What may change between the parts of one run without making it another run.
+_FREE = {"out", "data.num_workers", "log_every", "save_every", "evaluate_every", "keep_checkpoints"}
+
+
+def check_same_run(config: RunConfig, folder: Path) -> None:
+    """Refuse to go on with a run that was started with another configuration.
+
+    Raises:
+        ValueError: names every field that differs, with both values.
+    """
+    path = folder / "config.json"
+    before = _flat(json.loads(path.read_text())) if path.is_file() else {}
+    now = _flat(json.loads(json.dumps(config.as_json())))
+    changed = [
+        f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before and before.get(name) != now.get(name) and name not in _FREE
+    ]
+    if changed:
+        raise ValueError(
+            f"{folder} holds a run with another configuration ({'; '.join(changed)}). Use another "
+            "out folder, the same values, or remove its checkpoints to start over"
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
+        flat |= inner if inner else {prefix + name: value}
+    return flat

@@ -85,7 +85,9 @@ class RunLog:
 def read_log(folder: Path) -> list[dict[str, float]]:
     """Return a run's records in order; empty when it has none."""
     path = folder / "log.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    # The last line may be in the middle of being written.
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _records_before(path: Path, step: int) -> list[str]:

@@ -25,8 +25,8 @@ from distill.checkpoint import (
     remove_old_checkpoints,
     save_checkpoint,
 )
-from distill.config import RunConfig
-from distill.evaluation import evaluate
+from distill.config import RunConfig, check_same_run
+from distill.evaluation.splits import evaluate_splits
 from distill.objective import ObjectiveModule
 from distill.optimization import build_optimizer, learning_rate, set_learning_rate
 from distill.run_log import RunLog
@@ -66,6 +66,7 @@ class FitResult:
         steps: optimizer steps in all, those before a resume included.
         seconds: of this call's training steps, evaluations left out.
         refused: samples left out, by reason.
+        is_main_process: whether this process is the one that writes.
     """
 
     student: Student
@@ -73,6 +74,7 @@ class FitResult:
     steps: int
     seconds: float
     refused: dict[str, int]
+    is_main_process: bool
 
 
 def fit(
@@ -164,6 +166,7 @@ class _Fit:
             steps=config.schedule.num_steps,
             seconds=seconds,
             refused=self.refused,
+            is_main_process=self.accelerator.is_main_process,
         )
 
     def _due(self, step: int, every: int) -> bool:
@@ -233,11 +236,10 @@ class _Fit:
         """Run the evaluator on the main process over every split; others wait."""
         metrics: dict[str, float] = {}
         if self.accelerator.is_main_process:
-            student = self._finished()
-            for split, source in self.config.evaluate_on.items():
-                found = evaluate(student, source, templates=self.config.templates)
-                prefix = f"{split}/" if split else ""
-                metrics |= {prefix + name: value for name, value in found.items()}
+            config = self.config
+            metrics = evaluate_splits(
+                self._finished(), config.evaluate_on, templates=config.templates
+            )
             if metrics:
                 log.write(step, metrics)
         self.accelerator.wait_for_everyone()
@@ -258,11 +260,14 @@ class _Fit:
         """Load the newest checkpoint; return how many steps are done."""
         if self.folder is None:
             return 0
-        self.folder.mkdir(parents=True, exist_ok=True)
+        newest = newest_checkpoint(self.folder / "checkpoints")
+        if newest is not None:
+            check_same_run(self.config, self.folder)
         if self.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(self.config.as_json(), indent=2)
             (self.folder / "config.json").write_text(text)
-        newest = newest_checkpoint(self.folder / "checkpoints")
+        self.accelerator.wait_for_everyone()
         if newest is None:
             return 0
         return load_checkpoint(newest, self._modules(), self.optimizer)
@@ -270,7 +275,7 @@ class _Fit:
 
 def _lock_text(student: Student) -> list[nn.Module]:
     """Freeze the text tower; return the modules to keep in eval mode."""
-    locked = student.text_parameters()
+    locked = list(student.text_tower.parameters())
     for parameter in locked:
         parameter.requires_grad_(False)
     frozen = {id(parameter) for parameter in locked}

@@ -8,29 +8,58 @@ CPU core runs the student's 400 steps in under a minute:
     distill demo
 """
 
-from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, StudentConfig
 from distill.objective import Objective
+from reinforced_data import ViewPolicy
 from students import StudentSpec, TextSpec
+
+# A glyph keeps its meaning under small shifts and turns, not under flips or strong crops.
+GLYPH_VIEWS = ViewPolicy(
+    scale=(0.7, 1.0),
+    ratio=(0.9, 1.1),
+    num_ops=1,
+    magnitude=0.3,
+    operations=("identity", "rotate", "shear_x", "shear_y", "translate_x", "translate_y"),
+    fill=255,
+)
 
 _TEXT = TextSpec(width=128, layers=1, heads=4, context_length=16)
 
-LARGE_TEACHER = StudentSpec(image="smallconv-32", text=_TEXT, embed_dim=128, image_size=32)
-SMALL_TEACHER = StudentSpec(
-    image="smallconv-24",
-    text=TextSpec(width=96, layers=1, heads=4, context_length=16),
-    embed_dim=96,
-    image_size=24,
-)
-STUDENT = StudentSpec(image="smallconv-10", text=_TEXT, embed_dim=128, image_size=32)
+# What `student.name` may be besides catalog names: towers that train in minutes on one core.
+SPECS = {
+    "demo-teacher-large": StudentSpec(
+        image="smallconv-32", text=_TEXT, embed_dim=128, image_size=32
+    ),
+    "demo-teacher-small": StudentSpec(
+        image="smallconv-24",
+        text=TextSpec(width=96, layers=1, heads=4, context_length=16),
+        embed_dim=96,
+        image_size=24,
+    ),
+    "demo-student": StudentSpec(image="smallconv-10", text=_TEXT, embed_dim=128, image_size=32),
+}
 
 
 def demo() -> RunConfig:
     """The distilled student: contrastive, affinity and feature terms."""
     return RunConfig(
+        student=StudentConfig(name="demo-student"),
         data=DataConfig(batch_size=256, num_workers=1),
         objective=Objective(contrastive=0.3, affinity=0.7, feature=4.0, teacher_scale=0.3),
         optimizer=OptimizerConfig(lr=1e-2, weight_decay=0.05, betas=(0.9, 0.98)),
         schedule=ScheduleConfig(num_steps=400, warmup_steps=40),
+        channels_last=True,
+        save_every=200,
+    )
+
+
+def demo_teacher(name: str) -> RunConfig:
+    """A teacher from `SPECS`, trained on the pictures alone."""
+    return RunConfig(
+        student=StudentConfig(name=name),
+        data=DataConfig(batch_size=256, num_workers=1),
+        optimizer=OptimizerConfig(lr=6e-3, weight_decay=0.05, betas=(0.9, 0.98)),
+        schedule=ScheduleConfig(num_steps=1_200, warmup_steps=120),
         channels_last=True,
         save_every=200,
     )

@@ -1,0 +1,119 @@
+"""`distill list`, `distill show` and `distill doctor`: what there is."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from distill.accelerate_configs import config_path
+from distill.cli.outcome import Outcome
+from distill.cli.parsing import parse
+from distill.doctor import diagnose, print_findings
+from distill.recipes import RECIPES, find_recipe
+from students import CATALOG
+from teachers import list_teachers
+from teachers.suggestions import unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """Print what can be named: teachers, students or recipes.
+
+    Attributes:
+        what: teachers, students or recipes.
+    """
+
+    what: Annotated[str, tyro.conf.Positional]
+
+
+def _teachers() -> tuple[list[str], list[dict[str, Any]]]:
+    return ["name", "licence"], [
+        {"name": row.name, "licence": row.licence or "see its model card"}
+        for row in list_teachers()
+    ]
+
+
+def _students() -> tuple[list[str], list[dict[str, Any]]]:
+    return ["name", "image_params", "text_params"], [
+        {"name": name, "image_params": row.image_params, "text_params": row.text_params}
+        for name, row in CATALOG.items()
+    ]
+
+
+def _recipes() -> tuple[list[str], list[dict[str, Any]]]:
+    return ["name", "summary"], [
+        {"name": name, "summary": (recipe.__doc__ or "").splitlines()[0]}
+        for name, recipe in RECIPES.items()
+    ]
+
+
+_LISTS: dict[str, Callable[[], tuple[list[str], list[dict[str, Any]]]]] = {
+    "teachers": _teachers,
+    "students": _students,
+    "recipes": _recipes,
+}
+
+
+def run_list(arguments: Sequence[str], console: Console) -> Outcome:
+    """Print one catalog."""
+    what = parse(List, "list", arguments).what
+    if what not in _LISTS:
+        raise unknown_name("list", what, _LISTS)
+    columns, rows = _LISTS[what]()
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(_cell(row[column]) for column in columns))
+    console.print(table)
+    return Outcome(values={what: rows})
+
+
+def _cell(value: object) -> str:
+    return f"{value / 1e6:.2f} M" if isinstance(value, int) else str(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Print a recipe with every value, or the path of an accelerate configuration.
+
+    Attributes:
+        what: a recipe's name, or `accelerate` followed by cpu, gpu, ddp, multi_node or fsdp2.
+    """
+
+    what: Annotated[tuple[str, ...], tyro.conf.Positional]
+
+
+def run_show(arguments: Sequence[str], console: Console) -> Outcome:
+    """Print JSON, or a bare path for use in `$( )`."""
+    match parse(Show, "show", arguments).what:
+        case ("accelerate", name):
+            path = str(config_path(name))
+            console.print(path, soft_wrap=True, highlight=False)
+            return Outcome(values={"path": path})
+        case (name,):
+            values = find_recipe(name).as_json()
+            console.print_json(json.dumps(values))
+            return Outcome(values=values)
+        case other:
+            raise ValueError(
+                f"distill show takes a recipe or `accelerate NAME`, got {' '.join(other)!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Say what this machine has, what it lacks, and how to get it."""
+
+
+def run_doctor(arguments: Sequence[str], console: Console) -> Outcome:
+    """Print findings; exit code 1 when something needed is broken."""
+    parse(Doctor, "doctor", arguments)
+    findings = diagnose()
+    print_findings(findings, console)
+    broken = any(finding.status == "fail" for finding in findings)
+    return Outcome(
+        values={"findings": [asdict(finding) for finding in findings]}, exit_code=int(broken)
+    )

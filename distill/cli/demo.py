@@ -1,0 +1,44 @@
+"""`distill demo`: the whole job on embedded pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from distill.cli.outcome import Outcome
+from distill.cli.parsing import parse
+from distill.demo import DemoSettings, run_demo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Render glyphs, train two teachers, reinforce, train students, compare, export, report.
+
+    No network and no download. The same command goes on where it was stopped.
+
+    Attributes:
+        out: where everything goes.
+        teacher_steps: training steps of each teacher.
+        student_steps: training steps of each student.
+        processes: how many trainings run side by side, one thread each; one a core when left out.
+        quick: a few steps of everything: shows that it runs, not that it learns.
+    """
+
+    out: Path = Path("runs/demo")
+    teacher_steps: int = DemoSettings.teacher_steps
+    student_steps: int = DemoSettings.student_steps
+    processes: int | None = None
+    quick: bool = False
+
+
+def run(arguments: Sequence[str], console: Console) -> Outcome:
+    """Run it and say what happened."""
+    asked = parse(Demo, "demo", arguments)
+    settings = DemoSettings(
+        out=asked.out,
+        teacher_steps=20 if asked.quick else asked.teacher_steps,
+        student_steps=10 if asked.quick else asked.student_steps,
+        processes=asked.processes,
+    )
+    return Outcome(values=run_demo(settings, console))

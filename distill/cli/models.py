@@ -1,0 +1,104 @@
+"""`distill evaluate` and `distill export`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from distill.cli.outcome import Outcome
+from distill.cli.parsing import load_model, parse
+from distill.evaluation import retention
+from distill.evaluation.splits import evaluate_splits
+from distill.samples import real_samples
+from students import export, load_student
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Zero-shot accuracy and retrieval of a model on shards of pictures with captions.
+
+    Attributes:
+        model: a student's folder, or a teacher: open_clip name/tag, hf-hub:ID, local folder.
+        on: sources to evaluate on; `NAME=SHARDS` gives a split its name in the results.
+        templates: prompts with {} for the class name; class vectors are averaged over them.
+        against: a teacher to compare with: another model, or metrics written by --out.
+        out: write the metrics here as JSON.
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    on: tuple[str, ...]
+    templates: tuple[str, ...] = ("{}",)
+    against: str | None = None
+    out: Path | None = None
+
+
+def run_evaluate(arguments: Sequence[str], console: Console) -> Outcome:
+    """Evaluate, compare, print, write."""
+    asked = parse(Evaluate, "evaluate", arguments)
+    splits = dict(_named_split(text) for text in asked.on)
+    metrics = evaluate_splits(load_model(asked.model), splits, templates=asked.templates)
+    reference = _reference(asked, splits)
+    kept = retention(metrics, reference) if reference else None
+    values = {"model": asked.model, "metrics": metrics, "retention": kept}
+    table = Table("metric", asked.model, *(["against", "retention"] if kept else []))
+    for name, value in metrics.items():
+        beside = [f"{reference[name]:.4f}", f"{kept[name]:.3f}"] if kept and name in kept else []
+        table.add_row(name, f"{value:.4f}", *beside)
+    console.print(table)
+    if asked.out is not None:
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        asked.out.write_text(json.dumps(values, indent=2))
+    return Outcome(values=values)
+
+
+def _named_split(text: str) -> tuple[str, str]:
+    name, equals, source = text.partition("=")
+    return (name, source) if equals else ("", text)
+
+
+def _reference(asked: Evaluate, splits: dict[str, str]) -> dict[str, float]:
+    if asked.against is None:
+        return {}
+    if asked.against.endswith(".json"):
+        return json.loads(Path(asked.against).read_text())["metrics"]
+    return evaluate_splits(load_model(asked.against), splits, templates=asked.templates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a student as files that run elsewhere, and check them against it.
+
+    Attributes:
+        student: the student's folder.
+        out: the folder to write.
+        formats: what to write.
+        samples: shards with real pictures and captions to check on; noise when left out.
+    """
+
+    student: Annotated[str, tyro.conf.Positional]
+    out: Annotated[str, tyro.conf.Positional]
+    formats: tuple[str, ...] = ("onnx",)
+    samples: str | None = None
+
+
+def run_export(arguments: Sequence[str], console: Console) -> Outcome:
+    """Export and print one line a file."""
+    asked = parse(Export, "export", arguments)
+    samples = real_samples(asked.samples, 16) if asked.samples else None
+    report = export(load_student(asked.student), asked.out, formats=asked.formats, samples=samples)
+    table = Table("file", "tower", "kB", "relative error", "ms")
+    for row in report.rows:
+        table.add_row(
+            row["path"],
+            row["tower"],
+            f"{row['bytes'] / 1000:,.0f}",
+            f"{row['relative_error']:.1e}",
+            f"{row['latency_ms']:.2f}",
+        )
+    console.print(table)
+    return Outcome(values={"exports": report.rows})

@@ -1,0 +1,55 @@
+"""`distill train RECIPE [--dotted.override VALUE ...]`: the recipe is the only other argument."""
+
+import json
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from distill.cli.outcome import Outcome
+from distill.cli.parsing import parse
+from distill.config import RunConfig
+from distill.recipes import RECIPES, find_recipe
+from distill.starting import train_from_config
+from distill.training import TrainResult
+
+_USAGE = """usage: distill train RECIPE [--data.store FOLDER] [--out FOLDER] [OVERRIDES] [--json]
+
+The same command resumes. Every field of the recipe can be overridden by its dotted name:
+distill train RECIPE --help lists them, distill show RECIPE prints their values.
+Several processes: accelerate launch --config_file $(distill show accelerate ddp) \\
+    -m distill train RECIPE ...
+"""
+
+
+def run(arguments: Sequence[str], console: Console) -> Outcome:
+    """Resolve the recipe, train, print."""
+    if not arguments or arguments[0].startswith("-"):
+        print(f"{_USAGE}\nRecipes: {', '.join(RECIPES)}")
+        return Outcome(exit_code=0 if arguments else 2)
+    name, *overrides = arguments
+    config = parse(RunConfig, f"train {name}", overrides, default=find_recipe(name))
+    _check(config)
+    result = train_from_config(config, show=not console.quiet)
+    _print(config, result, console)
+    return Outcome(values=result.as_json())
+
+
+def _check(config: RunConfig) -> None:
+    """Say early what a run cannot do without."""
+    if not config.data.store:
+        raise ValueError("which reinforced dataset? Add --data.store FOLDER (distill reinforce)")
+    if not config.out:
+        raise ValueError("where to? Add --out FOLDER; the same command resumes from there")
+    if config.student.lock_text and not config.student.text_from:
+        raise ValueError(
+            "--student.lock-text needs a trained tower: add --student.text-from FOLDER"
+        )
+
+
+def _print(config: RunConfig, result: TrainResult, console: Console) -> None:
+    console.print(f"{result.steps} steps in {result.seconds:.1f} s; student in {config.out}")
+    for name, value in result.metrics.items():
+        kept = f"  retention {result.retention[name]:.3f}" if result.retention else ""
+        console.print(f"  {name:40} {value:.4f}{kept}")
+    if result.refused:
+        console.print(f"  left out: {json.dumps(result.refused)}")

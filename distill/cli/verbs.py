@@ -1,0 +1,90 @@
+"""The table of verbs. Each function imports what it needs, so that help is instant."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from distill.cli.outcome import Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One line of help and the function behind it."""
+
+    summary: str
+    run: Callable[[Sequence[str], Console], Outcome]
+
+
+def _demo(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.demo import run
+
+    return run(arguments, console)
+
+
+def _pack(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.data import run_pack
+
+    return run_pack(arguments, console)
+
+
+def _reinforce(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.data import run_reinforce
+
+    return run_reinforce(arguments, console)
+
+
+def _audit(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.data import run_audit
+
+    return run_audit(arguments, console)
+
+
+def _train(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.train import run
+
+    return run(arguments, console)
+
+
+def _evaluate(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.models import run_evaluate
+
+    return run_evaluate(arguments, console)
+
+
+def _export(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.models import run_export
+
+    return run_export(arguments, console)
+
+
+def _list(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.catalogs import run_list
+
+    return run_list(arguments, console)
+
+
+def _show(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.catalogs import run_show
+
+    return run_show(arguments, console)
+
+
+def _doctor(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.catalogs import run_doctor
+
+    return run_doctor(arguments, console)
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb(summary="the whole job on embedded pictures, in minutes", run=_demo),
+    "pack": Verb(summary="make WebDataset shards from a folder, CSV or JSONL", run=_pack),
+    "reinforce": Verb(summary="write the teachers' knowledge down", run=_reinforce),
+    "audit": Verb(summary="check a reinforced dataset", run=_audit),
+    "train": Verb(summary="train a student by a recipe", run=_train),
+    "evaluate": Verb(summary="zero-shot and retrieval scores of any model", run=_evaluate),
+    "export": Verb(summary="write files that a phone or server runs, checked", run=_export),
+    "list": Verb(summary="teachers, students, recipes", run=_list),
+    "show": Verb(summary="a recipe, resolved, or an accelerate configuration's path", run=_show),
+    "doctor": Verb(summary="what this machine has and lacks", run=_doctor),
+}

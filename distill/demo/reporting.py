@@ -1,0 +1,138 @@
+"""The demo's report: rows, curves, pictures, and one line a term."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill.demo.pictures import retrieval_cases
+from distill.demo.settings import BEST, SPLITS, DemoSettings
+from distill.report import Curve, ExportRow, ReportData, Row
+from distill.run_log import read_log
+from students import Student
+
+_TERMS = {
+    "without-affinity": "affinity mimicking",
+    "without-feature": "feature mimicking",
+    "without-scale-calibration": "calibrating the teachers' scale",
+    "without-teacher-text": "taking over the teacher's text tower",
+}
+
+
+def term_lines(
+    students: Sequence[Mapping[str, Any]], ablations: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Say in one line each what an ingredient did: the student with it minus without it."""
+    best = next(result for result in students if result["name"] == BEST)
+    lines = []
+    for result in ablations:
+        gains = ", ".join(
+            f"{100 * (best['metrics'][key] - result['metrics'][key]):+.1f} points on {split}"
+            for split in SPLITS
+            if (key := f"{split}/top1")
+        )
+        lines.append(f"{_TERMS[result['name']]}: {gains}")
+    return lines
+
+
+def build_report(
+    settings: DemoSettings,
+    *,
+    teachers: Sequence[Mapping[str, Any]],
+    students: Sequence[Mapping[str, Any]],
+    ablations: Sequence[Mapping[str, Any]],
+    exports: Sequence[Mapping[str, Any]],
+    student: Student,
+    timings: Mapping[str, float],
+    skipped: Mapping[str, int],
+) -> ReportData:
+    """Collect everything that the page shows."""
+    rows = [_row(result, "teacher") for result in teachers]
+    rows += [_row(result, "student") for result in students]
+    rows += [_row(result, "student", prefix="ablations/") for result in ablations]
+    names = [row.name for row in rows if not row.name.startswith("ablations/")]
+    return ReportData(
+        title="Glyphs: two teachers, one student",
+        subtitle="52,000 pictures of named characters, drawn on this machine",
+        command="distill demo",
+        reference=str(teachers[0]["name"]),
+        rows=rows,
+        exports=[_export(settings, row) for row in exports],
+        curves=[curve for name in names for curve in _curves(settings.out / name)],
+        retrieval=retrieval_cases(student, settings.evaluate_on()["unseen_pairs"]),
+        lineage=_lineage(settings),
+        timings=timings,
+        notes=[
+            "Control: the teacher's text tower without distillation. The same steps, seed and "
+            "schedule for every student; one seed, so see the ladder for what is noise.",
+            *term_lines(students, ablations),
+        ],
+        environment=environment(),
+        skipped=skipped,
+    )
+
+
+def environment() -> dict[str, str]:
+    """What ran this."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "threads per process": str(torch.get_num_threads()),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
+
+
+def _row(result: Mapping[str, Any], role: Any, prefix: str = "") -> Row:
+    name = str(result["name"])
+    return Row(
+        name=prefix + name,
+        role=role,
+        distilled=role == "student" and name not in ("student-undistilled", "student-control"),
+        control=name == "student-control",
+        image_params=result["image_params"],
+        text_params=result["text_params"],
+        steps=result["steps"],
+        metrics=result["metrics"],
+        retention=result["retention"],
+        note=_TERMS.get(name, "") and f"without {_TERMS[name]}",
+    )
+
+
+def _export(settings: DemoSettings, row: Mapping[str, Any]) -> ExportRow:
+    return ExportRow(
+        format=row["format"],
+        tower=row["tower"],
+        path=str(Path("export") / Path(row["path"]).name),
+        bytes=row["bytes"],
+        relative_error=row["relative_error"],
+        latency_ms=row["latency_ms"],
+    )
+
+
+def _curves(folder: Path) -> list[Curve]:
+    """Loss by step; the contrastive term is the one that every run has."""
+    records = [record for record in read_log(folder) if "loss/contrastive" in record]
+    role = "teacher" if folder.name.startswith("teacher") else "student"
+    return [
+        Curve(
+            name=folder.name,
+            series="contrastive loss",
+            steps=[int(record["step"]) for record in records],
+            values=[record["loss/contrastive"] for record in records],
+            role=role,
+        )
+    ]
+
+
+def _lineage(settings: DemoSettings) -> list[tuple[str, str]]:
+    return [
+        ("source", str(settings.glyphs / "train")),
+        ("store", str(settings.store)),
+        ("teachers", "teacher-a, teacher-b"),
+        ("student", BEST),
+        ("files", "export/"),
+    ]

@@ -1,0 +1,112 @@
+"""Several trainings at once, one process and one thread each.
+
+On few cores two processes of one thread beat one process of two; and a run that is a function of
+its configuration needs no coordination. A run whose folder holds a result of the same
+configuration is not trained again, so that the same command goes on where it stopped; a folder
+that holds a run of another configuration is started over.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from distill.config import RunConfig
+from distill.run_log import read_log
+from distill.starting import train_from_config
+
+
+def train_side_by_side(
+    configs: Sequence[RunConfig], *, processes: int | None = None, console: Console
+) -> list[dict[str, Any]]:
+    """Train every configuration; return their `result.json` in order.
+
+    Args:
+        configs: each with a folder of its own in `out`.
+        processes: how many at once; one a core when None.
+        console: shows one progress line a run.
+
+    Raises:
+        Whatever a run raised; the others are finished first.
+    """
+    processes = processes or os.cpu_count() or 1
+    for config in configs:
+        _discard_other_run(config)
+    waiting = [config for config in configs if finished_result(config) is None]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=processes, mp_context=context) as pool:
+        futures = {config.out: pool.submit(train_quietly, config) for config in waiting}
+        _watch(configs, futures, console)
+    for future in futures.values():
+        future.result()
+    results = [finished_result(config) for config in configs]
+    return [result for result in results if result is not None]
+
+
+def train_quietly(config: RunConfig) -> None:
+    """Train in a process of its own, on one thread, without a progress bar."""
+    torch.set_num_threads(1)
+    train_from_config(config, show=False)
+
+
+def finished_result(config: RunConfig) -> dict[str, Any] | None:
+    """The result in a run's folder when it is of exactly this configuration, else None."""
+    folder = Path(config.out)
+    result, written = folder / "result.json", folder / "config.json"
+    if not (result.is_file() and written.is_file()):
+        return None
+    return json.loads(result.read_text()) if _same(config, written) else None
+
+
+def _discard_other_run(config: RunConfig) -> None:
+    """Empty a run's folder when what it holds was configured otherwise."""
+    written = Path(config.out) / "config.json"
+    if written.is_file() and not _same(config, written):
+        shutil.rmtree(config.out)
+
+
+def _same(config: RunConfig, written: Path) -> bool:
+    return json.loads(written.read_text()) == json.loads(json.dumps(config.as_json()))
+
+
+def _watch(
+    configs: Sequence[RunConfig], futures: dict[str, Future[None]], console: Console
+) -> None:
+    """Draw each run's progress from its log until all have ended."""
+    progress = Progress(
+        TextColumn("  {task.description:24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        tasks = {
+            config.out: progress.add_task(
+                Path(config.out).name, total=config.schedule.num_steps, note=""
+            )
+            for config in configs
+        }
+        while True:
+            ended = all(future.done() for future in futures.values())
+            for config in configs:
+                records = [r for r in read_log(Path(config.out)) if "loss/total" in r]
+                if config.out not in futures:
+                    progress.update(tasks[config.out], completed=config.schedule.num_steps)
+                elif records:
+                    note = f"loss {records[-1]['loss/total']:.3f}"
+                    progress.update(tasks[config.out], completed=records[-1]["step"], note=note)
+            if ended:
+                return
+            time.sleep(0.5)

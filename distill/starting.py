@@ -1,0 +1,47 @@
+"""From a configuration alone to a finished run: build the student it names, then train.
+
+What `distill train`, the demo and the ladder share. A run is a function of its `RunConfig`.
+"""
+
+from pathlib import Path
+
+import torch
+
+from distill.config import RunConfig, StudentConfig
+from distill.recipes.demo import SPECS
+from distill.training import TrainResult, train
+from reinforced_data import ReinforcedDataset, open_dataset
+from students import Student, build_student, load_student
+from students.student import CONFIG_FILE
+from students.text_transfer import copy_text_tower
+from teachers import ClipModel, WordTokenizer
+
+
+def train_from_config(config: RunConfig, *, show: bool = True) -> TrainResult:
+    """Open the store, build the student with `config.seed`, and train it."""
+    dataset = open_dataset(config.data.store)
+    torch.manual_seed(config.seed)
+    student = build_from_config(config.student, dataset, name=Path(config.out).name)
+    return train(student, dataset, recipe=config, show=show)
+
+
+def build_from_config(
+    config: StudentConfig, dataset: ReinforcedDataset, *, name: str | None = None
+) -> Student:
+    """Build the student that a configuration names, with a donor's text tower when it says so.
+
+    The small demo students read words; their vocabulary comes from the donor, or from the
+    captions of `dataset`.
+    """
+    if (Path(config.name) / CONFIG_FILE).is_file():
+        return load_student(config.name)
+    donor: ClipModel | None = load_student(config.text_from) if config.text_from else None
+    tokenizer = donor.tokenizer if donor is not None else None
+    if config.name in SPECS:
+        tokenizer = tokenizer or WordTokenizer.fit(list(dataset.captions()))
+        student = build_student(SPECS[config.name], tokenizer=tokenizer, name=name or config.name)
+    else:
+        student = build_student(config.name, tokenizer=tokenizer, name=name or config.name)
+    if donor is not None:
+        copy_text_tower(student, donor)
+    return student

@@ -1,0 +1,131 @@
+"""The front door of stage 2: `train` resolves a recipe, trains, evaluates, saves and compares."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill.config import RunConfig
+from distill.evaluation import retention
+from distill.evaluation.splits import evaluate_splits
+from distill.objective import Objective
+from distill.recipes import find_recipe
+from distill.trainer import fit
+from reinforced_data import ReinforcedDataset, open_dataset
+from students import Student
+from teachers import ClipModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a run came to; `OUT/result.json` holds the same.
+
+    Attributes:
+        student: trained, in eval mode.
+        metrics: `split/metric` -> value; fractions between 0 and 1.
+        retention: student / teacher for every metric, or None where no teacher was evaluated.
+        steps: optimizer steps.
+        seconds: of training, evaluations left out.
+        refused: samples left out, by reason.
+    """
+
+    student: Student
+    metrics: dict[str, float]
+    retention: dict[str, float] | None
+    steps: int
+    seconds: float
+    refused: dict[str, int]
+
+    def as_json(self) -> dict[str, object]:
+        """Everything but the weights, as JSON values."""
+        return {
+            "name": self.student.name,
+            "image_params": self.student.image_params,
+            "text_params": self.student.text_params,
+            "steps": self.steps,
+            "seconds": round(self.seconds, 3),
+            "metrics": self.metrics,
+            "retention": self.retention,
+            "refused": self.refused,
+        }
+
+
+def train(
+    student: Student,
+    data: ReinforcedDataset | str | Path,
+    *,
+    recipe: str | RunConfig = "demo",
+    num_steps: int | None = None,
+    objective: Objective | None = None,
+    evaluate_on: str | Mapping[str, str] | None = None,
+    teachers: Sequence[ClipModel] = (),
+    out: str | Path | None = None,
+    seed: int | None = None,
+    show: bool = True,
+) -> TrainResult:
+    """Train a student on a reinforced dataset, without the teachers.
+
+    Args:
+        student: from `build_student`; trained in place.
+        data: an opened store, or its folder.
+        recipe: a name (`distill list recipes`) or a complete configuration.
+        num_steps: in place of the recipe's; a warm-up longer than a tenth of it is shortened.
+        objective: in place of the recipe's.
+        evaluate_on: shards to evaluate on at the end, or several by split name.
+        teachers: evaluated on the same splits; `retention` compares with the first.
+        out: folder for log, checkpoints and the student; the same call resumes. Nothing is
+            written when None.
+        seed: in place of the recipe's.
+        show: draw a progress bar.
+
+    Returns:
+        The result; `result.student` is the object passed in, or its moving average.
+    """
+    config = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    changes: dict[str, object] = {}
+    if num_steps is not None:
+        warmup = min(config.schedule.warmup_steps, num_steps // 10)
+        changes["schedule"] = dataclasses.replace(
+            config.schedule, num_steps=num_steps, warmup_steps=warmup
+        )
+    if evaluate_on is not None:
+        splits = {"": evaluate_on} if isinstance(evaluate_on, str) else dict(evaluate_on)
+        changes["evaluate_on"] = splits
+    for name, value in (("objective", objective), ("seed", seed)):
+        if value is not None:
+            changes[name] = value
+    if out is not None:
+        changes["out"] = str(out)
+    config = dataclasses.replace(config, **changes)
+    dataset = data if isinstance(data, ReinforcedDataset) else open_dataset(data)
+    done = fit(student, dataset, config, show=show)
+    reference = _teacher_metrics(config, teachers)
+    result = TrainResult(
+        student=done.student,
+        metrics=done.metrics,
+        retention=retention(done.metrics, reference) if reference and done.metrics else None,
+        steps=done.steps,
+        seconds=done.seconds,
+        refused=done.refused,
+    )
+    if config.out and done.is_main_process:
+        done.student.save(config.out)
+        text = json.dumps(result.as_json(), indent=2)
+        (Path(config.out) / "result.json").write_text(text)
+    return result
+
+
+def _teacher_metrics(config: RunConfig, teachers: Sequence[ClipModel]) -> dict[str, float]:
+    """Metrics of the first teacher, evaluated now or read from `compare_to`."""
+    if teachers:
+        return evaluate_splits(teachers[0], config.evaluate_on, templates=config.templates)
+    if config.compare_to is None:
+        return {}
+    path = Path(config.compare_to)
+    if not path.is_file():
+        raise ValueError(
+            f"compare_to: {path} does not exist; write it with `distill evaluate TEACHER ... "
+            f"--out {path}`"
+        )
+    return json.loads(path.read_text())["metrics"]
