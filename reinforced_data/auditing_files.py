@@ -212,7 +212,9 @@ class _ShardCheck:
         if column.kind not in ("image_embeddings", "text_embeddings"):
             return None
         codec = get_codec(column.identity["codec"])
-        width = column.facts["teacher"]["embed_dim"]
+        width = column.facts.get("teacher", {}).get("embed_dim")
+        if width is None:
+            return None
         rows = Rows(np.empty((0, width), np.float32), np.empty(0, np.float32))
         if column.kind == "text_embeddings":
             return text_batch(codec, rows, np.empty(0, np.int64), []).schema
