@@ -28,12 +28,12 @@ def make_batch(arrays: Mapping[str, pa.Array], keys: Sequence[str]) -> pa.Record
     return batch.replace_schema_metadata({KEYS: keys_digest(keys).encode()})
 
 
-def to_ipc(batch: pa.RecordBatch) -> pa.Buffer:
+def to_ipc(batch: pa.RecordBatch) -> bytes:
     """Serialise as an Arrow IPC file."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return sink.getvalue()
+    return sink.getvalue().to_pybytes()
 
 
 def from_ipc(data: pa.Buffer, where: str) -> pa.RecordBatch:

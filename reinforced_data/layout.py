@@ -127,6 +127,8 @@ def open_store(path: str | Path) -> Store:
 def create_store(path: str | Path, shards: list[str]) -> Store:
     """Create a store for these source shards, or open the one that is there.
 
+    A shard that could not be read before may be replaced, as long as nothing is committed of it.
+
     Raises:
         ValueError: the store there was made from other shards, or one has changed its size.
     """
@@ -135,36 +137,43 @@ def create_store(path: str | Path, shards: list[str]) -> Store:
         "format_version": FORMAT_VERSION,
         "shards": [{"path": _recorded(storage, shard), "bytes": _size(shard)} for shard in shards],
     }
-    storage.create(_SOURCES, (json.dumps(listing, indent=1) + "\n").encode())
+    storage.create(_SOURCES, _listing_json(listing))
     store = Store(storage)
     wanted = [_absolute(storage, shard["path"]) for shard in listing["shards"]]
-    _check_same("source shards", store, store.sources, wanted)
-    sizes = [f"{shard} ({shard_bytes} bytes)" for shard, shard_bytes in _pairs(listing)]
-    recorded = [
-        f"{shard['path']} ({size} bytes)"
-        for shard, size in zip(listing["shards"], store.source_bytes, strict=True)
-    ]
-    _check_same("source shards (by size)", store, recorded, sizes)
-    return store
+    if store.sources != wanted:
+        pairs = enumerate(zip(store.sources, wanted, strict=False))
+        detail = next(
+            (f"number {i} is {old}, you give {new}" for i, (old, new) in pairs if old != new),
+            f"it has {store.num_shards}, you give {len(wanted)}",
+        )
+        raise _other_source(store, detail)
+    if _check_sizes(store, [shard["bytes"] for shard in listing["shards"]]):
+        storage.write(_SOURCES, _listing_json(listing))
+    return Store(storage)
 
 
-def _pairs(listing: dict[str, Any]) -> list[tuple[str, int]]:
-    return [(shard["path"], shard["bytes"]) for shard in listing["shards"]]
+def _check_sizes(store: Store, sizes: list[int]) -> bool:
+    """Return whether a shard has another size, which only those without any commit may have."""
+    changed = [i for i, size in enumerate(sizes) if size != store.source_bytes[i]]
+    used = set[int]().union(*(store.done(column) for column in store.columns() if changed))
+    for shard in sorted(used.intersection(changed)):
+        raise _other_source(
+            store,
+            f"{store.sources[shard]} had {store.source_bytes[shard]} bytes, "
+            f"now it has {sizes[shard]}",
+        )
+    return bool(changed)
 
 
-def _check_same(what: str, store: Store, recorded: list[str], wanted: list[str]) -> None:
-    if recorded == wanted:
-        return
-    pairs = zip(recorded, wanted, strict=False)
-    index = next((i for i, (old, new) in enumerate(pairs) if old != new), None)
-    if index is None:
-        detail = f"it has {len(recorded)}, you give {len(wanted)}"
-    else:
-        detail = f"number {index} is {recorded[index]}, you give {wanted[index]}"
-    raise ValueError(
-        f"{store.name} was made from other {what}: {detail}. Give the same source, or another "
-        "folder for the new store"
+def _other_source(store: Store, detail: str) -> ValueError:
+    return ValueError(
+        f"{store.name} was made from other source shards: {detail}. Give the same source, or "
+        "another folder for the new store"
     )
+
+
+def _listing_json(listing: dict[str, Any]) -> bytes:
+    return (json.dumps(listing, indent=1) + "\n").encode()
 
 
 def _size(path: str) -> int:
