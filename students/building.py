@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from students.catalog import CATALOG
 from students.spec import StudentSpec
-from students.student import Student
+from students.student import Student, evaluating
 from students.two_tower import SIGMOID_BIAS, SIGMOID_SCALE, TwoTower
 from teachers.clip_model import ClipModel, check_dual_encoder
 from teachers.contract import Kind, Preprocess, Tokenizer
@@ -84,7 +84,9 @@ def _from_spec(spec: StudentSpec, tokenizer: Tokenizer | None, kind: Kind, name:
     spec = replace(spec, text=replace(text, vocab_size=text.vocab_size or tokenizer.vocab_size))
     module = TwoTower(spec, kind=kind)
     source = {"type": "spec", "spec": spec.config()}
-    return _student(module, name, spec.preprocess, tokenizer, source)
+    student = _student(module, name, spec.preprocess, tokenizer, source)
+    probe(student)
+    return student
 
 
 def _from_open_clip(
@@ -131,6 +133,7 @@ def open_clip_module(
         return open_clip.create_model(
             model,
             pretrained=tag,
+            device=torch.get_default_device(),
             force_custom_text=True,
             force_image_size=image_size,
             pretrained_text=False,
@@ -187,33 +190,37 @@ def _from_module(
 def probe(student: Student) -> None:
     """Run two pictures and two texts through a module; a `ValueError` says what came out wrong."""
     size, module = student.preprocess.image_size, student.module
-    label, training = type(module).__name__, module.training
-    inputs = {
-        "encode_image": torch.rand(2, 3, size, size, device=student.device),
-        "encode_text": student.tokenizer(["a", "a b"]).to(student.device),
-    }
-    module.eval()
-    widths = {}
-    for method, given in inputs.items():
-        try:
-            with torch.no_grad():
-                rows = getattr(module, method)(given)
-        except Exception as error:
-            raise ValueError(
-                f"{label}.{method} failed on a {tuple(given.shape)} {given.dtype} batch: {error}"
-            ) from error
-        if not isinstance(rows, Tensor) or rows.ndim != 2 or len(rows) != 2:
-            got = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
-            raise ValueError(
-                f"{label}.{method} must return embeddings (n, d): for a {tuple(given.shape)} batch "
-                f"expected (2, d), got {got}"
-            )
-        if not rows.is_floating_point() or not rows.isfinite().all():
-            raise ValueError(f"{label}.{method} returned {rows.dtype} rows that are not finite")
-        widths[method] = rows.shape[1]
-    module.train(training)
-    if len(set(widths.values())) > 1:
-        raise ValueError(f"{label}'s two encoders must give equally wide rows, got {widths}")
+    # Not random: building a student should draw no more than its weights.
+    pixels = torch.linspace(-1, 1, 6 * size**2, device=student.device).view(2, 3, size, size)
+    tokens = student.tokenizer(["a", "a b"]).to(student.device)
+    with evaluating(module), torch.no_grad():
+        image = _probe_encoder(module, "encode_image", pixels)
+        text = _probe_encoder(module, "encode_text", tokens)
+    if image != text:
+        raise ValueError(
+            f"{type(module).__name__}'s two encoders must give equally wide rows, got {image} for "
+            f"pictures and {text} for texts"
+        )
+
+
+def _probe_encoder(module: nn.Module, method: str, given: Tensor) -> int:
+    """Return how wide an encoder's rows are, if it gives rows at all."""
+    label = f"{type(module).__name__}.{method}"
+    try:
+        rows = getattr(module, method)(given)
+    except Exception as error:
+        raise ValueError(
+            f"{label} failed on a {tuple(given.shape)} {given.dtype} batch: {error}"
+        ) from error
+    if not isinstance(rows, Tensor) or rows.ndim != 2 or len(rows) != len(given):
+        got = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
+        raise ValueError(
+            f"{label} must return embeddings (n, d): for a {tuple(given.shape)} batch expected "
+            f"({len(given)}, d), got {got}"
+        )
+    if not rows.is_floating_point() or not rows.isfinite().all():
+        raise ValueError(f"{label} returned {rows.dtype} rows that are no finite floats")
+    return rows.shape[1]
 
 
 def _student(

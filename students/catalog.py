@@ -32,15 +32,15 @@ def _open_clip(name: str, image_params: int, text_params: int) -> CatalogEntry:
 _TEXT_SMALL = TextSpec(width=384, layers=6, heads=6)
 
 CATALOG: dict[str, CatalogEntry] = {
-    "MobileCLIP-S1": _open_clip("MobileCLIP-S1", 21_540_000, 63_430_000),
-    "MobileCLIP-S2": _open_clip("MobileCLIP-S2", 35_820_000, 63_430_000),
-    "MobileCLIP-B": _open_clip("MobileCLIP-B", 86_350_000, 63_430_000),
+    "MobileCLIP-S1": _open_clip("MobileCLIP-S1", 21_541_632, 63_428_096),
+    "MobileCLIP-S2": _open_clip("MobileCLIP-S2", 35_815_232, 63_428_096),
+    "MobileCLIP-B": _open_clip("MobileCLIP-B", 86_349_056, 63_428_096),
     "MobileCLIP2-S0": _open_clip("MobileCLIP2-S0", 11_406_976, 63_428_096),
-    "MobileCLIP2-S2": _open_clip("MobileCLIP2-S2", 35_820_000, 63_430_000),
-    "MobileCLIP2-B": _open_clip("MobileCLIP2-B", 86_350_000, 63_430_000),
-    "MobileCLIP2-S3": _open_clip("MobileCLIP2-S3", 125_240_000, 123_650_000),
-    "MobileCLIP2-L-14": _open_clip("MobileCLIP2-L-14", 303_970_000, 123_650_000),
-    "MobileCLIP2-S4": _open_clip("MobileCLIP2-S4", 321_780_000, 123_650_000),
+    "MobileCLIP2-S2": _open_clip("MobileCLIP2-S2", 35_815_232, 63_428_096),
+    "MobileCLIP2-B": _open_clip("MobileCLIP2-B", 86_349_056, 63_428_096),
+    "MobileCLIP2-S3": _open_clip("MobileCLIP2-S3", 125_235_648, 123_650_304),
+    "MobileCLIP2-L-14": _open_clip("MobileCLIP2-L-14", 303_966_976, 123_650_304),
+    "MobileCLIP2-S4": _open_clip("MobileCLIP2-S4", 321_784_832, 123_650_304),
     "ViT-S-32": _open_clip("ViT-S-32", 22_641_792, 40_444_032),
     "ViT-S-16": _open_clip("ViT-S-16", 21_813_504, 40_444_032),
     "ViT-M-32": _open_clip("ViT-M-32", 39_691_776, 63_428_096),

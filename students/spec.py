@@ -82,7 +82,7 @@ class StudentSpec:
 
     def config(self) -> dict[str, Any]:
         """Return JSON values; `StudentSpec.from_config` reads them back."""
-        return asdict(self)
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "StudentSpec":

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -98,8 +99,8 @@ class Student(ClipModel):
         pixels = torch.zeros(1, 3, size, size, device=self.device)
         tokens = self.tokenizer(["a"]).to(self.device)
         return {
-            "image": _reached(self.module, "encode_image", pixels),
-            "text": _reached(self.module, "encode_text", tokens),
+            "image": reached_parameters(self.module, "encode_image", pixels),
+            "text": reached_parameters(self.module, "encode_text", tokens),
         }
 
     @property
@@ -170,20 +171,28 @@ class Student(ClipModel):
         os.replace(f"{config}.tmp", config)
 
 
-def _reached(module: nn.Module, method: str, inputs: Tensor) -> frozenset[str]:
-    """Name the parameters that one encoder's output depends on; leaves the module as it was."""
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode for a while; each part gets its own mode back."""
     modes = {part: part.training for part in module.modules()}
-    named = dict(module.named_parameters())
-    wanted = {name: value.requires_grad for name, value in named.items()}
     module.eval()
     try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def reached_parameters(module: nn.Module, method: str, inputs: Tensor) -> frozenset[str]:
+    """Name the parameters that one encoder's output depends on; leaves the module as it was."""
+    named = dict(module.named_parameters())
+    wanted = {name: value.requires_grad for name, value in named.items()}
+    try:
         module.requires_grad_(True)
-        with torch.enable_grad():
+        with evaluating(module), torch.enable_grad():
             total = getattr(module, method)(inputs).float().sum()
             gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
     finally:
         for name, value in named.items():
             value.requires_grad_(wanted[name])
-        for part, mode in modes.items():
-            part.training = mode
     return frozenset(n for n, g in zip(named, gradients, strict=True) if g is not None)

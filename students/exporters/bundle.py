@@ -109,13 +109,13 @@ def export(
             f"{out} exists and is no earlier export (it has no {METADATA_FILE}): choose a new "
             "folder, so that nothing of yours is overwritten"
         )
+    samples = made_up_samples(student.tokenizer) if samples is None else samples
+    reference = Reference(student, samples)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        _write_feeding(student, partial)
-        samples = made_up_samples(student.tokenizer) if samples is None else samples
-        reference = Reference(student, samples)
+        write_feeding(student, partial)
         rows = _write_towers(student, partial, formats, reference, tolerance)
         student.save(partial)
         _write_json(partial / METADATA_FILE, _metadata(student, partial, rows, tolerance))
@@ -153,7 +153,7 @@ def _write_towers(
     return rows
 
 
-def _write_feeding(student: Student, folder: Path) -> None:
+def write_feeding(student: Student, folder: Path) -> None:
     """Write what turns a picture or a text into a tower's input."""
     _write_json(folder / PREPROCESSING_FILE, student.preprocess.config())
     vocabulary = _vocabulary(student.tokenizer)

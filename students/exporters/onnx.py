@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from students.student import Tower
 
@@ -41,7 +41,9 @@ def write(tower: Tower, example: Tensor, path: Path, properties: dict[str, str])
 
     batch = torch.export.Dim("batch")
     program = torch.onnx.export(
-        tower,
+        # torch.export wants to see every parameter, a tower lists only its own; a module around it
+        # asks the parts themselves. What the graph does not use is dropped.
+        nn.Sequential(tower).eval(),
         (example,),
         dynamo=True,
         verbose=False,

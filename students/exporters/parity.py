@@ -44,6 +44,9 @@ class Reference:
     Args:
         student: the model, as trained: its folded form is part of what is checked.
         samples: pictures with texts, at least two different of each.
+
+    Raises:
+        ValueError: when the samples are too few, or all the same.
     """
 
     def __init__(self, student: Student, samples: Samples) -> None:
@@ -59,13 +62,17 @@ class Reference:
                 "image": eager.encode_image(self.images),
                 "text": eager.encode_text(self.texts),
             }
+        given: dict[TowerName, Tensor] = {
+            "image": _pixels(student.preprocess, self.images),
+            "text": student.tokenizer(self.texts),
+        }
+        self.spread = {tower: _spread(self.rows[tower], given[tower], tower) for tower in given}
 
     def inputs(self, folder: Path, tower: TowerName) -> Tensor:
         """Prepare a tower's inputs from the files in an export folder alone."""
         if tower == "image":
             preprocess = Preprocess.from_config(_read(folder / PREPROCESSING_FILE))
-            views = np.stack([preprocess.whole_view(image) for image in self.images])
-            return preprocess.normalize(torch.from_numpy(views))
+            return _pixels(preprocess, self.images)
         config = _read(folder / TOKENIZER_FILE)
         try:
             tokenizer = load_tokenizer(config)
@@ -78,12 +85,11 @@ class Reference:
 
         Raises:
             RuntimeError: when it is above `tolerance`.
-            ValueError: when the samples are all the same.
         """
         inputs = self.inputs(folder, tower)
         # One row first, then threes: the batch has to be free.
         shipped = np.concatenate([run(part.numpy()) for part in (inputs[:1], *inputs[1:].split(3))])
-        spread = _spread(self.rows[tower], inputs, tower)
+        spread = self.spread[tower]
         distance = (torch.from_numpy(shipped) - self.rows[tower]).norm(dim=-1).max().item()
         error = distance / spread if spread > 0 else float("inf")
         if not error <= tolerance:
@@ -94,6 +100,11 @@ class Reference:
                 "untrained one nearly does, cannot be checked"
             )
         return error
+
+
+def _pixels(preprocess: Preprocess, images: Sequence[Image.Image]) -> Tensor:
+    views = np.stack([preprocess.whole_view(image) for image in images])
+    return preprocess.normalize(torch.from_numpy(views))
 
 
 def _spread(rows: Tensor, inputs: Tensor, tower: str) -> float:

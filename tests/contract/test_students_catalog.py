@@ -1,0 +1,30 @@
+"""Every catalogue entry builds and weighs what it says (on the meta device: no data)."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from students import CATALOG
+from students.building import open_clip_module
+from students.student import reached_parameters
+from students.two_tower import TwoTower
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_an_entry_weighs_what_it_says(name: str) -> None:
+    entry = CATALOG[name]
+    with torch.device("meta"):
+        if isinstance(entry.build, str):
+            module = open_clip_module(entry.build)
+            size = module.visual.image_size
+            size = size[0] if isinstance(size, tuple) else size
+        else:
+            text = replace(entry.build.text, vocab_size=49408)
+            module = TwoTower(replace(entry.build, text=text))
+            size = entry.build.image_size
+        image = reached_parameters(module, "encode_image", torch.zeros(1, 3, size, size))
+        text = reached_parameters(module, "encode_text", torch.zeros(1, 77, dtype=torch.int64))
+    sizes = {key: value.numel() for key, value in module.named_parameters()}
+    assert sum(sizes[key] for key in image) == entry.image_params
+    assert sum(sizes[key] for key in text) == entry.text_params
