@@ -44,8 +44,7 @@ def build_student(
         mean: pixel mean in [0, 1]; by default the model's own, for your own module OpenAI's.
         std: pixel deviation, likewise.
         tokenizer: needed for your own module; by default open_clip's for the model.
-        kind: the head: "softmax" (CLIP), or "sigmoid" (SigLIP), which adds a bias. A module or
-            open_clip configuration that has a bias already keeps it.
+        kind: "softmax" (CLIP), or "sigmoid" (SigLIP), which adds a bias if there is none yet.
         name: what reports call it.
 
     Raises:

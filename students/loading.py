@@ -22,8 +22,7 @@ def load_student(
 
     Args:
         folder: what `Student.save` or `export` wrote.
-        module: for a student made from your own module, a fresh one of the same make; its weights
-            are overwritten.
+        module: for a student made from your own module, a fresh one; its weights are replaced.
         tokenizer: for a tokenizer of your own make, that tokenizer.
 
     Raises:

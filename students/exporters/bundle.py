@@ -99,16 +99,7 @@ def export(
         RuntimeError: a file disagrees with the model; nothing is left behind.
     """
     out = Path(out)
-    unknown = sorted(set(formats) - set(FORMATS))
-    if unknown or not formats:
-        raise ValueError(f"no export format {unknown}; there is: {', '.join(FORMATS)}")
-    for name in formats:
-        FORMATS[name].require()
-    if out.exists() and not (out.is_dir() and _replaceable(out)):
-        raise ValueError(
-            f"{out} exists and is no earlier export (it has no {METADATA_FILE}): choose a new "
-            "folder, so that nothing of yours is overwritten"
-        )
+    _check_request(out, formats)
     samples = made_up_samples(student.tokenizer) if samples is None else samples
     reference = Reference(student, samples)
     partial = out.with_name(f".{out.name}.partial")
@@ -123,6 +114,20 @@ def export(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return ExportReport(rows=[{**row, "path": str(out / row["path"])} for row in rows])
+
+
+def _check_request(out: Path, formats: Sequence[str]) -> None:
+    """Refuse before any work is done."""
+    unknown = sorted(set(formats) - set(FORMATS))
+    if unknown or not formats:
+        raise ValueError(f"no export format {unknown}; there is: {', '.join(FORMATS)}")
+    for name in formats:
+        FORMATS[name].require()
+    if out.exists() and not (out.is_dir() and _replaceable(out)):
+        raise ValueError(
+            f"{out} exists and is no earlier export (it has no {METADATA_FILE}): choose a new "
+            "folder, so that nothing of yours is overwritten"
+        )
 
 
 def _write_towers(

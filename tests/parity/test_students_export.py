@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +192,11 @@ def test_wrong_requests_say_what_to_do(student: Student, tmp_path: Path) -> None
     with pytest.raises(ValueError, match="nothing of yours is overwritten"):
         export(student, tmp_path / "mine")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_missing_extra_says_what_to_install(
+    student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
+    with pytest.raises(ValueError, match=r'onnxruntime: pip install "clip-distill\[onnx\]"'):
+        export(student, tmp_path / "out")

@@ -1,9 +1,13 @@
 """MobileCLIP2-S0, with random weights: its inference form gives what its training form gives."""
 
+from pathlib import Path
+
+import pytest
 import torch
 from torch import nn
 
-from students import build_student
+from students import build_student, export
+from students.exporters.parity import made_up_samples
 
 
 def liven(module: nn.Module) -> None:
@@ -41,3 +45,20 @@ def test_the_folded_form_agrees_relative_to_the_spread() -> None:
     before = sum(value.numel() for value in student.module.visual.parameters())
     after = sum(value.numel() for value in folded.module.visual.parameters())
     assert after < before == 11_406_976
+
+
+@pytest.mark.slow
+def test_the_exported_towers_agree(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    student = build_student("MobileCLIP2-S0")
+    liven(student.module.visual)
+    for part in student.module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.reset_running_stats()
+            part.momentum = None  # the mean over all batches seen
+    samples = made_up_samples(student.tokenizer, count=8)
+    with torch.no_grad():
+        for _ in range(2):
+            student.encode_image([image for image, _ in samples])
+    report = export(student, tmp_path / "out", samples=samples)
+    assert max(row["relative_error"] for row in report.rows) <= 1e-4
