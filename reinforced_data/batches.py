@@ -16,7 +16,7 @@ from reinforced_data.codecs import Codec
 from reinforced_data.open_shard import OpenShard
 from reinforced_data.order import SampleOrder, caption_id, caption_index, view_index
 from reinforced_data.source import UnreadableImage, decode_image
-from reinforced_data.views import render_view
+from reinforced_data.views import View, render_view
 from teachers import Embeddings, Preprocess, Tokenizer
 
 if TYPE_CHECKING:
@@ -90,15 +90,22 @@ class Reading:
     whole_image: bool
 
 
-@dataclass(frozen=True)
-class _Gathered:
-    """What is collected sample by sample."""
+class _Draft:
+    """A batch being filled, shard by shard; row i is sample i of the order."""
 
-    keys: list[str]
-    captions: list[str]
-    images: list[list[np.ndarray]]
-    texts: list[list[np.ndarray]]
-    refused: Counter[str]
+    def __init__(self, size: int, reading: Reading) -> None:
+        side = reading.preprocess.image_size
+        self.pixels = np.empty((size, side, side, 3), np.uint8)
+        self.keys = [""] * size
+        self.captions = [""] * size
+        self.kept = np.zeros(size, dtype=bool)
+        self.refused = Counter[str]()
+        self.images = [_empty_rows(teacher, size) for teacher in reading.teachers]
+        self.texts = [_empty_rows(teacher, size) for teacher in reading.teachers]
+
+
+def _empty_rows(teacher: "StoredTeacher", size: int) -> np.ndarray:
+    return np.empty((size, teacher.codec.width(teacher.embed_dim)), teacher.codec.dtype)
 
 
 class BatchDataset(Dataset[Batch]):
@@ -123,67 +130,79 @@ class BatchDataset(Dataset[Batch]):
         first, last = (
             len(rows) * rank // reading.world_size for rank in (reading.rank, reading.rank + 1)
         )
-        size = reading.preprocess.image_size
-        pixels = torch.empty((last - first, size, size, 3), dtype=torch.uint8)
-        gathered = _Gathered(
-            [], [], [[] for _ in reading.teachers], [[] for _ in reading.teachers], Counter()
-        )
-        for shard, row in zip(shards[first:last].tolist(), rows[first:last].tolist(), strict=True):
-            self._read(self._shard(shard), row, epoch, pixels.numpy(), gathered)
-        if not gathered.keys:
+        shards, rows = shards[first:last], rows[first:last]
+        draft = _Draft(len(rows), reading)
+        for shard in np.unique(shards).tolist():
+            slots = np.flatnonzero(shards == shard)
+            self._fill(draft, self._shard(shard), slots, rows[slots], epoch)
+        if not draft.kept.any():
             raise ValueError(
-                f"every sample of step {step} was refused ({dict(gathered.refused)}): the images "
+                f"every sample of step {step} was refused ({dict(draft.refused)}): the images "
                 f"in the source are not those that {self._dataset.path} was made from"
             )
-        return self._batch(step, epoch, pixels, gathered)
+        return self._batch(draft, step, epoch)
 
-    def _read(
-        self, shard: OpenShard, row: int, epoch: int, pixels: np.ndarray, gathered: _Gathered
+    def _fill(
+        self, draft: _Draft, shard: OpenShard, slots: np.ndarray, rows: np.ndarray, epoch: int
     ) -> None:
-        reading = self._reading
+        seed, num_views = self._reading.seed, self._reading.num_views
+        keys = [shard.index.keys[row] for row in rows]
+        texts = [shard.captions[row] for row in rows]
+        chosen = np.array([view_index(seed, epoch, key, num_views) for key in keys])
+        numbers = [
+            caption_index(seed, epoch, key, len(options))
+            for key, options in zip(keys, texts, strict=True)
+        ]
+        views = shard.views.some(rows, chosen)
+        for i, (slot, row) in enumerate(zip(slots.tolist(), rows.tolist(), strict=True)):
+            draft.keys[slot], draft.captions[slot] = keys[i], texts[i][numbers[i]]
+            reason = self._draw(shard, row, views[i], draft.pixels[slot])
+            draft.kept[slot] = reason is None
+            if reason is not None:
+                draft.refused[reason] += 1
+        for number, (image_rows, text_rows) in enumerate(shard.embeddings):
+            draft.images[number][slots] = image_rows.encoded(rows, chosen)
+            draft.texts[number][slots] = text_rows.encoded(rows, np.array(numbers))
+
+    def _draw(self, shard: OpenShard, row: int, view: View, pixels: np.ndarray) -> str | None:
+        """Render a view into `pixels`, or say why the sample is refused."""
         data = shard.image(row)
         if hashlib.sha256(data).digest() != shard.index.sha256[row]:
-            gathered.refused["image-changed"] += 1
-            return
+            return "image-changed"
         try:
             image = decode_image(data)
         except UnreadableImage as error:
-            gathered.refused[error.reason] += 1
-            return
-        key, captions = shard.index.keys[row], shard.captions[row]
-        view = view_index(reading.seed, epoch, key, reading.num_views)
-        caption = caption_index(reading.seed, epoch, key, len(captions))
-        if reading.whole_image:
-            picture = reading.preprocess.whole_view(image)
+            return error.reason
+        preprocess = self._reading.preprocess
+        if self._reading.whole_image:
+            pixels[...] = preprocess.whole_view(image)
         else:
-            picture = render_view(image, shard.views.view(row, view), reading.preprocess)
-        pixels[len(gathered.keys)] = picture
-        gathered.keys.append(key)
-        gathered.captions.append(captions[caption])
-        for number, (images, texts) in enumerate(shard.embeddings):
-            gathered.images[number].append(images.encoded(row, view))
-            gathered.texts[number].append(texts.encoded(row, caption))
+            pixels[...] = render_view(image, view, preprocess)
+        return None
 
-    def _batch(self, step: int, epoch: int, pixels: Tensor, gathered: _Gathered) -> Batch:
-        tokens, ids = self._tokenize(gathered.captions)
+    def _batch(self, draft: _Draft, step: int, epoch: int) -> Batch:
+        kept = np.flatnonzero(draft.kept)
+        # Nearly always all are kept: then nothing is copied.
+        rows = slice(None) if len(kept) == len(draft.kept) else kept
+        tokens, ids = self._tokenize([draft.captions[i] for i in kept])
         teachers = tuple(
             Embeddings(
-                decode_rows(teacher.codec, images),
-                decode_rows(teacher.codec, texts),
+                decode_rows(teacher.codec, images[rows]),
+                decode_rows(teacher.codec, texts[rows]),
                 torch.tensor(teacher.logit_scale),
                 None if teacher.logit_bias is None else torch.tensor(teacher.logit_bias),
             )
             for teacher, images, texts in zip(
-                self._reading.teachers, gathered.images, gathered.texts, strict=True
+                self._reading.teachers, draft.images, draft.texts, strict=True
             )
         )
         return Batch(
-            keys=gathered.keys,
-            pixels=pixels[: len(gathered.keys)],
+            keys=[draft.keys[i] for i in kept],
+            pixels=torch.from_numpy(draft.pixels[rows]),
             tokens=tokens,
             caption_ids=ids,
             teachers=teachers,
-            refused=dict(gathered.refused),
+            refused=dict(draft.refused),
             epoch=epoch,
             step=step,
         )
@@ -213,7 +232,7 @@ class BatchDataset(Dataset[Batch]):
         return opened
 
 
-def decode_rows(codec: Codec, rows: Sequence[np.ndarray]) -> Float[Tensor, "b d"]:
+def decode_rows(codec: Codec, rows: np.ndarray) -> Float[Tensor, "b d"]:
     """Decode stored vectors to float32 unit rows; a lossy codec's norms are off by its error."""
-    decoded = torch.from_numpy(codec.decode(np.stack(rows)))
+    decoded = torch.from_numpy(codec.decode(rows))
     return decoded if codec.exact else torch.nn.functional.normalize(decoded, dim=-1)
