@@ -82,7 +82,7 @@ class RunLog:
                 self._board.add_scalar(name, value, step)
 
 
-def read_log(folder: Path) -> list[dict[str, float]]:
+def read_log(folder: Path) -> list[dict[str, Any]]:
     """Return a run's records in order; empty when it has none."""
     path = folder / "log.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []

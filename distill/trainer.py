@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ class _Fit:
     ) -> None:
         set_seed(config.seed)
         self.config, self.dataset, self.show = config, dataset, show
-        self.accelerator = Accelerator(mixed_precision=config.precision)
+        self.accelerator = _accelerator(config.precision)
         self.group = dist.group.WORLD if self.accelerator.num_processes > 1 else None
         names = config.data.teachers
         self.teacher_names = () if not config.objective.needs_teachers else names
@@ -271,6 +272,16 @@ class _Fit:
         if newest is None:
             return 0
         return load_checkpoint(newest, self._modules(), self.optimizer)
+
+
+def _accelerator(precision: str) -> Accelerator:
+    """Accelerate for this process.
+
+    accelerate keeps the first precision for ever; a second run in one process may want another.
+    Without saying `cpu`, two launched CPU processes would each believe to be alone.
+    """
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
 
 
 def _lock_text(student: Student) -> list[nn.Module]:

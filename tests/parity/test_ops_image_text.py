@@ -96,7 +96,9 @@ def test_sigmoid_affinity_is_binary_cross_entropy():
 
 def test_affinity_has_no_gradient_at_the_teacher():
     teacher = model()
-    student = Embeddings(*(x if x is None else x.detach().clone().requires_grad_() for x in teacher))
+    student = Embeddings(
+        *(x if x is None else x.detach().clone().requires_grad_() for x in teacher)
+    )
     loss = image_text_loss(student, [teacher]).affinity
     assert all(g.abs().max() < 1e-12 for g in gradients(loss, student))
 
