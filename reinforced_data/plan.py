@@ -1,7 +1,7 @@
 """What a call of `reinforce` asks for, as columns, held against what the store has already."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reinforced_data.columns import ORIGINAL, Column, make_column
@@ -63,18 +63,7 @@ def make_plan(
         f"captions-{ORIGINAL}",
         {"set": ORIGINAL, "captions_from": captions_from, "hangs_on": index.name},
     )
-    views = make_column(
-        "views",
-        "views",
-        {
-            "policy": policy.config(),
-            "num_views": num_views,
-            "seed": seed,
-            "hangs_on": index.name,
-            "render_version": RENDER_VERSION,
-        },
-        {"operations": list(OPERATIONS)},
-    )
+    views = _views_column(index, policy, num_views, seed)
     entries = [_teacher_columns(teacher, codec, views, captions) for teacher in teachers]
     plan = Plan(
         index=index,
@@ -90,7 +79,19 @@ def make_plan(
     _check_conflicts(store, plan)
     for column in plan.columns:
         store.add_column(column)
-    return plan
+    # The store's own table of operations decides what the codes mean, not this release's.
+    return replace(plan, views=store.add_column(views))
+
+
+def _views_column(index: Column, policy: ViewPolicy, num_views: int, seed: int) -> Column:
+    identity = {
+        "policy": policy.config(),
+        "num_views": num_views,
+        "seed": seed,
+        "hangs_on": index.name,
+        "render_version": RENDER_VERSION,
+    }
+    return make_column("views", "views", identity, {"operations": list(OPERATIONS)})
 
 
 def _teacher_columns(

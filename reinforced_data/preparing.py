@@ -99,7 +99,7 @@ def in_threads(function: Callable[[int, Item], Result], items: Iterable[Item]) -
     with ThreadPoolExecutor(threads) as pool:
         for number, item in enumerate(items):
             waiting.append(pool.submit(function, number, item))
-            if len(waiting) > 4 * threads:
+            if len(waiting) > 2 * threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

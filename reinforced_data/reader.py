@@ -177,18 +177,10 @@ class ReinforcedDataset:
             ValueError: an argument is out of range, a teacher is unknown, or there are fewer
                 samples than one batch.
         """
-        chosen = self._choose(teachers)
+        chosen = self._choose(teachers, whole_image)
         num_views = self._check_reading(batch_size, rank, world_size, views)
-        if whole_image and chosen:
-            raise ValueError(
-                "whole_image=True needs teachers=(): the teachers' rows belong to views"
-            )
-        order = SampleOrder(
-            self._usable_rows(chosen),
-            batch_size=batch_size,
-            window_shards=window_shards,
-            seed=seed,
-        )
+        rows = self._usable_rows(chosen)
+        order = SampleOrder(rows, batch_size=batch_size, window_shards=window_shards, seed=seed)
         reading = Reading(
             preprocess=preprocess,
             tokenizer=tokenizer,
@@ -218,10 +210,13 @@ class ReinforcedDataset:
             teachers=[(teacher.image, teacher.text) for teacher in teachers],
         )
 
-    def _choose(self, names: Sequence[str] | None) -> tuple[StoredTeacher, ...]:
-        if names is None:
-            return self.teachers
+    def _choose(self, names: Sequence[str] | None, whole_image: bool) -> tuple[StoredTeacher, ...]:
         known = {teacher.name: teacher for teacher in self.teachers}
+        names = list(known) if names is None else names
+        if whole_image and names:
+            raise ValueError(
+                "whole_image=True needs teachers=(): the teachers' rows belong to views"
+            )
         unknown = [name for name in names if name not in known]
         if unknown:
             raise ValueError(

@@ -106,7 +106,7 @@ def test_the_first_commit_wins(tmp_path):
     write_source(tmp_path / "source", 5)
     write(tmp_path / "source", tmp_path / "out")
     store = open_store(tmp_path / "out")
-    index = column(store, "index")
+    (index,) = store.columns("index")
     before = store.commit(index, 0)
     late = store.rows(index, 0).slice(0, 2)
     assert write_unit(store.storage, index, 0, late, [Skipped(row=0, key="x", reason="y")]) is None
