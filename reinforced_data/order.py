@@ -7,7 +7,7 @@ generator are used, which never change; its higher methods may.
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +31,8 @@ class SampleOrder:
     """All batches of a training run, by step.
 
     Args:
-        rows: shard -> the rows that may be used.
+        num_rows: of each shard.
+        excluded: the rows of each shard that may not be used.
         batch_size: samples per step, over all processes. The rest of an epoch is dropped.
         window_shards: W.
         seed: of the order.
@@ -41,16 +42,26 @@ class SampleOrder:
     """
 
     def __init__(
-        self, rows: Sequence[np.ndarray], *, batch_size: int, window_shards: int, seed: int
+        self,
+        num_rows: Sequence[int],
+        excluded: Sequence[Iterable[int]],
+        *,
+        batch_size: int,
+        window_shards: int,
+        seed: int,
     ) -> None:
         """Count the samples."""
-        self._rows = list(rows)
-        self._counts = np.array([len(r) for r in rows], dtype=np.int64)
+        self._num_rows = list(num_rows)
+        # Only the exceptions are kept: a billion row numbers would not fit.
+        self._excluded = [np.unique(np.array(list(rows), dtype=np.int64)) for rows in excluded]
+        self._counts = np.array(num_rows, dtype=np.int64)
+        self._counts -= [len(rows) for rows in self._excluded]
         self.batch_size = batch_size
         self.window_shards = window_shards
         self.seed = seed
         self.num_samples = int(self._counts.sum())
         self.steps_per_epoch = self.num_samples // batch_size
+        self._epoch: tuple[int, np.ndarray, np.ndarray] = (-1, np.empty(0), np.empty(0))
         self._windows: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         if self.steps_per_epoch == 0:
             raise ValueError(
@@ -63,31 +74,40 @@ class SampleOrder:
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         first = step_in_epoch * self.batch_size
         last = first + self.batch_size
-        shards = _permutation(len(self._rows), self.seed, epoch, "shards")
-        parts, start = [], 0
-        for window in range(0, len(shards), self.window_shards):
-            members = shards[window : window + self.window_shards]
-            end = start + int(self._counts[members].sum())
-            if start < last and end > first:
-                pairs = self._window(epoch, window, members)
-                parts.append(pairs[max(first - start, 0) : last - start])
-            start = end
+        shards, ends = self._shards(epoch)
+        parts, window = [], int(np.searchsorted(ends, first, side="right"))
+        while first < last:
+            start = int(ends[window - 1]) if window else 0
+            stop = min(last, int(ends[window]))
+            if stop > first:
+                pairs = self._window(epoch, window, shards)
+                parts.append(pairs[first - start : stop - start])
+            first, window = stop, window + 1
         pairs = np.concatenate(parts)
         return Place(epoch, pairs[:, 0], pairs[:, 1])
 
-    def _window(self, epoch: int, window: int, members: np.ndarray) -> np.ndarray:
+    def _shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return an epoch's permutation of shards, and where each of its windows ends."""
+        if self._epoch[0] != epoch:
+            shards = _permutation(len(self._num_rows), self.seed, epoch, "shards")
+            starts = np.arange(0, len(shards), self.window_shards)
+            ends = np.cumsum(np.add.reduceat(self._counts[shards], starts))
+            self._epoch = (epoch, shards, ends)
+        return self._epoch[1:]
+
+    def _window(self, epoch: int, window: int, shards: np.ndarray) -> np.ndarray:
         known = self._windows.get((epoch, window))
         if known is not None:
             return known
-        pairs = np.concatenate(
-            [
-                np.stack([np.full(len(self._rows[shard]), shard), self._rows[shard]], axis=1)
-                for shard in members
-            ]
-        )
-        pairs = pairs[_permutation(len(pairs), self.seed, epoch, f"window {window}")]
+        first = window * self.window_shards
+        parts = []
+        for shard in shards[first : first + self.window_shards].tolist():
+            rows = np.delete(np.arange(self._num_rows[shard]), self._excluded[shard])
+            parts.append(np.stack([np.full(len(rows), shard), rows], axis=1))
+        pairs = np.concatenate(parts)
+        pairs = pairs[_permutation(len(pairs), self.seed, epoch, f"window {first}")]
         self._windows[epoch, window] = pairs
-        # A batch touches two windows at a border; more are never needed together.
+        # A batch touches two windows at a border; more are seldom needed together.
         while len(self._windows) > 3:
             self._windows.popitem(last=False)
         return pairs

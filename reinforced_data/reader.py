@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from torch.utils.data import DataLoader
 
 from reinforced_data.batches import Batch, BatchDataset, Reading
@@ -111,7 +110,8 @@ class ReinforcedDataset:
     @property
     def num_samples(self) -> int:
         """How many samples can be used with all teachers."""
-        return sum(len(rows) for rows in self._usable_rows(self.teachers))
+        num_rows, excluded = self._rows(self.teachers)
+        return sum(num_rows) - sum(map(len, excluded))
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -179,8 +179,9 @@ class ReinforcedDataset:
         """
         chosen = self._choose(teachers, whole_image)
         num_views = self._check_reading(batch_size, rank, world_size, views)
-        rows = self._usable_rows(chosen)
-        order = SampleOrder(rows, batch_size=batch_size, window_shards=window_shards, seed=seed)
+        order = SampleOrder(
+            *self._rows(chosen), batch_size=batch_size, window_shards=window_shards, seed=seed
+        )
         reading = Reading(
             preprocess=preprocess,
             tokenizer=tokenizer,
@@ -241,20 +242,19 @@ class ReinforcedDataset:
             self._commits[column.name] = {s: c for s, c in read.items() if c is not None}
         return self._commits[column.name]
 
-    def _usable_rows(self, teachers: Sequence[StoredTeacher]) -> list[np.ndarray]:
+    def _rows(self, teachers: Sequence[StoredTeacher]) -> tuple[list[int], list[set[int]]]:
+        """Return each shard's number of rows, and which of them cannot be used."""
         columns = [self._index, self._captions, self._views]
         columns += [column for teacher in teachers for column in (teacher.image, teacher.text)]
-        usable = []
+        num_rows, excluded = [], []
         for shard in range(self.store.num_shards):
             commits = [self._committed(column).get(shard) for column in columns]
-            index = commits[0]
-            if index is None or None in commits:
-                usable.append(np.empty(0, np.int64))
-                continue
-            keep = np.ones(index.rows, dtype=bool)
-            keep[[skip.row for commit in commits if commit for skip in commit.skipped]] = False
-            usable.append(np.flatnonzero(keep))
-        return usable
+            done = [commit for commit in commits if commit is not None]
+            # A shard that one of the columns lacks is left out.
+            num_rows.append(done[0].rows if len(done) == len(columns) else 0)
+            skipped = {skip.row for commit in done for skip in commit.skipped}
+            excluded.append(skipped if num_rows[-1] else set())
+        return num_rows, excluded
 
 
 def open_dataset(path: str | Path) -> ReinforcedDataset:

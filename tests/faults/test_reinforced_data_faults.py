@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +214,22 @@ def test_a_truncated_shard_is_reported_and_the_others_are_done(tmp_path, capsys)
     report = write(tmp_path, tiny_teacher())
     assert (report.samples, report.shards, report.failed) == (12, 3, {})
     assert open_dataset(tmp_path / "out").missing == {}
+
+
+def test_shards_without_a_usable_sample_are_done_too(tmp_path):
+    shards = write_source(tmp_path / "source", [sample(i) for i in range(5)])
+    write_source(tmp_path / "null", [{"__key__": "k", "txt": "no picture"}])
+    with tarfile.open(tmp_path / "empty.tar", "w"):
+        pass
+    report = reinforce(
+        [*shards, tmp_path / "null" / "00000.tar", tmp_path / "empty.tar"],
+        tmp_path / "out",
+        teachers=tiny_teacher(),
+        num_views=2,
+        progress=False,
+    )
+    assert (report.samples, report.shards, report.skipped) == (6, 3, {"no-image": 1})
+    assert {len(batch.keys) for batch in read(tmp_path / "out", 4)} == {2}
 
 
 def test_a_source_of_broken_shards_alone_is_an_error(tmp_path):
