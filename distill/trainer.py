@@ -247,7 +247,8 @@ class _Fit:
         return metrics
 
     def _modules(self) -> dict[str, nn.Module]:
-        return {"model": self.module} | ({} if self.ema is None else {"ema": self.ema.module})
+        modules: dict[str, nn.Module] = {"model": self.module}
+        return modules if self.ema is None else {**modules, "ema": self.ema.module}
 
     def _save(self, step: int) -> None:
         """Checkpoint on the main process."""

@@ -24,7 +24,8 @@ class TrainResult:
     Attributes:
         student: trained, in eval mode.
         metrics: `split/metric` -> value; fractions between 0 and 1.
-        retention: student / teacher for every metric, or None where no teacher was evaluated.
+        retention: student / teacher for every metric, None for one where the teacher scores 0;
+            None altogether where no teacher was evaluated.
         steps: optimizer steps.
         seconds: of training, evaluations left out.
         refused: samples left out, by reason.
@@ -32,7 +33,7 @@ class TrainResult:
 
     student: Student
     metrics: dict[str, float]
-    retention: dict[str, float] | None
+    retention: dict[str, float | None] | None
     steps: int
     seconds: float
     refused: dict[str, int]

@@ -2,8 +2,7 @@
 
 Exit codes: 0 done, 1 the program failed, 2 the user's input is wrong, 3 finished with
 quarantined data. A verb is a frozen dataclass of arguments and a function; this module finds the
-verb, prints its outcome and turns errors into exit codes. Verbs are imported when they are
-called: `distill --help` answers without loading torch.
+verb, prints its outcome and turns errors into exit codes.
 """
 
 import json

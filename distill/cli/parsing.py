@@ -6,9 +6,10 @@ from typing import TypeVar
 
 import tyro
 
-from students import Student, load_student
+from students import load_student
 from students.student import CONFIG_FILE
 from teachers import ClipModel, load_teacher
+from teachers.teacher import Precision
 
 Arguments = TypeVar("Arguments")
 
@@ -26,9 +27,11 @@ def parse(
     return tyro.cli(kind, prog=f"distill {verb}", args=list(arguments), default=default)
 
 
-def load_model(spec: str, precision: str = "fp32") -> ClipModel:
+def load_model(spec: str, precision: Precision = "fp32", device: str = "cpu") -> ClipModel:
     """Load what a user names on the command line: a student's folder, or any teacher."""
     if (Path(spec) / CONFIG_FILE).is_file():
-        student: Student = load_student(spec)
-        return student
-    return load_teacher(spec, precision=precision)
+        student = load_student(spec)
+        if precision == "fp32":
+            return student.to(device)
+        return load_teacher(student, precision=precision, device=device)
+    return load_teacher(spec, precision=precision, device=device)

@@ -1,4 +1,4 @@
-"""The table of verbs. Each function imports what it needs, so that help is instant."""
+"""The table of verbs. Each function imports its own verb, so that no verb loads the others."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,0 +1,160 @@
+"""`distill pack`, `distill reinforce` and `distill audit`: stage 1 from the command line."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from distill.cli.outcome import Outcome
+from distill.cli.parsing import load_model, parse
+from reinforced_data import ViewPolicy, audit, pack, reinforce
+from teachers import load_teacher
+
+_QUARANTINED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack:
+    """Make WebDataset shards from pictures and their texts; image bytes stay as they are.
+
+    Attributes:
+        input: a folder of pictures with .txt files beside them, a folder of class folders, or a
+            CSV, TSV, JSONL or Parquet table of paths and captions.
+        out: a new or empty folder.
+        layout: what the input is; auto looks.
+        captions: the table's column of captions.
+        paths: the table's column of image paths.
+        labels: the table's column of class names.
+        root: where relative paths of a table start; by default beside the table.
+        template: the caption of a picture in a class folder.
+        samples_per_shard: pictures in each shard.
+        verify: decode every picture now instead of reading headers alone.
+    """
+
+    input: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional]
+    layout: Literal["auto", "folder", "classes", "table"] = "auto"
+    captions: str | None = None
+    paths: str | None = None
+    labels: str | None = None
+    root: Path | None = None
+    template: str = "a photo of a {}"
+    samples_per_shard: int = 1000
+    verify: bool = False
+
+
+def run_pack(arguments: Sequence[str], console: Console) -> Outcome:
+    """Pack and print the counts."""
+    asked = parse(Pack, "pack", arguments)
+    report = pack(**vars(asked))
+    console.print(f"{report.samples:,} pictures in {report.shards} shards in {report.out}")
+    _print_skipped(report.skipped, console)
+    return Outcome(values=asdict(report), exit_code=_QUARANTINED if report.skipped else 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reinforce:
+    """Write the teachers' knowledge of a source down, once. The same command resumes.
+
+    Attributes:
+        source: shards: a folder, a glob, or a quoted brace pattern such as cc3m/{0000..0331}.tar.
+        out: the reinforced dataset's folder.
+        teachers: student folders, open_clip name/tag, hf-hub:ID or local folders; none writes the
+            views alone, which undistilled training reads.
+        precision: of the teachers' weights.
+        num_views: views per picture.
+        policy: what views are drawn from.
+        codec: how embeddings are stored.
+        seed: of the views.
+        captions_from: the member or JSON field that holds the captions.
+        batch_size: views, or texts, per call of a teacher.
+        device: where the teachers run.
+    """
+
+    source: Annotated[str, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional]
+    teachers: tuple[str, ...] = ()
+    precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
+    num_views: int = 10
+    policy: ViewPolicy = field(default_factory=ViewPolicy)
+    codec: Literal["float32", "float16"] = "float16"
+    seed: int = 0
+    captions_from: str | None = None
+    batch_size: int = 256
+    device: str = "cpu"
+
+
+def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
+    """Load the teachers, write, print the counts."""
+    asked = parse(Reinforce, "reinforce", arguments)
+    teachers = [
+        load_teacher(load_model(spec, asked.precision, asked.device)) for spec in asked.teachers
+    ]
+    report = reinforce(
+        asked.source,
+        asked.out,
+        teachers=teachers,
+        num_views=asked.num_views,
+        policy=asked.policy,
+        codec=asked.codec,
+        seed=asked.seed,
+        captions_from=asked.captions_from,
+        batch_size=asked.batch_size,
+        progress=not console.quiet,
+    )
+    console.print(
+        f"{report.samples:,} samples in {report.shards} shards ({report.shards_already_done} were "
+        f"done before), {report.bytes / 1e6:,.1f} MB in {report.seconds:.1f} s: {asked.out}"
+    )
+    _print_skipped(report.skipped, console)
+    for source, reason in report.failed.items():
+        console.print(f"  not read: {source}: {reason}", style="red")
+    code = _QUARANTINED if report.skipped or report.failed else 0
+    return Outcome(values=asdict(report), exit_code=code)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Check a reinforced dataset: schema, counts, checksums, source, and live teachers.
+
+    Attributes:
+        store: the reinforced dataset's folder.
+        teachers: load these and embed samples again.
+        precision: of the teachers' weights; the fingerprint has to match the column's.
+        samples: how many samples are compared.
+        min_cosine: below it a row counts as wrong.
+    """
+
+    store: Annotated[Path, tyro.conf.Positional]
+    teachers: tuple[str, ...] = ()
+    precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
+    samples: int = 64
+    min_cosine: float = 0.99
+
+
+def run_audit(arguments: Sequence[str], console: Console) -> Outcome:
+    """Audit, print a row a column and every problem; exit code 3 when there is one."""
+    asked = parse(Audit, "audit", arguments)
+    teachers = [load_teacher(load_model(spec, asked.precision)) for spec in asked.teachers]
+    report = audit(
+        asked.store, teachers=teachers, samples=asked.samples, min_cosine=asked.min_cosine
+    )
+    rows = report.table()
+    if rows:
+        table = Table(*rows[0])
+        for row in rows:
+            table.add_row(*row.values())
+        console.print(table)
+    for problem in report.problems:
+        console.print(f"[bold red]problem:[/] {problem}", highlight=False)
+    console.print("[green]no problems[/]" if report.ok else f"{len(report.problems)} problems")
+    return Outcome(values=report.to_json(), exit_code=0 if report.ok else _QUARANTINED)
+
+
+def _print_skipped(skipped: Mapping[str, int], console: Console) -> None:
+    for reason, count in skipped.items():
+        console.print(f"  left out: {count:,} x {reason}", style="yellow")
