@@ -38,8 +38,10 @@ def build_from_config(
     donor: ClipModel | None = load_student(config.text_from) if config.text_from else None
     tokenizer = donor.tokenizer if donor is not None else None
     if config.name in SPECS:
-        tokenizer = tokenizer or WordTokenizer.fit(list(dataset.captions()))
-        student = build_student(SPECS[config.name], tokenizer=tokenizer, name=name or config.name)
+        spec = SPECS[config.name]
+        length = spec.text.context_length
+        tokenizer = tokenizer or WordTokenizer.fit(list(dataset.captions()), context_length=length)
+        student = build_student(spec, tokenizer=tokenizer, name=name or config.name)
     else:
         student = build_student(config.name, tokenizer=tokenizer, name=name or config.name)
     if donor is not None:

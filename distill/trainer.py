@@ -8,14 +8,13 @@ Leaves out gradient accumulation (the exact form is a gradient cache, not a smal
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -30,6 +29,7 @@ from distill.config import RunConfig, check_same_run
 from distill.evaluation.splits import evaluate_splits
 from distill.objective import ObjectiveModule
 from distill.optimization import build_optimizer, learning_rate, set_learning_rate
+from distill.preparing import accelerator_for, compile_towers, lock_text, restore_towers
 from distill.run_log import RunLog
 from reinforced_data import Batch, ReinforcedDataset
 from students import Student
@@ -100,13 +100,13 @@ class _Fit:
     ) -> None:
         set_seed(config.seed)
         self.config, self.dataset, self.show = config, dataset, show
-        self.accelerator = _accelerator(config.precision)
+        self.accelerator = accelerator_for(config.precision)
         self.group = dist.group.WORLD if self.accelerator.num_processes > 1 else None
         names = config.data.teachers
         self.teacher_names = () if not config.objective.needs_teachers else names
         stored = [] if self.teacher_names == () else dataset.teachers
         stored = [t for t in stored if names is None or t.name in names]
-        self.locked = _lock_text(student) if config.student.lock_text else []
+        self.locked = lock_text(student) if config.student.lock_text else []
         if config.activation_checkpointing:
             student.set_grad_checkpointing(True)
         objective = config.objective.build(student.embed_dim, [t.embed_dim for t in stored])
@@ -119,55 +119,46 @@ class _Fit:
         if config.ema_decay is not None:
             self.ema = ModelEmaV3(student, decay=config.ema_decay)
         if config.compile:
-            student.module.compile()
+            compile_towers(student)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.module, self.optimizer)
         self.folder = Path(config.out) if config.out else None
         self.refused: dict[str, int] = {}
 
     def run(self) -> FitResult:
         """Loop from the newest checkpoint, or from the start, to the last step."""
-        config, first = self.config, self._resume()
-        loader = self._loader(first)
-        log_folder = self.folder if self.accelerator.is_main_process else None
-        show = self.show and self.accelerator.is_main_process
-        title = self.folder.name if self.folder else "train"
-        seconds, metrics = 0.0, {}
+        first, total = self._resume(), self.config.schedule.num_steps
+        main = self.accelerator.is_main_process
         with RunLog(
-            log_folder,
-            title=title,
-            num_steps=config.schedule.num_steps,
+            self.folder if main else None,
+            title=self.folder.name if self.folder else "train",
+            num_steps=total,
             first_step=first,
-            show=show,
+            show=self.show and main,
         ) as log:
-            started = time.perf_counter()
-            for step, batch in enumerate(loader, start=first + 1):
-                rate = learning_rate(step - 1, config.optimizer.lr, config.schedule)
+            clock = _Clock()
+            for step, batch in enumerate(self._loader(first), start=first + 1):
+                rate = learning_rate(step - 1, self.config.optimizer.lr, self.config.schedule)
                 set_learning_rate(self.optimizer, rate)
                 values = self._step(batch)
                 log.advance(step)
-                if step % config.log_every == 0 or step == config.schedule.num_steps:
-                    rate = (
-                        (step - first)
-                        * config.data.batch_size
-                        / (seconds + time.perf_counter() - started)
-                    )
-                    self._write(log, step, values, rate)
-                if self._due(step, config.save_every):
+                if step % self.config.log_every == 0 or step == total:
+                    samples = (step - first) * self.config.data.batch_size
+                    self._write(log, step, values, samples / clock.seconds())
+                if self._due(step, self.config.save_every):
                     self._save(step)
-                if self._due(step, config.evaluate_every):
-                    seconds += time.perf_counter() - started
-                    metrics = self._evaluate(step, log)
-                    started = time.perf_counter()
-            seconds += time.perf_counter() - started
-            if not metrics or not self._due(config.schedule.num_steps, config.evaluate_every):
-                metrics = self._evaluate(config.schedule.num_steps, log)
+                if self._due(step, self.config.evaluate_every) and step < total:
+                    with clock.stopped():
+                        self._evaluate(step, log)
+            seconds = clock.seconds()
+            restore_towers(self.student)
+            metrics = self._evaluate(total, log)
         return FitResult(
             student=self._finished(),
             metrics=metrics,
-            steps=config.schedule.num_steps,
+            steps=total,
             seconds=seconds,
             refused=self.refused,
-            is_main_process=self.accelerator.is_main_process,
+            is_main_process=main,
         )
 
     def _due(self, step: int, every: int) -> bool:
@@ -275,24 +266,17 @@ class _Fit:
         return load_checkpoint(newest, self._modules(), self.optimizer)
 
 
-def _accelerator(precision: str) -> Accelerator:
-    """Accelerate for this process.
+class _Clock:
+    """Seconds of training, evaluations left out."""
 
-    accelerate keeps the first precision for ever; a second run in one process may want another.
-    Without saying `cpu`, two launched CPU processes would each believe to be alone.
-    """
-    AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
+    def __init__(self) -> None:
+        self._started, self._left_out = time.perf_counter(), 0.0
 
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started - self._left_out
 
-def _lock_text(student: Student) -> list[nn.Module]:
-    """Freeze the text tower; return the modules to keep in eval mode."""
-    locked = list(student.text_tower.parameters())
-    for parameter in locked:
-        parameter.requires_grad_(False)
-    frozen = {id(parameter) for parameter in locked}
-    return [
-        module
-        for module in student.modules()
-        if (own := list(module.parameters())) and all(id(p) in frozen for p in own)
-    ]
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._left_out += time.perf_counter() - began

@@ -1,9 +1,8 @@
 """The front door of stage 2: `train` resolves a recipe, trains, evaluates, saves and compares."""
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distill.config import RunConfig
@@ -11,7 +10,7 @@ from distill.evaluation import retention
 from distill.evaluation.splits import evaluate_splits
 from distill.objective import Objective
 from distill.recipes import find_recipe
-from distill.trainer import fit
+from distill.trainer import FitResult, fit
 from reinforced_data import ReinforcedDataset, open_dataset
 from students import Student
 from teachers import ClipModel
@@ -84,23 +83,25 @@ def train(
         The result; `result.student` is the object passed in, or its moving average.
     """
     config = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    changes: dict[str, object] = {}
     if num_steps is not None:
         warmup = min(config.schedule.warmup_steps, num_steps // 10)
-        changes["schedule"] = dataclasses.replace(
-            config.schedule, num_steps=num_steps, warmup_steps=warmup
-        )
+        schedule = replace(config.schedule, num_steps=num_steps, warmup_steps=warmup)
+        config = replace(config, schedule=schedule)
     if evaluate_on is not None:
         splits = {"": evaluate_on} if isinstance(evaluate_on, str) else dict(evaluate_on)
-        changes["evaluate_on"] = splits
-    for name, value in (("objective", objective), ("seed", seed)):
-        if value is not None:
-            changes[name] = value
-    if out is not None:
-        changes["out"] = str(out)
-    config = dataclasses.replace(config, **changes)
+        config = replace(config, evaluate_on=splits)
+    config = replace(
+        config,
+        objective=objective or config.objective,
+        seed=config.seed if seed is None else seed,
+        out=config.out if out is None else str(out),
+    )
     dataset = data if isinstance(data, ReinforcedDataset) else open_dataset(data)
-    done = fit(student, dataset, config, show=show)
+    return _finish(config, fit(student, dataset, config, show=show), teachers)
+
+
+def _finish(config: RunConfig, done: FitResult, teachers: Sequence[ClipModel]) -> TrainResult:
+    """Compare with the teachers, and write the student and its result."""
     reference = _teacher_metrics(config, teachers)
     result = TrainResult(
         student=done.student,

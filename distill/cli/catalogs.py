@@ -32,7 +32,7 @@ class List:
 
 def _teachers() -> tuple[list[str], list[dict[str, Any]]]:
     return ["name", "licence"], [
-        {"name": row.name, "licence": row.licence or "see its model card"}
+        {"name": row.spec, "licence": row.licence or "see its model card"}
         for row in list_teachers()
     ]
 

@@ -47,7 +47,8 @@ def run_evaluate(arguments: Sequence[str], console: Console) -> Outcome:
     values = {"model": asked.model, "metrics": metrics, "retention": kept}
     table = Table("metric", asked.model, *(["against", "retention"] if kept else []))
     for name, value in metrics.items():
-        beside = [f"{reference[name]:.4f}", f"{kept[name]:.3f}"] if kept and name in kept else []
+        share = kept.get(name) if kept else None
+        beside = [] if share is None else [f"{reference[name]:.4f}", f"{share:.3f}"]
         table.add_row(name, f"{value:.4f}", *beside)
     console.print(table)
     if asked.out is not None:

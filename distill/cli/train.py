@@ -49,7 +49,8 @@ def _check(config: RunConfig) -> None:
 def _print(config: RunConfig, result: TrainResult, console: Console) -> None:
     console.print(f"{result.steps} steps in {result.seconds:.1f} s; student in {config.out}")
     for name, value in result.metrics.items():
-        kept = f"  retention {result.retention[name]:.3f}" if result.retention else ""
-        console.print(f"  {name:40} {value:.4f}{kept}")
+        share = result.retention.get(name) if result.retention else None
+        beside = "" if share is None else f"  retention {share:.3f}"
+        console.print(f"  {name:40} {value:.4f}{beside}", highlight=False)
     if result.refused:
         console.print(f"  left out: {json.dumps(result.refused)}")

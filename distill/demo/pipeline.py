@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from distill.config import RunConfig
-from distill.demo.reporting import build_report, term_lines
+from distill.demo.reporting import build_report
 from distill.demo.settings import (
     BEST,
     DemoSettings,
@@ -22,7 +22,7 @@ from distill.demo.settings import (
     teacher_configs,
 )
 from distill.recipes.demo import GLYPH_VIEWS
-from distill.report import print_rows, write_report, write_report_json
+from distill.report import ReportData, print_rows, write_report, write_report_json
 from distill.samples import real_samples
 from distill.side_by_side import train_side_by_side
 from reinforced_data import audit, pack_glyphs, reinforce
@@ -66,18 +66,23 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
     )
     write_report(out / "report.html", data)
     write_report_json(out / "report.json", data)
+    _print_results(data, settings, console)
+    return json.loads((out / "report.json").read_text())
+
+
+def _print_results(data: ReportData, settings: DemoSettings, console: Console) -> None:
+    """Print the table, what each ingredient did, the files and where the report is."""
     print_rows([row for row in data.rows if not row.name.startswith("ablations/")], console)
-    for line in term_lines(students, ablations):
+    for line in data.notes[1:]:
         console.print(f"  {line}", highlight=False)
-    for row in exported.rows:
+    for row in data.exports:
         console.print(
-            f"  {row['format']} {row['tower']} tower: {row['bytes'] / 1000:,.0f} kB, "
-            f"{row['latency_ms']:.2f} ms, relative error {row['relative_error']:.1e}",
+            f"  {row.format} {row.tower} tower: {row.bytes / 1000:,.0f} kB, "
+            f"{row.latency_ms:.2f} ms, relative error {row.relative_error:.1e}",
             highlight=False,
         )
-    total = sum(stages.seconds.values())
-    console.print(f"Done in {total / 60:.1f} minutes. Open [bold]{out / 'report.html'}[/]")
-    return json.loads((out / "report.json").read_text())
+    console.print(f"Done in {sum(data.timings.values()) / 60:.1f} minutes. Open", end=" ")
+    console.print(str(settings.out / "report.html"), style="bold", soft_wrap=True)
 
 
 class _Stages:

@@ -23,7 +23,7 @@ GLYPH_VIEWS = ViewPolicy(
     fill=255,
 )
 
-_TEXT = TextSpec(width=128, layers=1, heads=4, context_length=16)
+_TEXT = TextSpec(width=128, layers=1, heads=4, context_length=12)
 
 # What `student.name` may be besides catalog names: towers that train in minutes on one core.
 SPECS = {
@@ -32,7 +32,7 @@ SPECS = {
     ),
     "demo-teacher-small": StudentSpec(
         image="smallconv-24",
-        text=TextSpec(width=96, layers=1, heads=4, context_length=16),
+        text=TextSpec(width=96, layers=1, heads=4, context_length=12),
         embed_dim=96,
         image_size=24,
     ),

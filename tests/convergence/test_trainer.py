@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from torch._dynamo.utils import counters
 
 from distill import Objective, train
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, StudentConfig
@@ -114,18 +115,18 @@ def test_resuming_gives_the_bits_of_an_undisturbed_run(world, tmp_path, extra):
     interrupted = recipe(**extra)
     dataset = open_dataset(world[1])
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop_at_seven(*_):
         calls.append(1)
         if len(calls) == 7:
-            raise Stop
+            raise StopError
         return torch.zeros(())
 
     calls = []
     goal = dataclasses.replace(TAUGHT, custom={"stop": (0.0, stop_at_seven)})
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         train(
             tiny_student(),
             dataset,
@@ -221,7 +222,9 @@ def test_options_run_and_change_the_result(world, change):
 
 def test_compiled_towers_learn_the_same(world):
     eager = run(world, num_steps=3)
+    counters.clear()
     compiled = run(world, num_steps=3, compile=True)
+    assert counters["stats"]["unique_graphs"] >= 2  # both towers, not nothing
     for name, value in weights(eager.student).items():
         other = weights(compiled.student)[name]
         torch.testing.assert_close(value, other, rtol=1e-2, atol=1e-3)

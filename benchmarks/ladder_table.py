@@ -1,0 +1,140 @@
+"""The ladder's table: mean and standard error per row, paired differences, verdicts."""
+
+import csv
+import math
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from ladder_world import World
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """One row's runs, in the order of their seeds."""
+
+    name: str
+    rate: float
+    runs: list[dict]
+
+    def scores(self, key: str) -> list[float]:
+        """One score a seed, in percent."""
+        return [100 * run["metrics"][key] for run in self.runs]
+
+
+def mean_and_error(values: list[float]) -> tuple[float, float]:
+    """Mean and its standard error; the error of a single value is not known."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, math.nan
+    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
+
+
+def verdict(differences: list[float]) -> str:
+    """Wins or loses: the same sign for every seed, and beyond two standard errors."""
+    mean, error = mean_and_error(differences)
+    if math.isnan(error):
+        return "one seed"
+    one_sided = min(differences) > 0 or max(differences) < 0
+    if abs(mean) <= 2 * error or not one_sided:
+        return "noise"
+    return "wins" if mean > 0 else "loses"
+
+
+def write_table(folder: Path, world: World, rows: list[Finished]) -> Path:
+    """Write `ladder-NAME.csv`: a line per row, split and metric; teachers first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"ladder-{world.name}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            [
+                "row",
+                "metric",
+                "mean",
+                "standard_error",
+                "seeds",
+                "scores",
+                "minus_undistilled",
+                "verdict",
+                "minus_control",
+                "verdict_control",
+                "learning_rate",
+                "steps",
+                "image_params",
+                "seconds",
+            ]
+        )
+        for result in world.teacher_results():
+            for key in _keys(world):
+                score = f"{100 * result['metrics'][key]:.2f}"
+                size, seconds = result["image_params"], result["seconds"]
+                steps = result["steps"]
+                writer.writerow(
+                    [result["name"], key, score, "", 1, score, *[""] * 5, steps, size, seconds]
+                )
+        for row in rows:
+            for key in _keys(world):
+                writer.writerow(_line(row, key, rows))
+        file.write(f"# {_provenance()}\n")
+    return path
+
+
+def _line(row: Finished, key: str, rows: list[Finished]) -> list[object]:
+    mean, error = mean_and_error(row.scores(key))
+    compared: list[object] = []
+    for name in ("undistilled", "control"):
+        differences = paired(row, key, rows, name)
+        found = mean_and_error(differences)[0] if differences else math.nan
+        compared += [f"{found:.2f}", verdict(differences)] if differences else ["", ""]
+    first = row.runs[0]
+    seconds = max(run["seconds"] for run in row.runs)
+    scores = " ".join(f"{score:.2f}" for score in row.scores(key))
+    return [
+        row.name, key, f"{mean:.2f}", f"{error:.2f}", len(row.runs), scores, *compared,
+        row.rate, first["steps"], first["image_params"], seconds,
+    ]  # fmt: skip
+
+
+def paired(row: Finished, key: str, rows: list[Finished], name: str) -> list[float]:
+    """Score minus the named row's, seed by seed; empty for the row itself."""
+    other = next((other for other in rows if other.name == name), None)
+    if other is None or other is row:
+        return []
+    return [a - b for a, b in zip(row.scores(key), other.scores(key), strict=False)]
+
+
+def print_table(world: World, rows: list[Finished], console: Console) -> None:
+    """Print top-1 on every held-out split."""
+    keys = [f"{split}/top1" for split in world.held_out]
+    table = Table("row", *keys, "minus undistilled", "minus control", "rate")
+    for result in world.teacher_results():
+        table.add_row(result["name"], *(f"{100 * result['metrics'][key]:.1f}" for key in keys))
+    for row in rows:
+        cells = ["{:.1f} +- {:.1f}".format(*mean_and_error(row.scores(key))) for key in keys]
+        for name in ("undistilled", "control"):
+            differences = [paired(row, key, rows, name) for key in keys]
+            cells.append(
+                ", ".join(f"{sum(d) / len(d):+.1f} {verdict(d)}" for d in differences if d)
+            )
+        table.add_row(row.name, *cells, f"{row.rate:g}")
+    console.print(table)
+
+
+def _keys(world: World) -> list[str]:
+    names = ("top1", "top5", "image_to_text_r10", "text_to_image_r10")
+    return [f"{split}/{name}" for split in world.splits for name in names]
+
+
+def _provenance() -> str:
+    """Commit and device that made the numbers."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return f"commit {commit}, torch {torch.__version__}, {device}, one thread a run"

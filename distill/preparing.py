@@ -1,0 +1,45 @@
+"""What is done to a student, and to Accelerate, before the first step."""
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from students import Student
+
+_ENCODERS = ("encode_image", "encode_text")
+
+
+def accelerator_for(precision: str) -> Accelerator:
+    """Accelerate for this process.
+
+    accelerate keeps the first precision for ever; a second run in one process may want another.
+    Without saying `cpu`, two launched CPU processes would each believe to be alone.
+    """
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
+
+
+def compile_towers(student: Student) -> None:
+    """Compile both encoders; `Module.compile` would reach `forward` alone, which nobody calls."""
+    for name in _ENCODERS:
+        setattr(student.module, name, torch.compile(getattr(student.module, name)))
+
+
+def restore_towers(student: Student) -> None:
+    """Undo `compile_towers`, so that the student can be copied, saved and exported."""
+    for name in _ENCODERS:
+        student.module.__dict__.pop(name, None)
+
+
+def lock_text(student: Student) -> list[nn.Module]:
+    """Freeze the text tower; return the modules to keep in eval mode."""
+    locked = list(student.text_tower.parameters())
+    for parameter in locked:
+        parameter.requires_grad_(False)
+    frozen = {id(parameter) for parameter in locked}
+    return [
+        module
+        for module in student.modules()
+        if (own := list(module.parameters())) and all(id(p) in frozen for p in own)
+    ]
