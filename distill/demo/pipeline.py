@@ -46,10 +46,11 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
         skipped = _reinforce(train_source, settings)
     with stages.timed("audit", "Checking the store against the living teachers"):
         _audit(settings, console)
-    with stages.timed("students", f"Training three students, {settings.student_steps} steps each"):
-        students = _train(student_configs(settings), settings, console)
-    with stages.timed("ablations", "Leaving out one ingredient at a time"):
-        ablations = _train(ablation_configs(settings), settings, console)
+    title = f"Training three students, {settings.student_steps} steps each, and four ablations"
+    with stages.timed("students", title):
+        compared = student_configs(settings)
+        results = _train([*compared, *ablation_configs(settings)], settings, console)
+        students, ablations = results[: len(compared)], results[len(compared) :]
     student = load_student(out / BEST)
     with stages.timed("export", "Exporting to ONNX and comparing with the model"):
         samples = real_samples(settings.evaluate_on()["unseen_pairs"], 32)

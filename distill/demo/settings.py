@@ -25,7 +25,7 @@ class DemoSettings:
     """
 
     out: Path = Path("runs/demo")
-    teacher_steps: int = 1_200
+    teacher_steps: int = 700
     student_steps: int = 400
     num_views: int = 4
     processes: int | None = None

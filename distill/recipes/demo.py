@@ -13,13 +13,14 @@ from distill.objective import Objective
 from reinforced_data import ViewPolicy
 from students import StudentSpec, TextSpec
 
-# A glyph keeps its meaning under small shifts and turns, not under flips or strong crops.
+# A glyph keeps its meaning under small shifts and turns, not under flips or strong crops. Twice
+# this magnitude cost an undistilled student 4 to 8 of its 20 points in 400 steps (one seed).
 GLYPH_VIEWS = ViewPolicy(
-    scale=(0.7, 1.0),
+    scale=(0.8, 1.0),
     ratio=(0.9, 1.1),
     num_ops=1,
-    magnitude=0.3,
-    operations=("identity", "rotate", "shear_x", "shear_y", "translate_x", "translate_y"),
+    magnitude=0.15,
+    operations=("rotate", "shear_x", "shear_y", "translate_x", "translate_y"),
     fill=255,
 )
 
@@ -59,7 +60,7 @@ def demo_teacher(name: str) -> RunConfig:
         student=StudentConfig(name=name),
         data=DataConfig(batch_size=256, num_workers=1),
         optimizer=OptimizerConfig(lr=6e-3, weight_decay=0.05, betas=(0.9, 0.98)),
-        schedule=ScheduleConfig(num_steps=1_200, warmup_steps=120),
+        schedule=ScheduleConfig(num_steps=700, warmup_steps=70),
         channels_last=True,
         save_every=200,
     )
