@@ -103,7 +103,7 @@ def glyphs(out: Path) -> World:
         folder=folder,
         train=str(paths["train"]),
         splits={split: str(paths[split]) for split in splits},
-        teacher_steps=1_000,
+        teacher_steps=700,
     )
 
 

@@ -7,6 +7,7 @@ from students.loading import load_student
 from students.profiling import Profile, profile
 from students.spec import StudentSpec, TextSpec
 from students.student import Student, Tower
+from students.text_transfer import copy_text_tower
 
 __all__ = [
     "CATALOG",
@@ -18,6 +19,7 @@ __all__ = [
     "TextSpec",
     "Tower",
     "build_student",
+    "copy_text_tower",
     "export",
     "load_student",
     "profile",

@@ -59,8 +59,6 @@ def student_configs(settings: DemoSettings) -> list[RunConfig]:
     plain = Objective()
     own_text = StudentConfig(name=best.student.name)
     from_teacher = replace(own_text, text_from=str(settings.out / "teacher-a"))
-    if best.student.lock_text:
-        from_teacher = replace(from_teacher, lock_text=True)
     variants = {
         "student-undistilled": replace(best, objective=plain, student=own_text),
         "student-control": replace(best, objective=plain, student=from_teacher),
@@ -76,7 +74,7 @@ def ablation_configs(settings: DemoSettings) -> list[RunConfig]:
     """The distilled student without one thing at a time."""
     best = student_configs(settings)[-1]
     goal = best.objective
-    own_text = replace(best.student, text_from=None, lock_text=False)
+    own_text = replace(best.student, text_from=None)
     variants = {
         "without-affinity": replace(best, objective=replace(goal, affinity=0.0)),
         "without-feature": replace(best, objective=replace(goal, feature=0.0)),

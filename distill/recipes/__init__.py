@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 from distill.config import RunConfig
-from distill.recipes.demo import demo
+from distill.recipes.demo import demo, demo_teacher
 from distill.recipes.mobileclip2 import mobileclip2
 from distill.recipes.tinyclip import tinyclip
 from teachers.suggestions import unknown_name
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "demo": demo,
+    "demo_teacher": demo_teacher,
     "mobileclip2": mobileclip2,
     "tinyclip": tinyclip,
 }
@@ -26,4 +27,4 @@ def find_recipe(name: str) -> RunConfig:
     return RECIPES[name]()
 
 
-__all__ = ["RECIPES", "demo", "find_recipe", "mobileclip2", "tinyclip"]
+__all__ = ["RECIPES", "demo", "demo_teacher", "find_recipe", "mobileclip2", "tinyclip"]

@@ -47,14 +47,14 @@ def demo() -> RunConfig:
         student=StudentConfig(name="demo-student"),
         data=DataConfig(batch_size=256, num_workers=1),
         objective=Objective(contrastive=0.3, affinity=0.7, feature=4.0, teacher_scale=0.3),
-        optimizer=OptimizerConfig(lr=1e-2, weight_decay=0.05, betas=(0.9, 0.98)),
+        optimizer=OptimizerConfig(lr=8e-3, weight_decay=0.05, betas=(0.9, 0.98)),
         schedule=ScheduleConfig(num_steps=400, warmup_steps=40),
         channels_last=True,
         save_every=200,
     )
 
 
-def demo_teacher(name: str) -> RunConfig:
+def demo_teacher(name: str = "demo-teacher-large") -> RunConfig:
     """A teacher from `SPECS`, trained on the pictures alone."""
     return RunConfig(
         student=StudentConfig(name=name),
