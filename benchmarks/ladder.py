@@ -6,22 +6,23 @@
 Per data set two teachers are trained once, the reinforced dataset is written once, and every row
 is trained from it. A row's learning rate is the best of one sweep, the same for every row, chosen
 on a validation split; the held-out splits are only reported. Every run is a folder of its own
-under `--out` and is not repeated; `benchmarks/results/` gets one table a data set, rewritten after
-each row. A later capability adds a row to `ROWS` (benchmarks/ladder_rows.py).
+under `--out` and is not repeated; each finished row is a file of its own in `benchmarks/results/`,
+and the table of a data set is made from those. A later capability adds a row to `ROWS`
+(benchmarks/ladder_rows.py).
 """
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from ladder_rows import ROWS, SWEEP, Place
-from ladder_table import Finished, print_table, write_table
+from ladder_table import Finished, print_table, read_rows, write_row, write_table
 from ladder_world import World, glyphs, own_source
 from rich.console import Console
 
 from distill.config import RunConfig
+from distill.doctor import usable_cores
 from distill.side_by_side import train_side_by_side
 
 QUICK_ROWS = ("undistilled", "control", "distilled")
@@ -42,17 +43,18 @@ def main() -> None:
     torch.set_num_threads(1)
     console = Console()
     world = glyphs(asked.out) if asked.data == "glyphs" else own_source(asked.data, asked.out)
-    processes = asked.processes or os.cpu_count() or 1
+    processes = asked.processes or max(1, int(usable_cores()))
     world.prepare(processes, console)
     names = asked.rows or (QUICK_ROWS if asked.quick else list(ROWS))
     sweep = SWEEP[1:2] if asked.quick else SWEEP
     seeds = 1 if asked.quick else asked.seeds
-    finished: list[Finished] = []
+    results = asked.out / "quick" if asked.quick else asked.results
     for name in names:
         console.print(f"[bold]{name}[/]", highlight=False)
-        finished.append(run_row(world, name, sweep, seeds, asked.steps, processes, console))
-        write_table(asked.results, world, finished)
-    print_table(world, finished, console)
+        row = run_row(world, name, sweep, seeds, asked.steps, processes, console)
+        write_row(results, world, row)
+        write_table(results, world, read_rows(results, world, ROWS))
+    print_table(world, read_rows(results, world, ROWS), console)
 
 
 def run_row(
@@ -73,7 +75,7 @@ def run_row(
             made,
             optimizer=replace(made.optimizer, lr=rate),
             seed=seed,
-            out=str(world.folder / "rows" / name / f"lr-{rate:g}-seed-{seed}"),
+            out=str(world.folder / f"{steps}-steps" / name / f"lr-{rate:g}-seed-{seed}"),
         )
 
     swept = [config(rate, 0) for rate in sweep]

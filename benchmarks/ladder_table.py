@@ -1,16 +1,20 @@
 """The ladder's table: mean and standard error per row, paired differences, verdicts."""
 
 import csv
+import json
 import math
 import platform
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from ladder_world import World
 from rich.console import Console
 from rich.table import Table
+
+from distill.run_log import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +50,27 @@ def verdict(differences: list[float]) -> str:
     return "wins" if mean > 0 else "loses"
 
 
+def write_row(folder: Path, world: World, row: Finished) -> None:
+    """Commit one row's result alone: `ladder-NAME/ROW.json`."""
+    target = folder / f"ladder-{world.name}"
+    target.mkdir(parents=True, exist_ok=True)
+    write_json(target / f"{row.name}.json", {**asdict(row), "provenance": provenance()})
+
+
+def read_rows(folder: Path, world: World, order: Iterable[str]) -> list[Finished]:
+    """Read every committed row, of this call or an earlier one, in the table's order."""
+    rows = []
+    for name in order:
+        path = folder / f"ladder-{world.name}" / f"{name}.json"
+        if path.is_file():
+            values = json.loads(path.read_text())
+            values.pop("provenance")
+            rows.append(Finished(**values))
+    return rows
+
+
 def write_table(folder: Path, world: World, rows: list[Finished]) -> Path:
     """Write `ladder-NAME.csv`: a line per row, split and metric; teachers first."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"ladder-{world.name}.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -72,6 +94,8 @@ def write_table(folder: Path, world: World, rows: list[Finished]) -> Path:
         )
         for result in world.teacher_results():
             for key in _keys(world):
+                if key not in result["metrics"]:
+                    continue
                 score = f"{100 * result['metrics'][key]:.2f}"
                 size, seconds = result["image_params"], result["seconds"]
                 steps = result["steps"]
@@ -81,7 +105,7 @@ def write_table(folder: Path, world: World, rows: list[Finished]) -> Path:
         for row in rows:
             for key in _keys(world):
                 writer.writerow(_line(row, key, rows))
-        file.write(f"# {_provenance()}\n")
+        file.write(f"# {provenance()}\n")
     return path
 
 
@@ -131,7 +155,7 @@ def _keys(world: World) -> list[str]:
     return [f"{split}/{name}" for split in world.splits for name in names]
 
 
-def _provenance() -> str:
+def provenance() -> str:
     """Commit and device that made the numbers."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False

@@ -1,6 +1,7 @@
 """One data set of the ladder: splits, two teachers, the reinforced dataset."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,14 +10,15 @@ from pathlib import Path
 from rich.console import Console
 
 from distill.config import RunConfig
-from distill.recipes.demo import GLYPH_VIEWS, demo_teacher
+from distill.demo.settings import DemoSettings, teacher_configs
+from distill.recipes.demo import GLYPH_VIEWS, teacher_precision
+from distill.reinforcing import Reinforcement, reinforce_side_by_side
 from distill.side_by_side import finished_result, train_side_by_side
-from reinforced_data import open_source, pack_glyphs, reinforce
+from reinforced_data import open_source, pack_glyphs
 from reinforced_data.shard_writer import write_shards
-from students import load_student
-from teachers import load_teacher
 
-_TEACHERS = {"teacher-a": "demo-teacher-large", "teacher-b": "demo-teacher-small"}
+# 44 epochs of emoji64's 6,900 pictures left for training.
+_OWN_TEACHER_STEPS = 1_200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,28 +27,24 @@ class World:
 
     Attributes:
         name: of the data set.
-        folder: everything of it.
+        folder: where the rows' runs go.
         train: source shards that students and teachers learn from.
+        store: the reinforced dataset.
+        teachers: how they are trained; the first is the larger one.
         splits: what is evaluated; "validation" is what rates are chosen on.
-        teacher_steps: training steps of each teacher.
     """
 
     name: str
     folder: Path
     train: str
+    store: Path
+    teachers: list[RunConfig]
     splits: dict[str, str]
-    teacher_steps: int
-    num_views: int = 4
-
-    @property
-    def store(self) -> Path:
-        """The reinforced dataset."""
-        return self.folder / "reinforced"
 
     @property
     def teacher_folder(self) -> Path:
         """The larger teacher, whose text tower some rows take over."""
-        return self.folder / "teacher-a"
+        return Path(self.teachers[0].out)
 
     @property
     def held_out(self) -> list[str]:
@@ -55,55 +53,40 @@ class World:
 
     def teacher_results(self) -> list[dict]:
         """Scores of both teachers."""
-        results = [finished_result(config) for config in self.teacher_configs()]
+        results = [finished_result(config) for config in self.teachers]
         return [result for result in results if result is not None]
-
-    def teacher_configs(self) -> list[RunConfig]:
-        """How the teachers are trained."""
-        configs = []
-        for name, spec in _TEACHERS.items():
-            config = demo_teacher(spec)
-            schedule = replace(config.schedule, num_steps=self.teacher_steps)
-            configs.append(
-                replace(
-                    config,
-                    data=replace(config.data, store=str(self.store)),
-                    schedule=schedule,
-                    evaluate_on=self.splits,
-                    out=str(self.folder / name),
-                )
-            )
-        return configs
 
     def prepare(self, processes: int, console: Console) -> None:
         """Train the teachers and write their knowledge down; what is there stays."""
         console.print(f"[bold]{self.name}: views and teachers[/]", highlight=False)
-        self._reinforce([])
-        train_side_by_side(self.teacher_configs(), processes=processes, console=console)
+        self._reinforce([], processes)
+        train_side_by_side(self.teachers, processes=processes, console=console)
         console.print(f"[bold]{self.name}: reinforcing[/]", highlight=False)
-        self._reinforce([self.folder / name for name in _TEACHERS])
+        self._reinforce([Path(config.out) for config in self.teachers], processes)
 
-    def _reinforce(self, folders: list[Path]) -> None:
-        reinforce(
-            self.train,
-            self.store,
-            teachers=[load_teacher(load_student(folder)) for folder in folders],
-            num_views=self.num_views,
+    def _reinforce(self, folders: list[Path], processes: int) -> None:
+        work = Reinforcement(
+            source=self.train,
+            store=self.store,
+            teachers=folders,
+            precision=teacher_precision(),
             policy=GLYPH_VIEWS,
         )
+        reinforce_side_by_side(work, processes=processes)
 
 
 def glyphs(out: Path) -> World:
-    """The embedded default."""
-    folder = out / "glyphs"
-    paths = pack_glyphs(folder / "source")
+    """The embedded default, with the demo's own teachers and store."""
+    settings = DemoSettings()
+    paths = pack_glyphs(settings.glyphs)
     splits = ("validation", "unseen_pairs", "unseen_characters")
     return World(
         name="glyphs",
-        folder=folder,
+        folder=out / "glyphs",
         train=str(paths["train"]),
+        store=settings.store,
+        teachers=teacher_configs(settings),
         splits={split: str(paths[split]) for split in splits},
-        teacher_steps=700,
     )
 
 
@@ -116,15 +99,19 @@ def own_source(data: str, out: Path) -> World:
     folder = out / source.name
     for split, part in (("validation", range(0, 10)), ("train", range(10, 100))):
         _write_part(source / "train", folder / "source" / split, part)
+    splits = {
+        "validation": str(folder / "source" / "validation"),
+        "heldout": str(source / "heldout"),
+    }
+    settings = DemoSettings(out=folder, teacher_steps=_OWN_TEACHER_STEPS)
+    teachers = [replace(config, evaluate_on=splits) for config in teacher_configs(settings)]
     return World(
         name=source.name,
         folder=folder,
         train=str(folder / "source" / "train"),
-        splits={
-            "validation": str(folder / "source" / "validation"),
-            "heldout": str(source / "heldout"),
-        },
-        teacher_steps=1_200,
+        store=settings.store,
+        teachers=teachers,
+        splits=splits,
     )
 
 
@@ -141,5 +128,5 @@ def _write_part(source: Path, target: Path, part: range) -> None:
 def _samples(source: Path, part: range) -> Iterator[dict]:
     for sample in open_source(source):
         if int(hashlib.sha256(sample.key.encode()).hexdigest()[:8], 16) % 100 in part:
-            meta = {"captions": list(sample.captions), "label": sample.label}
+            meta = json.dumps({"captions": list(sample.captions), "label": sample.label})
             yield {"__key__": sample.key, sample.extension: sample.image, "json": meta}

@@ -9,13 +9,13 @@ holds everything: reading the rows, the extra terms forward and backward.
 
 import argparse
 import csv
-import platform
 import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from ladder_table import provenance
 
 from distill.config import RunConfig
 from distill.objective import Objective
@@ -24,16 +24,22 @@ from distill.starting import build_from_config
 from distill.trainer import fit
 from reinforced_data import open_dataset
 
+_WARM_UP = 10
+
 
 def seconds_per_step(config: RunConfig, steps: int) -> float:
-    """Train a fresh student for `steps` steps and return the mean."""
+    """Time a short and a longer run; the difference holds no set-up and no first batch."""
+    return (_seconds(config, _WARM_UP + steps) - _seconds(config, _WARM_UP)) / steps
+
+
+def _seconds(config: RunConfig, steps: int) -> float:
+    """Train a fresh student."""
     dataset = open_dataset(config.data.store)
-    torch.manual_seed(0)
     student = build_from_config(config.student, dataset)
     schedule = replace(config.schedule, num_steps=steps, warmup_steps=1)
     started = time.perf_counter()
     fit(student, dataset, replace(config, schedule=schedule, save_every=0), show=False)
-    return (time.perf_counter() - started) / steps
+    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -51,35 +57,38 @@ def main() -> None:
     taught = replace(
         recipe,
         data=replace(recipe.data, store=asked.store, num_workers=asked.workers),
-        student=replace(recipe.student, name=asked.student, text_from=None, lock_text=False),
+        student=replace(recipe.student, name=asked.student),
     )
     plain = replace(taught, objective=Objective())
-    seconds_per_step(plain, 3)
     pairs = [
         (seconds_per_step(plain, asked.steps), seconds_per_step(taught, asked.steps))
         for _ in range(asked.rounds)
     ]
-    ratios = [with_teachers / without for without, with_teachers in pairs]
-    row = {
-        "student": asked.student,
-        "batch": recipe.data.batch_size,
-        "ms_without": f"{1e3 * statistics.median(pair[0] for pair in pairs):.1f}",
-        "ms_with": f"{1e3 * statistics.median(pair[1] for pair in pairs):.1f}",
+    row = {"student": asked.student, "batch": recipe.data.batch_size, **_summary(pairs)}
+    _append(asked.results / "step-overhead.csv", row)
+    print(row)
+
+
+def _summary(pairs: list[tuple[float, float]]) -> dict[str, str]:
+    ratios = [taught / plain for plain, taught in pairs]
+    return {
+        "ms_without": f"{1e3 * statistics.median(plain for plain, _ in pairs):.1f}",
+        "ms_with": f"{1e3 * statistics.median(taught for _, taught in pairs):.1f}",
         "ratio_median": f"{statistics.median(ratios):.3f}",
         "ratio_min": f"{min(ratios):.3f}",
         "ratio_max": f"{max(ratios):.3f}",
-        "torch": torch.__version__,
-        "device": f"{platform.machine()}, 1 thread",
+        "provenance": provenance(),
     }
-    asked.results.mkdir(parents=True, exist_ok=True)
-    path = asked.results / "step-overhead.csv"
+
+
+def _append(path: Path, row: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, row)
         if new:
             writer.writeheader()
         writer.writerow(row)
-    print(row)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ def save_checkpoint(
     }
     target = folder / f"step-{step:08d}"
     partial = folder / f"partial-{step:08d}-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)  # a killed process may have had this number
     partial.mkdir(parents=True)
     save_file(tensors, partial / "tensors.safetensors")
     (partial / "meta.json").write_text(json.dumps(meta))

@@ -114,6 +114,11 @@ class RunConfig:
     log_every: int = 10
     keep_checkpoints: int = 2
 
+    def __post_init__(self) -> None:
+        """Refuse to keep nothing."""
+        if self.keep_checkpoints < 1:
+            raise ValueError(f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
+
     def as_json(self) -> dict[str, Any]:
         """Return JSON values; custom terms are named, their code is the caller's."""
         plain = dataclasses.replace(self, objective=dataclasses.replace(self.objective, custom={}))
@@ -123,7 +128,10 @@ class RunConfig:
 
 
 # What may change between the parts of one run without making it another run.
-_FREE = {"out", "data.num_workers", "log_every", "save_every", "evaluate_every", "keep_checkpoints"}
+_FREE = (
+    *("out", "data.num_workers", "log_every", "save_every", "keep_checkpoints", "templates"),
+    *("evaluate_every", "evaluate_on", "compare_to"),
+)
 
 
 def check_same_run(config: RunConfig, folder: Path) -> None:
@@ -138,7 +146,7 @@ def check_same_run(config: RunConfig, folder: Path) -> None:
     changed = [
         f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
-        if before and before.get(name) != now.get(name) and name not in _FREE
+        if before and before.get(name) != now.get(name) and not name.startswith(_FREE)
     ]
     if changed:
         raise ValueError(

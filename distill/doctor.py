@@ -266,10 +266,13 @@ def check_triton(environment: Mapping[str, str] | None = None) -> Finding:
         hint = "unset TRITON_INTERPRET before training"
         return Finding(name="triton", status="warn", detail=detail, hint=hint)
     if gpu and not here:
-        detail, hint = "not installed: tiled PyTorch runs on the GPU instead", "pip install triton"
+        detail, hint = (
+            "not installed: torch.compile cannot generate GPU kernels",
+            "pip install triton",
+        )
         return Finding(name="triton", status="warn", detail=detail, hint=hint)
     state = f"{version('triton')}" if here else "not installed"
-    use = "Triton kernels on the GPU" if gpu else "no CUDA GPU, so tiled PyTorch is used"
+    use = "for torch.compile on the GPU" if gpu else "no CUDA GPU, not needed"
     return Finding(name="triton", status="ok", detail=f"{state}; {use}")
 
 

@@ -7,6 +7,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ class Objective:
 
     def build(self, student_dim: int, teacher_dims: Sequence[int]) -> "ObjectiveModule":
         """Make the module for a student and teachers of these widths."""
-        if self.needs_teachers and not teacher_dims and not self.custom:
+        if (self.affinity or self.feature) and not teacher_dims:
             raise ValueError(
                 "the objective has affinity or feature terms but the data has no teacher "
                 "embeddings; reinforce with a teacher, or set objective.affinity and "
@@ -116,13 +117,11 @@ class ObjectiveModule(nn.Module):
         terms: dict[str, Tensor] = {}
         if spec.contrastive or spec.affinity:
             ids = gather_rows(caption_ids, group) if spec.equal_captions_are_positives else None
-            softened = [
-                t._replace(logit_scale=t.logit_scale * spec.teacher_scale) for t in teachers
-            ]
+            softened = [_soften(teacher, spec.teacher_scale) for teacher in teachers]
             pair = image_text_loss(
                 student,
                 softened if spec.affinity else (),
-                teacher_weights=spec.teacher_weights,
+                teacher_weights=spec.teacher_weights if spec.affinity else None,
                 kind=spec.kind,
                 targets=spec.targets,
                 positives=ids,
@@ -137,4 +136,16 @@ class ObjectiveModule(nn.Module):
             terms[name] = term(student, teachers)
         weights = spec.weights()
         weighted = [weights[name] * value for name, value in terms.items() if weights[name]]
-        return {**terms, "total": sum(weighted[1:], weighted[0])}
+        # DDP wants a gradient for every parameter, also when no weighted term reads the scale.
+        heads = [head for head in (student.logit_scale, student.logit_bias) if head is not None]
+        unused = sum((0 * head for head in heads), torch.zeros_like(student.logit_scale))
+        return {**terms, "total": sum(weighted, unused)}
+
+
+def _soften(teacher: Embeddings, factor: float) -> Embeddings:
+    """Scale a teacher's logits, bias and all."""
+    bias = teacher.logit_bias
+    return teacher._replace(
+        logit_scale=teacher.logit_scale * factor,
+        logit_bias=None if bias is None else bias * factor,
+    )

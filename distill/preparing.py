@@ -3,6 +3,7 @@
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from torch import nn
 
 from students import Student
@@ -17,7 +18,13 @@ def accelerator_for(precision: str) -> Accelerator:
     Without saying `cpu`, two launched CPU processes would each believe to be alone.
     """
     AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
+    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise ValueError(
+            "this trainer does not shard yet: checkpoints and evaluation would see one rank's "
+            "part. Launch with `distill show accelerate ddp`"
+        )
+    return accelerator
 
 
 def compile_towers(student: Student) -> None:

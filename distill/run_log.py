@@ -5,6 +5,7 @@ One line a record; keys are the terms' names, units in the names. The bar goes t
 """
 
 import json
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,7 +36,7 @@ class RunLog:
             kept = _records_before(path, first_step)
             self._file = path.open("w")
             self._file.writelines(kept)
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -88,6 +89,13 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     # The last line may be in the middle of being written.
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write JSON under a temporary name and rename it, so that no reader sees half of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(values, indent=2))
+    os.replace(partial, path)
 
 
 def _records_before(path: Path, step: int) -> list[str]:

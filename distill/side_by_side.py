@@ -8,7 +8,6 @@ that holds a run of another configuration is started over.
 
 import json
 import multiprocessing
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from distill.config import RunConfig
+from distill.doctor import usable_cores
 from distill.run_log import read_log
 from distill.starting import train_from_config
 
@@ -38,7 +38,7 @@ def train_side_by_side(
     Raises:
         Whatever a run raised; the others are finished first.
     """
-    processes = processes or os.cpu_count() or 1
+    processes = processes or max(1, int(usable_cores()))
     for config in configs:
         _discard_other_run(config)
     waiting = [config for config in configs if finished_result(config) is None]

@@ -20,23 +20,31 @@ from teachers import ClipModel, WordTokenizer
 def train_from_config(config: RunConfig, *, show: bool = True) -> TrainResult:
     """Open the store, build the student with `config.seed`, and train it."""
     dataset = open_dataset(config.data.store)
-    torch.manual_seed(config.seed)
-    student = build_from_config(config.student, dataset, name=Path(config.out).name)
+    student = build_from_config(
+        config.student, dataset, name=Path(config.out).name, seed=config.seed
+    )
     return train(student, dataset, recipe=config, show=show)
 
 
 def build_from_config(
-    config: StudentConfig, dataset: ReinforcedDataset, *, name: str | None = None
+    config: StudentConfig, dataset: ReinforcedDataset, *, name: str | None = None, seed: int = 0
 ) -> Student:
     """Build the student that a configuration names, with a donor's text tower when it says so.
 
     The small demo students read words; their vocabulary comes from the donor, or from the
-    captions of `dataset`.
+    captions of `dataset`. Equal seeds give equal image towers, with and without a donor.
     """
     if (Path(config.name) / CONFIG_FILE).is_file():
+        if config.text_from:
+            raise ValueError(
+                f"student.text_from={config.text_from!r} would replace the text tower of the "
+                f"trained student {config.name!r}; give one of the two"
+            )
         return load_student(config.name)
     donor: ClipModel | None = load_student(config.text_from) if config.text_from else None
     tokenizer = donor.tokenizer if donor is not None else None
+    # After the donor is loaded: that draws random weights too.
+    torch.manual_seed(seed)
     if config.name in SPECS:
         spec = SPECS[config.name]
         length = spec.text.context_length

@@ -5,7 +5,6 @@ and every gather. Batches are a function of (seed, step): a resumed run goes on 
 Leaves out gradient accumulation (the exact form is a gradient cache, not a smaller loss).
 """
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -30,7 +29,7 @@ from distill.evaluation.splits import evaluate_splits
 from distill.objective import ObjectiveModule
 from distill.optimization import build_optimizer, learning_rate, set_learning_rate
 from distill.preparing import accelerator_for, compile_towers, lock_text, restore_towers
-from distill.run_log import RunLog
+from distill.run_log import RunLog, write_json
 from reinforced_data import Batch, ReinforcedDataset
 from students import Student
 from teachers.contract import Embeddings
@@ -104,8 +103,10 @@ class _Fit:
         self.group = dist.group.WORLD if self.accelerator.num_processes > 1 else None
         names = config.data.teachers
         self.teacher_names = () if not config.objective.needs_teachers else names
-        stored = [] if self.teacher_names == () else dataset.teachers
-        stored = [t for t in stored if names is None or t.name in names]
+        stored = [] if self.teacher_names == () else list(dataset.teachers)
+        if names is not None and stored:  # batches carry them in the order named
+            known = {teacher.name: teacher for teacher in stored}
+            stored = [known[name] for name in names if name in known]
         self.locked = lock_text(student) if config.student.lock_text else []
         if config.activation_checkpointing:
             student.set_grad_checkpointing(True)
@@ -117,7 +118,7 @@ class _Fit:
         self.module.to(self.accelerator.device)
         self.ema = None
         if config.ema_decay is not None:
-            self.ema = ModelEmaV3(student, decay=config.ema_decay)
+            self.ema = ModelEmaV3(student, decay=config.ema_decay, use_warmup=True)
         if config.compile:
             compile_towers(student)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.module, self.optimizer)
@@ -139,7 +140,7 @@ class _Fit:
             for step, batch in enumerate(self._loader(first), start=first + 1):
                 rate = learning_rate(step - 1, self.config.optimizer.lr, self.config.schedule)
                 set_learning_rate(self.optimizer, rate)
-                values = self._step(batch)
+                values = self._step(batch, step)
                 log.advance(step)
                 if step % self.config.log_every == 0 or step == total:
                     samples = (step - first) * self.config.data.batch_size
@@ -151,6 +152,8 @@ class _Fit:
                         self._evaluate(step, log)
             seconds = clock.seconds()
             restore_towers(self.student)
+            if self.folder is not None and main:
+                self._finished().save(self.folder)  # before anything after it can fail
             metrics = self._evaluate(total, log)
         return FitResult(
             student=self._finished(),
@@ -182,7 +185,7 @@ class _Fit:
             world_size=self.accelerator.num_processes,
         )
 
-    def _step(self, batch: Batch) -> dict[str, Tensor]:
+    def _step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """One optimizer step; returns detached scalars without waiting for the device."""
         self.wrapped.train()
         for module in self.locked:
@@ -207,7 +210,7 @@ class _Fit:
         with torch.no_grad():
             self.student.logit_scale.clamp_(0.0, math.log(self.config.max_logit_scale))
         if self.ema is not None:
-            self.ema.update(self.student)
+            self.ema.update(self.student, step=step)
         return values
 
     def _write(self, log: RunLog, step: int, values: dict[str, Tensor], speed: float) -> None:
@@ -258,8 +261,7 @@ class _Fit:
             check_same_run(self.config, self.folder)
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(self.config.as_json(), indent=2)
-            (self.folder / "config.json").write_text(text)
+            write_json(self.folder / "config.json", self.config.as_json())
         self.accelerator.wait_for_everyone()
         if newest is None:
             return 0

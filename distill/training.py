@@ -10,8 +10,9 @@ from distill.evaluation import retention
 from distill.evaluation.splits import evaluate_splits
 from distill.objective import Objective
 from distill.recipes import find_recipe
+from distill.run_log import write_json
 from distill.trainer import FitResult, fit
-from reinforced_data import ReinforcedDataset, open_dataset
+from reinforced_data import ReinforcedDataset, expand_sources, open_dataset
 from students import Student
 from teachers import ClipModel
 
@@ -97,7 +98,19 @@ def train(
         out=config.out if out is None else str(out),
     )
     dataset = data if isinstance(data, ReinforcedDataset) else open_dataset(data)
+    _check_evaluation(config)
     return _finish(config, fit(student, dataset, config, show=show), teachers)
+
+
+def _check_evaluation(config: RunConfig) -> None:
+    """Find out before training whether what is read after it is there."""
+    for source in config.evaluate_on.values():
+        expand_sources(source)
+    if config.compare_to is not None and not Path(config.compare_to).is_file():
+        raise ValueError(
+            f"compare_to: {config.compare_to} does not exist; write it with `distill evaluate "
+            f"TEACHER --on ... --out {config.compare_to}`"
+        )
 
 
 def _finish(config: RunConfig, done: FitResult, teachers: Sequence[ClipModel]) -> TrainResult:
@@ -112,9 +125,7 @@ def _finish(config: RunConfig, done: FitResult, teachers: Sequence[ClipModel]) -
         refused=done.refused,
     )
     if config.out and done.is_main_process:
-        done.student.save(config.out)
-        text = json.dumps(result.as_json(), indent=2)
-        (Path(config.out) / "result.json").write_text(text)
+        write_json(Path(config.out) / "result.json", result.as_json())
     return result
 
 
@@ -124,10 +135,4 @@ def _teacher_metrics(config: RunConfig, teachers: Sequence[ClipModel]) -> dict[s
         return evaluate_splits(teachers[0], config.evaluate_on, templates=config.templates)
     if config.compare_to is None:
         return {}
-    path = Path(config.compare_to)
-    if not path.is_file():
-        raise ValueError(
-            f"compare_to: {path} does not exist; write it with `distill evaluate TEACHER ... "
-            f"--out {path}`"
-        )
-    return json.loads(path.read_text())["metrics"]
+    return json.loads(Path(config.compare_to).read_text())["metrics"]

@@ -49,6 +49,8 @@ def reinforce_shard(
         ValueError: the shard is not what the committed columns were made from.
     """
     missing = {c.name for c in plan.columns if store.commit(c, shard) is None}
+    if not missing:
+        return  # another process was faster
     views_done = plan.views.name not in missing
     stored = ViewRows(plan.views, store.rows(plan.views, shard)) if views_done else None
     embedders = {

@@ -13,7 +13,7 @@ from pathlib import Path
 from teachers.suggestions import unknown_name
 
 _FOLDER = Path(__file__).parent
-# name -> when to take it; `distill list` shows both.
+# name -> when to take it.
 CONFIGS = {
     "cpu": "one process on the CPU",
     "cpu2": "two processes on the CPU, over gloo",

@@ -80,7 +80,7 @@ class Show:
     """Print a recipe with every value, or the path of an accelerate configuration.
 
     Attributes:
-        what: a recipe's name, or `accelerate` followed by cpu, gpu, ddp, multi_node or fsdp2.
+        what: a recipe's name, or `accelerate` followed by cpu, cpu2, gpu, ddp, multi_node, fsdp2.
     """
 
     what: Annotated[tuple[str, ...], tyro.conf.Positional]

@@ -18,14 +18,14 @@ class Demo:
     No network and no download. The same command goes on where it was stopped.
 
     Attributes:
-        out: where everything goes.
+        out: where everything goes; runs/demo, or runs/demo-quick.
         teacher_steps: training steps of each teacher.
         student_steps: training steps of each student.
         processes: how many trainings run side by side, one thread each; one a core when left out.
         quick: a few steps of everything: shows that it runs, not that it learns.
     """
 
-    out: Path = Path("runs/demo")
+    out: Path | None = None
     teacher_steps: int = DemoSettings.teacher_steps
     student_steps: int = DemoSettings.student_steps
     processes: int | None = None
@@ -36,7 +36,7 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     """Run it and say what happened."""
     asked = parse(Demo, "demo", arguments)
     settings = DemoSettings(
-        out=asked.out,
+        out=asked.out or Path("runs/demo-quick" if asked.quick else "runs/demo"),
         teacher_steps=20 if asked.quick else asked.teacher_steps,
         student_steps=10 if asked.quick else asked.student_steps,
         processes=asked.processes,

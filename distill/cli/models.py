@@ -25,14 +25,15 @@ class Evaluate:
     Attributes:
         model: a student's folder, or a teacher: open_clip name/tag, hf-hub:ID, local folder.
         on: sources to evaluate on; `NAME=SHARDS` gives a split its name in the results.
-        templates: prompts with {} for the class name; class vectors are averaged over them.
+        templates: a set by name (plain, photo, photo7), or prompts with {} for the class name;
+            class vectors are averaged over them.
         against: a teacher to compare with: another model, or metrics written by --out.
         out: write the metrics here as JSON.
     """
 
     model: Annotated[str, tyro.conf.Positional]
     on: tuple[str, ...]
-    templates: tuple[str, ...] = ("{}",)
+    templates: tuple[str, ...] = ("plain",)
     against: str | None = None
     out: Path | None = None
 
@@ -40,7 +41,7 @@ class Evaluate:
 def run_evaluate(arguments: Sequence[str], console: Console) -> Outcome:
     """Evaluate, compare, print, write."""
     asked = parse(Evaluate, "evaluate", arguments)
-    splits = dict(_named_split(text) for text in asked.on)
+    splits = _named_splits(asked.on)
     metrics = evaluate_splits(load_model(asked.model), splits, templates=asked.templates)
     reference = _reference(asked, splits)
     kept = retention(metrics, reference) if reference else None
@@ -54,12 +55,22 @@ def run_evaluate(arguments: Sequence[str], console: Console) -> Outcome:
     if asked.out is not None:
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         asked.out.write_text(json.dumps(values, indent=2))
-    return Outcome(values=values)
+    left_out = any(value for name, value in metrics.items() if name.endswith("skipped"))
+    return Outcome(values=values, exit_code=3 if left_out else 0)
 
 
-def _named_split(text: str) -> tuple[str, str]:
-    name, equals, source = text.partition("=")
-    return (name, source) if equals else ("", text)
+def _named_splits(sources: Sequence[str]) -> dict[str, str]:
+    """Read `NAME=SHARDS` or bare shards; several need names of their own."""
+    splits: dict[str, str] = {}
+    for text in sources:
+        name, equals, source = text.partition("=")
+        name, source = (name, source) if equals else ("", text)
+        if name in splits:
+            raise ValueError(
+                f"--on names the split {name!r} twice; with several sources write NAME=SHARDS"
+            )
+        splits[name] = source
+    return splits
 
 
 def _reference(asked: Evaluate, splits: dict[str, str]) -> dict[str, float]:

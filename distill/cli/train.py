@@ -31,7 +31,7 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     _check(config)
     result = train_from_config(config, show=not console.quiet)
     _print(config, result, console)
-    return Outcome(values=result.as_json())
+    return Outcome(values=result.as_json(), exit_code=3 if result.refused else 0)
 
 
 def _check(config: RunConfig) -> None:

@@ -1,10 +1,9 @@
 """The demo's stages in order. Each one is skipped when its result is there already."""
 
 import json
-import multiprocessing
+import shutil
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,12 @@ from distill.demo.settings import (
     student_configs,
     teacher_configs,
 )
-from distill.recipes.demo import GLYPH_VIEWS
+from distill.recipes.demo import GLYPH_VIEWS, teacher_precision
+from distill.reinforcing import Reinforcement, reinforce_side_by_side
 from distill.report import ReportData, print_rows, write_report, write_report_json
 from distill.samples import real_samples
-from distill.side_by_side import train_side_by_side
-from reinforced_data import audit, pack_glyphs, reinforce
+from distill.side_by_side import finished_result, train_side_by_side
+from reinforced_data import audit, pack_glyphs
 from students import export, load_student
 from teachers import load_teacher
 
@@ -33,17 +33,18 @@ from teachers import load_teacher
 def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
     """Run every stage and return what `report.json` holds."""
     torch.set_num_threads(1)
-    stages = _Stages(console)
     out = settings.out
+    stages = _Stages(console, out / "report.json")
     with stages.timed("glyphs", "Rendering glyphs: named characters of the fonts on board"):
         sources = pack_glyphs(settings.glyphs)
     train_source = str(sources["train"])
+    _start_over_if_changed(settings)
     with stages.timed("views", f"Drawing {settings.num_views} replayable views of every picture"):
-        _write_columns(train_source, settings, None)
+        _reinforce(train_source, settings, ())
     with stages.timed("teachers", f"Training two teachers, {settings.teacher_steps} steps each"):
         teachers = _train(teacher_configs(settings), settings, console)
     with stages.timed("reinforce", "Writing the teachers' knowledge down"):
-        skipped = _reinforce(train_source, settings)
+        skipped = _reinforce(train_source, settings, _teacher_folders(settings))
     with stages.timed("audit", "Checking the store against the living teachers"):
         _audit(settings, console)
     title = f"Training three students, {settings.student_steps} steps each, and four ablations"
@@ -89,9 +90,11 @@ def _print_results(data: ReportData, settings: DemoSettings, console: Console) -
 class _Stages:
     """Says what is going on and keeps the time."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, earlier: Path) -> None:
         self.console = console
         self.seconds: dict[str, float] = {}
+        # A repeated demo finds its stages done; their times are those of the run that did them.
+        self._before = json.loads(earlier.read_text())["timings"] if earlier.is_file() else {}
 
     @contextmanager
     def timed(self, name: str, title: str) -> Iterator[None]:
@@ -99,8 +102,9 @@ class _Stages:
         self.console.print(f"[bold]{title}[/] ...", highlight=False)
         started = time.perf_counter()
         yield
-        self.seconds[name] = round(time.perf_counter() - started, 2)
-        self.console.print(f"  {self.seconds[name]:.1f} s", style="dim", highlight=False)
+        seconds = round(time.perf_counter() - started, 2)
+        self.seconds[name] = max(seconds, self._before.get(name, 0.0))
+        self.console.print(f"  {seconds:.1f} s", style="dim", highlight=False)
 
 
 def _train(
@@ -109,33 +113,37 @@ def _train(
     return train_side_by_side(configs, processes=settings.processes, console=console)
 
 
-def _write_columns(source: str, settings: DemoSettings, teacher: Path | None) -> dict[str, int]:
-    """Write the views, and one teacher's embeddings of them; return skips by reason."""
-    torch.set_num_threads(1)
-    report = reinforce(
-        source,
-        settings.store,
-        teachers=[load_teacher(load_student(teacher))] if teacher else (),
+def _reinforce(source: str, settings: DemoSettings, folders: Sequence[Path]) -> dict[str, int]:
+    """Write the views, and the embeddings of the teachers in `folders`."""
+    work = Reinforcement(
+        source=source,
+        store=settings.store,
+        teachers=folders,
+        precision=teacher_precision(),
         num_views=settings.num_views,
         policy=GLYPH_VIEWS,
-        progress=False,
     )
-    return report.skipped
+    return reinforce_side_by_side(work, processes=settings.processes)
 
 
-def _reinforce(source: str, settings: DemoSettings) -> dict[str, int]:
-    """Both teachers at once, each in a process: columns are independent of each other."""
-    folders = [Path(config.out) for config in teacher_configs(settings)]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=settings.processes, mp_context=context) as pool:
-        jobs = [pool.submit(_write_columns, source, settings, folder) for folder in folders]
-        return {reason: n for job in jobs for reason, n in job.result().items()}
+def _start_over_if_changed(settings: DemoSettings) -> None:
+    """Remove a store that was written by teachers who are about to be trained anew."""
+    configs = teacher_configs(settings)
+    written = any((Path(config.out) / "result.json").is_file() for config in configs)
+    if written and any(finished_result(config) is None for config in configs):
+        shutil.rmtree(settings.store, ignore_errors=True)
+
+
+def _teacher_folders(settings: DemoSettings) -> list[Path]:
+    return [Path(config.out) for config in teacher_configs(settings)]
 
 
 def _audit(settings: DemoSettings, console: Console) -> None:
     """Fail when the store does not say what its teachers say."""
-    folders = [Path(config.out) for config in teacher_configs(settings)]
-    teachers = [load_teacher(load_student(folder)) for folder in folders]
+    teachers = [
+        load_teacher(load_student(folder), precision=teacher_precision())
+        for folder in _teacher_folders(settings)
+    ]
     report = audit(settings.store, teachers=teachers, samples=64)
     if not report.ok:
         raise RuntimeError("the store does not pass its audit: " + "; ".join(report.problems))

@@ -10,6 +10,7 @@ import torch
 
 from distill.demo.pictures import retrieval_cases
 from distill.demo.settings import BEST, SPLITS, DemoSettings
+from distill.evaluation.evaluator import COUNTS
 from distill.report import Curve, ExportRow, ReportData, Row
 from distill.run_log import read_log
 from students import Student
@@ -56,11 +57,12 @@ def build_report(
     names = [row.name for row in rows if not row.name.startswith("ablations/")]
     return ReportData(
         title="Glyphs: two teachers, one student",
-        subtitle="52,000 pictures of named characters, drawn on this machine",
+        subtitle="Pictures of named characters, drawn on this machine from the fonts on board",
         command="distill demo",
         reference=str(teachers[0]["name"]),
+        subject=BEST,
         rows=rows,
-        exports=[_export(settings, row) for row in exports],
+        exports=[_export(row) for row in exports],
         curves=[curve for name in names for curve in _curves(settings.out / name)],
         retrieval=retrieval_cases(student, settings.evaluate_on()["unseen_pairs"]),
         lineage=_lineage(settings),
@@ -96,13 +98,13 @@ def _row(result: Mapping[str, Any], role: Any, prefix: str = "") -> Row:
         image_params=result["image_params"],
         text_params=result["text_params"],
         steps=result["steps"],
-        metrics=result["metrics"],
+        metrics={k: v for k, v in result["metrics"].items() if k.rpartition("/")[2] not in COUNTS},
         retention=result["retention"],
         note=_TERMS.get(name, "") and f"without {_TERMS[name]}",
     )
 
 
-def _export(settings: DemoSettings, row: Mapping[str, Any]) -> ExportRow:
+def _export(row: Mapping[str, Any]) -> ExportRow:
     return ExportRow(
         format=row["format"],
         tower=row["tower"],

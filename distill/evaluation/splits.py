@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from distill.evaluation.evaluator import evaluate
+from distill.evaluation.zero_shot import TEMPLATES
 from teachers.clip_model import ClipModel
 
 
@@ -10,9 +11,11 @@ def evaluate_splits(
     model: ClipModel, splits: Mapping[str, str], *, templates: Sequence[str] = ("{}",)
 ) -> dict[str, float]:
     """Return `split/metric` -> value; the split named "" has no prefix."""
+    # One word may be the name of a set of templates.
+    given = templates[0] if len(templates) == 1 and templates[0] in TEMPLATES else tuple(templates)
     metrics: dict[str, float] = {}
     for split, source in splits.items():
         prefix = f"{split}/" if split else ""
-        found = evaluate(model, source, templates=tuple(templates))
+        found = evaluate(model, source, templates=given)
         metrics |= {prefix + name: value for name, value in found.items()}
     return metrics

@@ -31,9 +31,11 @@ class FeatureLoss(nn.Module):
     def forward(self, student: Embeddings, teachers: Sequence[Embeddings]) -> Float[Tensor, ""]:
         """Mean over teachers and both modalities of the squared distance."""
         terms = []
-        for k, teacher in enumerate(teachers):
-            terms.append(_squared_distance(self.image[k](student.image), teacher.image))
-            terms.append(_squared_distance(self.text[k](student.text), teacher.text))
+        # Distances are float32 also under autocast.
+        with torch.autocast(student.image.device.type, enabled=False):
+            for k, teacher in enumerate(teachers):
+                terms.append(_squared_distance(self.image[k](student.image), teacher.image))
+                terms.append(_squared_distance(self.text[k](student.text), teacher.text))
         return torch.stack(terms).mean()
 
 

@@ -1,8 +1,8 @@
 """TinyCLIP (arXiv:2309.12314): affinity mimicking at a fixed, soft temperature.
 
 The released scripts train on the soft loss alone, with the scale of teacher and student held at
-50: `teacher_scale=0.5` is that for the usual teacher, whose own scale is 100. Hardware of the
-paper: 32 GPUs, batch 32,768. Command:
+50. Here the usual teacher's scale, 100, is halved by `teacher_scale`, and the student's is learned
+and capped at 50. Hardware of the paper: 32 GPUs, batch 32,768. Command:
 
     accelerate launch --config_file $(distill show accelerate ddp) -m distill train tinyclip \\
         --data.store laion400m-dr --out runs/tinyclip

@@ -31,7 +31,7 @@ class Row:
     metrics: Mapping[str, Number]
     distilled: bool = False
     control: bool = False
-    retention: Mapping[str, Number] | None = None
+    retention: Mapping[str, Number | None] | None = None
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -110,6 +110,7 @@ class ReportData:
     Attributes:
         reference: name of the teacher that retention is relative to; empty: the one with the most
             image parameters.
+        subject: name of the distilled student that the headline speaks of; empty: the best one.
         timings: stage -> seconds, in order.
         lineage: (what, which one) from the source to the exported file, in order.
         skipped: reason -> count of samples left out.
@@ -120,6 +121,7 @@ class ReportData:
     subtitle: str = ""
     command: str = ""
     reference: str = ""
+    subject: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     exports: Sequence[ExportRow] = ()
     curves: Sequence[Curve] = ()

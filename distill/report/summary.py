@@ -38,7 +38,9 @@ def summarise(data: ReportData) -> Summary:
     keys = headline_keys(data.rows)
     students = [row for row in data.rows if row.role == "student"]
     best = _best(students, keys)
-    student = _best([row for row in students if row.kind == "distilled"], keys)
+    distilled = [row for row in students if row.kind == "distilled"]
+    named = [row for row in distilled if row.name == data.subject]
+    student = _best(named or distilled, keys)
     alike = [row for row in students if student and row.image_params == student.image_params]
     twin = _best([row for row in alike if row.kind == "undistilled"], keys)
     reference = _reference(data, keys)
@@ -66,7 +68,8 @@ def headline_keys(rows: Sequence[Row]) -> tuple[str, ...]:
 def kept(row: Row, reference: Row | None, key: str) -> float | None:
     """Retention: as the row states it, otherwise against the reference."""
     if row.retention is not None and key in row.retention:
-        return float(row.retention[key])
+        share = row.retention[key]
+        return None if share is None else float(share)
     if row.role == "teacher" or reference is None or not reference.metrics.get(key):
         return None
     return row.metrics[key] / reference.metrics[key] if key in row.metrics else None

@@ -55,6 +55,7 @@ def demo(tmp_path_factory):
         again = run_demo(settings, console)
         assert result.stat().st_mtime_ns == before, "a finished training was repeated"
     assert again["rows"] == values["rows"]
+    assert again["timings"]["teachers"] == values["timings"]["teachers"]
     return settings, values
 
 
@@ -69,7 +70,7 @@ def test_folders(demo):
 
 def test_report_json_is_what_was_promised(demo):
     settings, values = demo
-    assert values == json.loads((settings.out / "report.json").read_text())
+    assert values["rows"] == json.loads((settings.out / "report.json").read_text())["rows"]
     rows = {row["name"]: row for row in values["rows"]}
     assert rows["teacher-a"]["role"] == "teacher" and not rows["teacher-a"]["distilled"]
     for name in ("student-undistilled", "student-control", "student-distilled"):

@@ -6,7 +6,6 @@ import json
 import pytest
 import torch
 from PIL import Image
-from torch._dynamo.utils import counters
 
 from distill import Objective, train
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, StudentConfig
@@ -218,16 +217,6 @@ def test_options_run_and_change_the_result(world, change):
     different = any(not torch.equal(plain[n], v) for n, v in weights(changed).items())
     assert different or "channels_last" in change
     assert all(torch.isfinite(value).all() for value in weights(changed).values())
-
-
-def test_compiled_towers_learn_the_same(world):
-    eager = run(world, num_steps=3)
-    counters.clear()
-    compiled = run(world, num_steps=3, compile=True)
-    assert counters["stats"]["unique_graphs"] >= 2  # both towers, not nothing
-    for name, value in weights(eager.student).items():
-        other = weights(compiled.student)[name]
-        torch.testing.assert_close(value, other, rtol=1e-2, atol=1e-3)
 
 
 def test_activation_checkpointing_is_exact_or_refused(world):
