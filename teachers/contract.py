@@ -2,7 +2,7 @@
 
 A *model*, teacher or student, exposes `encode_image`, `encode_text` and `logit_scale` as its
 logarithm, as open_clip does. `Embeddings` holds unit rows and the exponentiated scale.
-`ClipModel.forward` (teachers/clip_model.py) is the one place that converts.
+`ClipModel.forward` (teachers/clip_model.py) converts for every loss; files on disk hold the factor.
 """
 
 from collections.abc import Sequence
