@@ -6,6 +6,7 @@ it must not exist yet, hard-linked: the kernel decides between two writers. Else
 remote data is read into memory whole.
 """
 
+import contextlib
 import json
 import os
 import uuid
@@ -101,8 +102,8 @@ class Storage:
         return True
 
     def remove(self, path: str) -> None:
-        """Remove a file if it is there."""
-        if self.exists(path):
+        """Remove a file if it is there; another writer may remove it at the same moment."""
+        with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self._path(path))
 
     def _write_temporary(self, path: str, data: bytes) -> str:
