@@ -76,6 +76,11 @@ class ScheduleConfig:
                 f"num_steps={self.num_steps}, warmup_steps={self.warmup_steps}"
             )
 
+    def of_length(self, num_steps: int) -> "ScheduleConfig":
+        """Return this schedule over `num_steps`, warming up for a tenth of them at most."""
+        warmup = min(self.warmup_steps, num_steps // 10)
+        return dataclasses.replace(self, num_steps=num_steps, warmup_steps=warmup)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:

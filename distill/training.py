@@ -85,9 +85,7 @@ def train(
     """
     config = find_recipe(recipe) if isinstance(recipe, str) else recipe
     if num_steps is not None:
-        warmup = min(config.schedule.warmup_steps, num_steps // 10)
-        schedule = replace(config.schedule, num_steps=num_steps, warmup_steps=warmup)
-        config = replace(config, schedule=schedule)
+        config = replace(config, schedule=config.schedule.of_length(num_steps))
     if evaluate_on is not None:
         splits = {"": evaluate_on} if isinstance(evaluate_on, str) else dict(evaluate_on)
         config = replace(config, evaluate_on=splits)

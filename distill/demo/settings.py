@@ -3,13 +3,20 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from distill.config import RunConfig, ScheduleConfig, StudentConfig
-from distill.objective import Objective
+from distill.config import RunConfig
 from distill.recipes.demo import demo, demo_teacher
+from distill.recipes.variants import VARIANTS
 
 TEACHERS = {"teacher-a": "demo-teacher-large", "teacher-b": "demo-teacher-small"}
 SPLITS = ("unseen_pairs", "unseen_characters")
+COMPARED = ("undistilled", "control", "distilled")
 BEST = "student-distilled"
+ABLATIONS = (
+    "without-affinity",
+    "without-feature",
+    "without-scale-calibration",
+    "without-teacher-text",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,50 +63,34 @@ def teacher_configs(settings: DemoSettings) -> list[RunConfig]:
 def student_configs(settings: DemoSettings) -> list[RunConfig]:
     """Equal steps, seed, schedule and start; what they learn from differs."""
     best = demo()
-    plain = Objective()
-    own_text = StudentConfig(name=best.student.name)
-    from_teacher = replace(own_text, text_from=str(settings.out / "teacher-a"))
-    variants = {
-        "student-undistilled": replace(best, objective=plain, student=own_text),
-        "student-control": replace(best, objective=plain, student=from_teacher),
-        BEST: replace(best, student=from_teacher),
-    }
+    from_teacher = replace(best.student, text_from=str(settings.out / "teacher-a"))
+    best = replace(best, student=from_teacher)
     return [
-        _taught(settings, _placed(settings, config, name, settings.student_steps))
-        for name, config in variants.items()
+        replace(
+            _placed(
+                settings, VARIANTS[variant](best), f"student-{variant}", settings.student_steps
+            ),
+            compare_to=str(settings.out / "teacher-a" / "result.json"),
+        )
+        for variant in COMPARED
     ]
 
 
 def ablation_configs(settings: DemoSettings) -> list[RunConfig]:
     """The distilled student without one thing at a time."""
     best = student_configs(settings)[-1]
-    goal = best.objective
-    own_text = replace(best.student, text_from=None)
-    variants = {
-        "without-affinity": replace(best, objective=replace(goal, affinity=0.0)),
-        "without-feature": replace(best, objective=replace(goal, feature=0.0)),
-        "without-scale-calibration": replace(best, objective=replace(goal, teacher_scale=1.0)),
-        "without-teacher-text": replace(best, student=own_text),
-    }
     return [
-        replace(config, out=str(settings.out / "ablations" / name))
-        for name, config in variants.items()
+        replace(VARIANTS[variant](best), out=str(settings.out / "ablations" / variant))
+        for variant in ABLATIONS
     ]
 
 
 def _placed(settings: DemoSettings, config: RunConfig, name: str, steps: int) -> RunConfig:
     """Give a run its folder, its data, its evaluation and its length."""
-    warmup = min(config.schedule.warmup_steps, steps // 10)
-    schedule: ScheduleConfig = replace(config.schedule, num_steps=steps, warmup_steps=warmup)
     return replace(
         config,
         out=str(settings.out / name),
         data=replace(config.data, store=str(settings.store)),
-        schedule=schedule,
+        schedule=config.schedule.of_length(steps),
         evaluate_on=settings.evaluate_on(),
     )
-
-
-def _taught(settings: DemoSettings, config: RunConfig) -> RunConfig:
-    """Compare with the larger teacher."""
-    return replace(config, compare_to=str(settings.out / "teacher-a" / "result.json"))
