@@ -1,0 +1,120 @@
+"""One optimizer step: batch in, detached loss terms out.
+
+Student and objective are one wrapped module with one `forward`, so that DDP sees every parameter
+and every gather. Leaves out the loop, checkpoints and logs (`distill.trainer`).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from distill.config import RunConfig
+from distill.objective import ObjectiveModule
+from distill.optimization import build_optimizer, learning_rate, set_learning_rate
+from distill.preparing import compile_towers, lock_text
+from reinforced_data import Batch
+from students import Student
+from teachers.contract import Embeddings
+
+
+class TrainingModule(nn.Module):
+    """Student and objective behind one forward: batch in, loss terms out."""
+
+    def __init__(self, student: Student, objective: ObjectiveModule) -> None:
+        """Keep both; the optimizer trains both."""
+        super().__init__()
+        self.student = student
+        self.objective = objective
+
+    def forward(
+        self,
+        images: Tensor,
+        tokens: Tensor,
+        teachers: Sequence[Embeddings],
+        caption_ids: Tensor,
+        group: dist.ProcessGroup | None = None,
+    ) -> dict[str, Tensor]:
+        """Return raw terms by name and `total`."""
+        return self.objective(self.student(images, tokens), teachers, caption_ids, group)
+
+
+class Stepper:
+    """The trained parts of a run, and what one step does to them.
+
+    Args:
+        student: trained in place.
+        config: the whole run.
+        teacher_dims: widths of the stored teachers, in the order batches carry them.
+        accelerator: of this process.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        config: RunConfig,
+        teacher_dims: Sequence[int],
+        accelerator: Accelerator,
+    ) -> None:
+        """Build objective and optimizer, and wrap everything for this process."""
+        self.config, self.accelerator, self.student = config, accelerator, student
+        self.group = dist.group.WORLD if accelerator.num_processes > 1 else None
+        self.locked = lock_text(student) if config.student.lock_text else []
+        if config.activation_checkpointing:
+            student.set_grad_checkpointing(True)
+        objective = config.objective.build(student.embed_dim, teacher_dims)
+        self.module = TrainingModule(student, objective)
+        if config.channels_last:
+            self.module.to(memory_format=torch.channels_last)
+        optimizer = build_optimizer(self.module, config.optimizer)
+        self.module.to(accelerator.device)
+        self.ema = None
+        if config.ema_decay is not None:
+            self.ema = ModelEmaV3(student, decay=config.ema_decay, use_warmup=True)
+        if config.compile:
+            compile_towers(student)
+        self.wrapped, self.optimizer = accelerator.prepare(self.module, optimizer)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Everything a checkpoint holds besides the optimizer."""
+        modules: dict[str, nn.Module] = {"model": self.module}
+        return modules if self.ema is None else {**modules, "ema": self.ema.module}
+
+    def finished(self) -> Student:
+        """The student to evaluate and to save: the moving average where there is one."""
+        student = self.student if self.ema is None else self.ema.module
+        return student.eval()
+
+    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Take step number `step` (from 1); return scalars without waiting for the device."""
+        set_learning_rate(
+            self.optimizer,
+            learning_rate(step - 1, self.config.optimizer.lr, self.config.schedule),
+        )
+        self.wrapped.train()
+        for module in self.locked:
+            module.eval()
+        batch = batch.to(self.accelerator.device, non_blocking=True)
+        images = self.student.preprocess.normalize(batch.pixels)
+        if self.config.channels_last:
+            images = images.to(memory_format=torch.channels_last)
+        terms = self.wrapped(
+            images, batch.tokens, batch.teachers, batch.caption_ids, group=self.group
+        )
+        self.accelerator.backward(terms["total"])
+        values = {name: value.detach() for name, value in terms.items()}
+        if self.config.optimizer.max_grad_norm is not None:
+            values["grad_norm"] = self.accelerator.clip_grad_norm_(
+                self.wrapped.parameters(), self.config.optimizer.max_grad_norm
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            self.student.logit_scale.clamp_(0.0, math.log(self.config.max_logit_scale))
+        if self.ema is not None:
+            self.ema.update(self.student, step=step)
+        return values
