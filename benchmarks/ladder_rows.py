@@ -7,7 +7,7 @@ from distill.config import RunConfig
 from distill.recipes.demo import demo
 from distill.recipes.variants import VARIANTS, Variant
 
-SWEEP = (4e-3, 8e-3)
+SWEEP = (2e-3, 4e-3, 8e-3, 1.6e-2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import torch
 from distill.demo.pictures import retrieval_cases
 from distill.demo.settings import BEST, SPLITS, DemoSettings
 from distill.evaluation.evaluator import COUNTS
-from distill.report import Curve, ExportRow, ReportData, Row
+from distill.report import Curve, ExportedFile, ReportData, Row
 from distill.run_log import read_log
 from students import Student
 
@@ -104,8 +104,8 @@ def _row(result: Mapping[str, Any], role: Any, prefix: str = "") -> Row:
     )
 
 
-def _export(row: Mapping[str, Any]) -> ExportRow:
-    return ExportRow(
+def _export(row: Mapping[str, Any]) -> ExportedFile:
+    return ExportedFile(
         format=row["format"],
         tower=row["tower"],
         path=str(Path("export") / Path(row["path"]).name),

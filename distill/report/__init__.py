@@ -2,7 +2,7 @@
 
 from distill.report.data import (
     Curve,
-    ExportRow,
+    ExportedFile,
     ImageToTextCase,
     ReportData,
     RetrievalCase,
@@ -13,7 +13,7 @@ from distill.report.writing import write_report, write_report_json
 
 __all__ = [
     "Curve",
-    "ExportRow",
+    "ExportedFile",
     "ImageToTextCase",
     "ReportData",
     "RetrievalCase",

@@ -14,7 +14,7 @@ from distill.report.data import Curve, Kind, Number, Row
 from distill.report.svg import WIDTH, add, drawing, mark, markup, shortened, text_width
 from distill.report.wording import count, duration, metric_name, percent, split_name, tick
 
-_NAME_PX = 150
+_LONGEST_NAME_PX = 230
 _MOST_POINTS = 80
 # Left, top, width, height.
 Box = tuple[Number, Number, Number, Number]
@@ -23,12 +23,12 @@ Box = tuple[Number, Number, Number, Number]
 def score_chart(rows: Sequence[Row], key: str, *, reference: Row | None = None) -> Markup:
     """One line a model, its score as a mark; the reference teacher's score as a dashed rule."""
     shown = [row for row in rows if math.isfinite(row.metrics.get(key, math.nan))]
-    step, top = 28, 14
+    step, top, left = 28, 14, _gutter([row.name for row in shown])
     bottom = top + step * len(shown)
     root = drawing(bottom + 42, f"{metric_name(key)} {split_name(key)} of each model")
     ticks = nice_ticks(0.0, max((row.metrics[key] for row in shown), default=1.0), most=5)
     frame = Frame(
-        left=_NAME_PX, top=top, right=WIDTH - 52, bottom=bottom,
+        left=left, top=top, right=WIDTH - 52, bottom=bottom,
         x_range=(0.0, ticks[-1]), y_range=(0.0, 1.0),
     )  # fmt: skip
     frame.draw_x(root, ticks, lambda value: f"{100 * value:g}", f"{metric_name(key)}, %")
@@ -37,7 +37,7 @@ def score_chart(rows: Sequence[Row], key: str, *, reference: Row | None = None) 
         add(root, "line", class_="rule", x1=at, x2=at, y1=top - 6, y2=bottom)
     for index, row in enumerate(shown):
         y, x = top + step * (index + 0.5), frame.x(row.metrics[key])
-        add(root, "text", shortened(row.name, _NAME_PX - 12), class_="name end", x=138, y=y + 4)
+        add(root, "text", shortened(row.name, left - 12), class_="name end", x=left - 12, y=y + 4)
         add(root, "line", class_=f"stem {row.kind}", x1=frame.left, x2=x, y1=y, y2=y)
         value = percent(row.metrics[key])
         mark(root, row.kind, x, y, f"{row.name}: {value} %")
@@ -71,7 +71,7 @@ def size_chart(rows: Sequence[Row], key: str) -> Markup:
         x, y = frame.x(row.image_params), frame.y(row.metrics[key])
         title = f"{row.name}: {count(row.image_params)}, {percent(row.metrics[key])} %"
         mark(root, row.kind, x, y, title)
-        _label_point(root, shortened(row.name, 130), x, y, taken)
+        _label_point(root, shortened(row.name, 200), x, y, taken)
     return markup(root)
 
 
@@ -107,16 +107,21 @@ def curve_chart(curves: Sequence[Curve], kinds: Mapping[str, Kind]) -> Markup:
 
 def duration_chart(timings: Mapping[str, Number]) -> Markup:
     """One bar a stage."""
-    step, longest = 26, max([1e-9, *timings.values()])
+    step, longest, left = 26, max([1e-9, *timings.values()]), _gutter(list(timings))
     root = drawing(step * len(timings) + 8, "time of each stage")
     for index, (stage, seconds) in enumerate(timings.items()):
         y = step * (index + 0.5) + 4
-        width = max(2.0, (WIDTH - _NAME_PX - 90) * seconds / longest)
-        add(root, "text", shortened(stage, _NAME_PX - 12), class_="name end", x=138, y=y + 4)
-        bar = add(root, "rect", class_="bar", x=_NAME_PX, y=y - 6, width=width, height=12, rx=2)
+        width = max(2.0, (WIDTH - left - 90) * seconds / longest)
+        add(root, "text", shortened(stage, left - 12), class_="name end", x=left - 12, y=y + 4)
+        bar = add(root, "rect", class_="bar", x=left, y=y - 6, width=width, height=12, rx=2)
         add(bar, "title", f"{stage}: {seconds:.2f} s")
-        add(root, "text", duration(seconds), class_="value", x=_NAME_PX + width + 8, y=y + 4)
+        add(root, "text", duration(seconds), class_="value", x=left + width + 8, y=y + 4)
     return markup(root)
+
+
+def _gutter(names: Sequence[str]) -> Number:
+    """Room for the names left of a chart; longer ones are shortened."""
+    return min(_LONGEST_NAME_PX, max((text_width(name) for name in names), default=0.0) + 18)
 
 
 def _draw_curve(

@@ -51,7 +51,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportRow:
+class ExportedFile:
     """One exported file; None where a number was not measured."""
 
     format: str
@@ -123,7 +123,7 @@ class ReportData:
     reference: str = ""
     subject: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
-    exports: Sequence[ExportRow] = ()
+    exports: Sequence[ExportedFile] = ()
     curves: Sequence[Curve] = ()
     retrieval: Sequence[RetrievalCase | ImageToTextCase] = ()
     lineage: Sequence[tuple[str, str]] = ()

@@ -118,7 +118,7 @@ def test_names_are_escaped_and_cut():
     chart = score_chart([row("<script>alert(1)</script>" * 9, 0.5)], "top1")
     assert "<script" not in chart
     (name,) = texts(chart, "name")
-    assert name.startswith("<script>") and name.endswith("\u2026") and len(name) < 30
+    assert name.startswith("<script>") and name.endswith("\u2026") and len(name) < 40
 
 
 def test_bars_are_as_long_as_the_stages():

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from distill.report import (
     Curve,
-    ExportRow,
+    ExportedFile,
     ImageToTextCase,
     ReportData,
     RetrievalCase,
@@ -72,7 +72,7 @@ def nasty_report(num_rows=12):
     return ReportData(
         title=NASTY[0], subtitle=NASTY[1], command=NASTY[3], rows=rows,
         environment={text: text for text in NASTY}, notes=NASTY, timings={NASTY[0]: 3.0},
-        exports=[ExportRow(format=NASTY[0], tower="image", path=NASTY[1], bytes=44_120)],
+        exports=[ExportedFile(format=NASTY[0], tower="image", path=NASTY[1], bytes=44_120)],
         curves=[
             Curve(name=text, series=NASTY[0], steps=[1, 2], values=[1.0, 2.0]) for text in NASTY
         ],
