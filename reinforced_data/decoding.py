@@ -13,6 +13,8 @@ import simplejpeg
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 MAX_PIXELS = 1 << 26
+# A line of pixels costs memory beside its pixels: 1 x 60,000,000 would be a bomb of its own.
+MAX_SIDE = 1 << 16
 
 
 class UnreadableImage(ValueError):  # noqa: N818 - it reads better where it is caught
@@ -28,7 +30,8 @@ def image_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Read (width, height) from the header.
 
     Raises:
-        UnreadableImage: not a JPEG, PNG or WebP, a broken header, or more than `max_pixels`.
+        UnreadableImage: not a JPEG, PNG or WebP, a broken header, more than `max_pixels`, or a
+            side above `MAX_SIDE`.
     """
     return _open(data, max_pixels).size
 
@@ -37,7 +40,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode to RGB; transparency is flattened on white, of an animation the first frame counts.
 
     Raises:
-        UnreadableImage: not a JPEG, PNG or WebP, broken, or more than `max_pixels`.
+        UnreadableImage: not a JPEG, PNG or WebP, broken, or too large (see `image_size`).
     """
     if data[:3] == b"\xff\xd8\xff":
         pixels = _decode_plain_jpeg(data, max_pixels)
@@ -76,11 +79,14 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     try:
         # The plugin itself and not Image.open: half the time, and no other format is tried.
         image = plugin(io.BytesIO(data))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableImage("too-many-pixels", str(error)) from error
     except Exception as error:
         raise UnreadableImage("undecodable", str(error)) from error
-    if image.width * image.height > max_pixels:
+    if image.width * image.height > max_pixels or max(image.size) > MAX_SIDE:
         raise UnreadableImage(
-            "too-many-pixels", f"{image.width} x {image.height}, the limit is {max_pixels}"
+            "too-many-pixels",
+            f"{image.width} x {image.height}; the limit is {max_pixels}, and {MAX_SIDE} a side",
         )
     return image
 

@@ -15,7 +15,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from reinforced_data.arrow_rows import from_ipc
 from reinforced_data.columns import FORMAT_VERSION, Column
-from reinforced_data.commits import Commit, Skipped, read_commit, write_unit
+from reinforced_data.commits import Commit, Skipped, commit_path, read_commit, write_unit
+from reinforced_data.shard_reader import CUTS
 from reinforced_data.storage import Storage
 
 _SOURCES = "sources.json"
@@ -127,7 +128,8 @@ def open_store(path: str | Path) -> Store:
 def create_store(path: str | Path, shards: list[str]) -> Store:
     """Create a store for these source shards, or open the one that is there.
 
-    A shard that could not be read before may be replaced, as long as nothing is committed of it.
+    A shard that could not be read before, or not to its end, may be replaced; what is committed of
+    a shard that was cut is taken back then.
 
     Raises:
         ValueError: the store there was made from other shards, or one has changed its size.
@@ -153,16 +155,29 @@ def create_store(path: str | Path, shards: list[str]) -> Store:
 
 
 def _check_sizes(store: Store, sizes: list[int]) -> bool:
-    """Return whether a shard has another size, which only those without any commit may have."""
+    """Return whether a shard has another size; only one that was cut may, of those committed."""
     changed = [i for i, size in enumerate(sizes) if size != store.source_bytes[i]]
     used = set[int]().union(*(store.done(column) for column in store.columns() if changed))
     for shard in sorted(used.intersection(changed)):
-        raise _other_source(
-            store,
-            f"{store.sources[shard]} had {store.source_bytes[shard]} bytes, "
-            f"now it has {sizes[shard]}",
-        )
+        if not _take_back_if_cut(store, shard):
+            raise _other_source(
+                store,
+                f"{store.sources[shard]} had {store.source_bytes[shard]} bytes, "
+                f"now it has {sizes[shard]}",
+            )
     return bool(changed)
+
+
+def _take_back_if_cut(store: Store, shard: int) -> bool:
+    """Remove the records of a shard of which only the beginning could be read."""
+    index = next(iter(store.columns("index")), None)
+    commit = store.commit(index, shard) if index else None
+    if commit is None or not any(skip.reason in CUTS for skip in commit.skipped):
+        return False
+    # The index goes last: who is killed in between finds the cut there again.
+    for column in sorted(store.columns(), key=lambda column: column.kind == "index"):
+        store.storage.remove(commit_path(column.name, shard))
+    return True
 
 
 def _other_source(store: Store, detail: str) -> ValueError:

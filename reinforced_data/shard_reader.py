@@ -1,13 +1,14 @@
 """One WebDataset shard, sample by sample, with the byte offsets that a store points to.
 
 A shard is an uncompressed tar. Members of one sample are neighbours and share a key (the name up
-to the first dot of its last part). Nothing is extracted and no member name is used as a path.
-Members that are neither image, caption nor label are skipped unread. WebDataset's own reader is
-not used: it hides the byte offsets, and takes a tar cut at a member boundary for a whole one.
+to the first dot of its last part). Nothing is extracted, executed or unpickled, no link is followed
+and no member name is used as a path. Members that are neither image, caption nor label are skipped
+unread. Of a shard that ends too early, or is broken further on, the whole samples are kept and the
+cut is one more sample with a `problem`, so that a reader of counts sees it. WebDataset's own reader
+is not used: it hides the byte offsets, and takes a tar cut at a member boundary for a whole one.
 """
 
 import io
-import json
 import os
 import re
 import tarfile
@@ -19,14 +20,30 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from reinforced_data.sample_texts import Refused, SampleTexts
+
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-MAX_TEXT_BYTES = 1 << 22
+MAX_IMAGE_BYTES = 1 << 28
+CUTS = ("truncated-shard", "broken-shard")
+"""The problems of the last row of a shard of which only the beginning could be read."""
 
 _MEMBER_NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
+_BLOCK = 512
+
+# A member, or why it cannot be used.
+Members = dict[str, tarfile.TarInfo | str]
 
 
 class BrokenShard(ValueError):  # noqa: N818 - it reads better where it is caught
-    """A shard that is truncated or no uncompressed tar."""
+    """A shard without one whole sample: cut too early, or no uncompressed tar."""
+
+
+class _Cut(Exception):  # noqa: N818 - as above
+    """Where a shard stops being readable, and how."""
+
+    def __init__(self, reason: str, offset: int, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.offset = reason, offset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +80,7 @@ def read_shard(path: str | Path, *, captions_from: str | None = None) -> Iterato
             "json:FIELD", or the extension of a text member.
 
     Raises:
-        BrokenShard: a ValueError; not a tar, or a truncated one.
+        BrokenShard: a ValueError; not a tar, or cut before its first sample ends.
     """
     return (
         sample for sample in scan_shard(path, captions_from=captions_from) if not sample.problem
@@ -73,17 +90,23 @@ def read_shard(path: str | Path, *, captions_from: str | None = None) -> Iterato
 def scan_shard(path: str | Path, *, captions_from: str | None = None) -> Iterator[Sample]:
     """Yield every sample of a shard, also those with a `problem`; row i of a column is item i.
 
+    A shard that is cut, also between two members, ends with a sample whose problem is in `CUTS`:
+    the one that the cut goes through, or one with the key `byte N` behind the last whole one.
+
     Raises:
-        BrokenShard: a ValueError; not a tar, or a truncated one (also when cut between members).
+        BrokenShard: a ValueError; not a tar, or cut before its first sample ends.
     """
     seen: set[str] = set()
     with open_binary(str(path)) as file:
-        for key, members in _groups(str(path), file):
-            sample = _read_sample(key, members, file, captions_from)
-            if key in seen:
-                sample = _refuse(key, "duplicate-key")
+        for key, members, problem in _groups(str(path), file):
+            if problem is None and key in seen:
+                # A part of an earlier sample, or another sample of the same name?
+                problem = "duplicate-key" if _image_of(members) else "interleaved-key"
             seen.add(key)
-            yield sample
+            if problem is not None:
+                yield _refuse(key, problem)
+            else:
+                yield _read_sample(key, members, file, captions_from)
 
 
 def open_binary(path: str) -> Any:
@@ -96,50 +119,74 @@ def open_binary(path: str) -> Any:
     return io.BytesIO(fs.cat_file(inner))
 
 
-def _groups(path: str, file: Any) -> Iterator[tuple[str, dict[str, tarfile.TarInfo | None]]]:
-    """Group neighbours by key; an extension that comes twice in a group maps to None."""
-    current, members = "", {}
-    for member in _members(path, file):
+def _groups(path: str, file: Any) -> Iterator[tuple[str, Members, str | None]]:
+    """Group neighbours by key; the third item says why a group cannot be used."""
+    current, members, before = "", Members(), frozenset[str]()
+    try:
+        for key, extension, member in _named_members(file):
+            if members and key != current:
+                yield current, members, None
+                before, members = frozenset(members), {}
+            current = key
+            members[extension] = "duplicate-member" if extension in members else member
+        if members:
+            yield current, members, None
+    except _Cut as cut:
+        # Nothing says whether the last sample had more members; the one before it had these.
+        whole = bool(before) and before <= members.keys()
+        if not before:
+            raise BrokenShard(
+                f"source shard {path} is truncated or not an uncompressed tar: {cut}, before its "
+                "first sample ends. Fetch or pack this shard again, or leave it out of the source"
+            ) from cut
+        if whole or not members:
+            yield from [(current, members, None)] if members else []
+            current = f"byte {cut.offset}"
+        yield current, {}, cut.reason
+
+
+def _named_members(file: Any) -> Iterator[tuple[str, str, tarfile.TarInfo | str]]:
+    """Yield key, extension and member; a link or device, which has no bytes, as its problem."""
+    for member in _members(file):
         match = _MEMBER_NAME.fullmatch(member.name)
-        # A link has no bytes of its own and could point anywhere; devices likewise.
-        if match is None or not member.isreg() or member.issparse():
+        if match is None or member.isdir():
             continue
-        key, extension = match[1], match[2].lower()
-        if members and key != current:
-            yield current, members
-            members = {}
-        current = key
-        members[extension] = None if extension in members else member
-    if members:
-        yield current, members
+        readable = member.isreg() and not member.issparse()
+        # A link could point anywhere.
+        yield match[1], match[2].lower(), member if readable else "link-or-device"
 
 
-def _members(path: str, file: Any) -> Iterator[tarfile.TarInfo]:
-    count = 0
+def _members(file: Any) -> Iterator[tarfile.TarInfo]:
+    """Yield members that lie wholly within the file.
+
+    Raises:
+        _Cut: the file ends, or stops being a tar, before the end of the archive.
+    """
+    length = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    offset = 0
     try:
         with tarfile.open(fileobj=file, mode="r:", errors="replace") as tar:
             for member in iter(tar.next, None):
-                count += 1
+                offset = member.offset
+                if member.size < 0:
+                    raise tarfile.ReadError("a negative size")
+                if member.isreg() and member.offset_data + member.size > length:
+                    raise tarfile.ReadError("unexpected end of data")
                 yield member
+                offset = tar.offset
                 # TarFile keeps every header it has read; a shard can have a million.
                 tar.members.clear()
-            end = tar.offset
-    except (tarfile.TarError, EOFError) as error:
-        raise _broken(path, count, str(error)) from error
+            offset = tar.offset
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        reason = CUTS[0] if length < _BLOCK or "end of data" in str(error) else CUTS[1]
+        raise _Cut(reason, offset, f"{error} at byte {offset}") from error
     # tarfile takes the end of the file, or a broken header, for the end of the archive.
-    file.seek(0, os.SEEK_END)
-    length = file.tell()
-    file.seek(end)
-    if file.read(512) != bytes(512):
-        what = "no end-of-archive block" if end >= length else "a broken header"
-        raise _broken(path, count, f"{what} at byte {end}")
-
-
-def _broken(path: str, count: int, detail: str) -> BrokenShard:
-    return BrokenShard(
-        f"source shard {path} is truncated or not an uncompressed tar: {detail} (after {count} "
-        "readable members). Fetch or pack this shard again, or leave it out of the source"
-    )
+    file.seek(offset)
+    if file.read(_BLOCK) != bytes(_BLOCK):
+        if length - offset < _BLOCK:
+            raise _Cut(CUTS[0], offset, f"no end-of-archive block at byte {offset}")
+        raise _Cut(CUTS[1], offset, f"a broken header at byte {offset}")
 
 
 def _refuse(key: str, problem: str) -> Sample:
@@ -148,24 +195,26 @@ def _refuse(key: str, problem: str) -> Sample:
     )
 
 
-def _read_sample(
-    key: str,
-    members: dict[str, tarfile.TarInfo | None],
-    file: Any,
-    captions_from: str | None,
-) -> Sample:
-    extension = next((name for name in members if name in IMAGE_EXTENSIONS), None)
+def _image_of(members: Members) -> str | None:
+    """The extension of a group's image."""
+    return next((name for name in members if name in IMAGE_EXTENSIONS), None)
+
+
+def _read_sample(key: str, members: Members, file: Any, captions_from: str | None) -> Sample:
+    extension = _image_of(members)
     if extension is None:
         return _refuse(key, "no-image")
     image = members[extension]
-    if any(member is None for member in members.values()) or image is None:
-        return _refuse(key, "duplicate-member")
+    if isinstance(image, str):
+        return _refuse(key, image)
+    if image.size > MAX_IMAGE_BYTES:
+        return _refuse(key, "image-too-large")
     try:
-        texts = _Texts(members, file)
+        texts = SampleTexts(members, lambda member: _read(file, member))
         captions = tuple(texts.captions(captions_from))
         label = texts.label()
-    except (ValueError, RecursionError):
-        return _refuse(key, "bad-text")
+    except Refused as error:
+        return _refuse(key, error.reason)
     return Sample(
         key=key,
         image=_read(file, image),
@@ -180,41 +229,3 @@ def _read_sample(
 def _read(file: Any, member: tarfile.TarInfo) -> bytes:
     file.seek(member.offset_data)
     return file.read(member.size)
-
-
-class _Texts:
-    """The text members of one sample, each read only when it is asked for."""
-
-    def __init__(self, members: dict[str, tarfile.TarInfo | None], file: Any) -> None:
-        self._members = members
-        self._file = file
-
-    def _text(self, extension: str) -> str | None:
-        member = self._members.get(extension)
-        if member is None:
-            return None
-        if member.size > MAX_TEXT_BYTES:
-            raise ValueError(f"{member.name} has {member.size} bytes of text")
-        return _read(self._file, member).decode()
-
-    def _json(self) -> dict[str, Any]:
-        text = self._text("json")
-        fields = {} if text is None else json.loads(text)
-        return fields if isinstance(fields, dict) else {}
-
-    def captions(self, captions_from: str | None) -> list[str]:
-        if captions_from is not None and captions_from.startswith("json:"):
-            found = self._json().get(captions_from.removeprefix("json:"))
-        else:
-            found = self._text(captions_from or "txt")
-            if found is None and captions_from is None:
-                fields = self._json()
-                found = fields.get("captions") or fields.get("caption")
-        texts = found if isinstance(found, list) else [found]
-        return [text.strip() for text in texts if isinstance(text, str) and text.strip()]
-
-    def label(self) -> str | None:
-        label = self._text("cls")
-        if label is None and "json" in self._members:
-            label = self._json().get("label")
-        return None if label is None else str(label).strip()

@@ -21,6 +21,8 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+# Pixels; 224 x 224 of an image 330 times as wide as high.
+_MAX_RESIZED = 1 << 24
 
 
 class Embeddings(NamedTuple):
@@ -108,11 +110,19 @@ class Preprocess:
         return _RESAMPLING[self.interpolation]
 
     def whole_view(self, image: Image.Image) -> UInt8[np.ndarray, "size size 3"]:
-        """Resize and centre-crop a whole image for evaluation, as open_clip's transform does."""
+        """Resize and centre-crop a whole image for evaluation, as open_clip's transform does.
+
+        Where the resized image would be enormous (a strip of pixels), it is cropped first.
+        """
         size = self.image_size
         width, height = image.size
         if self.resize_mode == "squash":
             resized = image.resize((size, size), self.resampling)
+        elif size**2 * max(image.size) > _MAX_RESIZED * min(image.size):
+            side = min(image.size)
+            left, top = (width - side) / 2, (height - side) / 2
+            box = (left, top, left + side, top + side)
+            resized = image.resize((size, size), self.resampling, box=box)
         elif width <= height:
             resized = image.resize((size, int(size * height / width)), self.resampling)
         else:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from distill.evaluation.retrieval import retrieval, unique_texts
 from distill.evaluation.zero_shot import TEMPLATES, embed_classes, embed_texts, zero_shot
-from reinforced_data.source import Sample, UnreadableImage, decode_image, open_source
+from reinforced_data.source import Sample, Source, UnreadableImage, decode_image, open_source
 from teachers.clip_model import ClipModel
 
 TASKS = ("zero_shot", "retrieval")
@@ -61,7 +61,7 @@ def evaluate(
 
     Returns:
         Fractions `top1`, `top5`, `image_to_text_r1`, `_r5`, `_r10`, `text_to_image_r1`, `_r5`,
-        `_r10` for the tasks done; `samples` embedded and samples `skipped` as undecodable.
+        `_r10` for the tasks done; `samples` embedded and samples `skipped` as unusable.
         Ties count against the model.
 
     Raises:
@@ -74,9 +74,11 @@ def evaluate(
     samples = _samples(source, captions_from)
     with _inference(model):
         found = _embed_images(model, islice(samples, limit), batch_size, on_batch)
+        if isinstance(samples, Source):
+            found.skipped += samples.skipped.total()
         if not found.rows:
             raise ValueError(
-                f"no image of {_name(source)} could be used ({found.skipped} undecodable), so "
+                f"no image of {_name(source)} could be used ({found.skipped} skipped), so "
                 f"there is nothing to evaluate {model.name} on"
             )
         images = torch.cat(found.rows)

@@ -196,26 +196,6 @@ def test_a_replaced_source_stops_training(tmp_path):
         read(tmp_path / "out", 1)
 
 
-def test_a_truncated_shard_is_reported_and_the_others_are_done(tmp_path, capsys):
-    shards = write_source(tmp_path / "source", 12)
-    whole = Path(shards[1]).read_bytes()
-    middle = next(s for s in list(open_source(shards[1]))[3:]).offset - 512
-    Path(shards[1]).write_bytes(whole[:middle])
-    report = write(tmp_path, tiny_teacher())
-    assert list(report.failed) == [shards[1]]
-    assert "truncated" in report.failed[shards[1]]
-    assert "truncated" in capsys.readouterr().err.replace("\n", " ")
-    assert (report.samples, report.shards) == (7, 2)
-    dataset = open_dataset(tmp_path / "out")
-    assert dataset.num_samples == 7
-    assert set(dataset.missing.values()) == {1} and len(dataset.missing) == 5
-    assert {int(k) for b in read(tmp_path / "out", 12) for k in b.keys} == {0, 1, 2, 3, 4, 10, 11}
-    Path(shards[1]).write_bytes(whole)
-    report = write(tmp_path, tiny_teacher())
-    assert (report.samples, report.shards, report.failed) == (12, 3, {})
-    assert open_dataset(tmp_path / "out").missing == {}
-
-
 def test_shards_without_a_usable_sample_are_done_too(tmp_path):
     shards = write_source(tmp_path / "source", [sample(i) for i in range(5)])
     write_source(tmp_path / "null", [{"__key__": "k", "txt": "no picture"}])
