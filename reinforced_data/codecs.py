@@ -8,6 +8,8 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float32
 
+from teachers.suggestions import unknown_name
+
 
 @dataclass(frozen=True, kw_only=True)
 class Codec:
@@ -74,5 +76,5 @@ def get_codec(name: str) -> Codec:
         ValueError: no such codec; the message lists those there are.
     """
     if name not in CODECS:
-        raise ValueError(f"no codec {name!r}; there are {', '.join(CODECS)}")
+        raise unknown_name("codec", name, CODECS)
     return CODECS[name]

@@ -7,13 +7,13 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
 from reinforced_data.source import IMAGE_EXTENSIONS
+from teachers.suggestions import did_you_mean
 
 Layout = Literal["auto", "folder", "classes", "table"]
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -164,9 +164,8 @@ def _choose(table: Path, found: list[str], asked: str | None, usual: tuple[str, 
             "to use"
         )
     if asked not in found:
-        close = get_close_matches(asked, found, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{table} has no column {asked!r}; its columns are {found}{hint}")
+        hint = did_you_mean(asked, found)
+        raise ValueError(f"{table} has no column {asked!r}{hint} Its columns are {found}")
     return asked
 
 

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 
-import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
@@ -11,6 +10,7 @@ from reinforced_data.arrow_rows import stamped_keys
 from reinforced_data.column_rows import ImageRows, IndexRows, TextRows, ViewRows
 from reinforced_data.columns import Column
 from reinforced_data.layout import Store
+from reinforced_data.locations import locate
 
 
 class OpenShard:
@@ -75,7 +75,7 @@ class _Source:
     """A source shard, read at given offsets."""
 
     def __init__(self, path: str) -> None:
-        self._fs, self._path = fsspec.core.url_to_fs(path)
+        self._fs, self._path = locate(path)
         self._file = -1
         if isinstance(self._fs, LocalFileSystem):
             try:

@@ -23,6 +23,7 @@ from reinforced_data.listing import (
 )
 from reinforced_data.shard_writer import ShardSample, published_folder, write_shards
 from reinforced_data.source import UnreadableImage, decode_image, image_size
+from teachers.suggestions import unknown_name
 
 _REPORT = "pack.json"
 _EXAMPLES = 10
@@ -106,7 +107,7 @@ def pack(
     """
     input, out = Path(input), Path(out)
     if layout not in get_args(Layout):
-        raise ValueError(f"layout must be one of {list(get_args(Layout))}, got {layout!r}")
+        raise unknown_name("layout", layout, get_args(Layout))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} already holds something; give a new folder, or remove it first")
     detected = detect_layout(input)

@@ -20,6 +20,7 @@ from reinforced_data.open_shard import OpenShard
 from reinforced_data.order import SampleOrder
 from teachers import Preprocess, Tokenizer
 from teachers.contract import Kind
+from teachers.suggestions import unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,9 +221,7 @@ class ReinforcedDataset:
             )
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise ValueError(
-                f"{self.path} has no teacher {unknown[0]!r}; it has {', '.join(known) or 'none'}"
-            )
+            raise ValueError(f"{self.path}: {unknown_name('teacher', unknown[0], known)}")
         return tuple(known[name] for name in names)
 
     def _check_reading(self, batch_size: int, rank: int, world_size: int, views: int | None) -> int:

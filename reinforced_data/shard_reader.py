@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from reinforced_data.locations import locate
 from reinforced_data.sample_texts import Refused, SampleTexts
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -111,7 +111,7 @@ def scan_shard(path: str | Path, *, captions_from: str | None = None) -> Iterato
 
 def open_binary(path: str) -> Any:
     """Open a shard for random access; what is not local is read into memory as a whole."""
-    fs, inner = fsspec.core.url_to_fs(path)
+    fs, inner = locate(path)
     if not fs.exists(inner):
         raise ValueError(f"source shard {path} does not exist")
     if isinstance(fs, LocalFileSystem):

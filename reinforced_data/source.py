@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from reinforced_data.decoding import MAX_PIXELS, UnreadableImage, decode_image, image_size
+from reinforced_data.locations import locate
 from reinforced_data.shard_reader import (
     IMAGE_EXTENSIONS,
     BrokenShard,
@@ -91,7 +91,7 @@ def expand_sources(source: str | Path | Sequence[str | Path]) -> list[str]:
 def _expand_one(pattern: str) -> list[str]:
     paths = []
     for path in expand_braces(pattern):
-        fs, inner = fsspec.core.url_to_fs(path)
+        fs, inner = locate(path)
         local = isinstance(fs, LocalFileSystem)
         if fs.isdir(inner):
             found = sorted(fs.glob(f"{glob.escape(inner) if local else inner}/*.tar"))

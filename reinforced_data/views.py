@@ -19,6 +19,7 @@ from PIL import Image
 
 from reinforced_data.operations import OPERATIONS
 from teachers.contract import Preprocess
+from teachers.suggestions import unknown_name
 
 RANDAUGMENT = (
     "identity",
@@ -75,7 +76,7 @@ class ViewPolicy:
             )
         unknown = sorted(set(self.operations) - set(OPERATIONS))
         if unknown:
-            raise ValueError(f"no operation {unknown[0]!r}; there are {', '.join(OPERATIONS)}")
+            raise unknown_name("operation", unknown[0], OPERATIONS)
 
     def config(self) -> dict[str, Any]:
         """Return JSON values; `ViewPolicy.from_config` reads them back."""

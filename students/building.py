@@ -3,7 +3,6 @@
 Weights are random unless an open_clip tag is named. Left out: inheriting a donor's weights.
 """
 
-import difflib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from students.student import Student, evaluating
 from students.two_tower import SIGMOID_BIAS, SIGMOID_SCALE, TwoTower
 from teachers.clip_model import ClipModel, check_dual_encoder
 from teachers.contract import Kind, Preprocess, Tokenizer
+from teachers.suggestions import did_you_mean, unknown_name
 from teachers.tokenizers import OpenClipTokenizer
 
 Rgb = tuple[float, float, float]
@@ -51,7 +51,7 @@ def build_student(
         ValueError: when there is no such model, or a module is no dual encoder; says what to do.
     """
     if kind not in ("softmax", "sigmoid"):
-        raise ValueError(f"kind must be softmax or sigmoid, got {kind!r}")
+        raise unknown_name("kind", kind, ("softmax", "sigmoid"))
     pixels = {"image_size": image_size, "mean": mean, "std": std}
     pixels = {key: value for key, value in pixels.items() if value is not None}
     if isinstance(what, str) and what in CATALOG:
@@ -94,13 +94,14 @@ def _from_open_clip(
     model, _, tag = what.partition("/")
     if model not in open_clip.list_models():
         known = sorted({*CATALOG, *open_clip.list_models()})
-        near = difflib.get_close_matches(model, known, n=3)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ValueError(f"no student {model!r} in the catalogue or in open_clip{hint}")
+        hint = did_you_mean(model, known)
+        raise ValueError(
+            f"no student {model!r} in the catalogue or in open_clip{hint}; `distill list students` "
+            "prints the catalogue"
+        )
     tags = open_clip.list_pretrained_tags_by_model(model)
     if tag and tag not in tags:
-        known = ", ".join(tags) or "none"
-        raise ValueError(f"open_clip has no weights {tag!r} for {model}; it has: {known}")
+        raise ValueError(f"{model}: {unknown_name('weights', tag, tags)}")
     size = pixels.get("image_size")
     text = None
     if tokenizer is not None:

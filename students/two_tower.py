@@ -4,7 +4,6 @@ Its parts are named `visual`, `text`, `logit_scale` and `logit_bias`, as in open
 CustomTextCLIP, so that whatever walks an open_clip student walks this one too.
 """
 
-import difflib
 import math
 
 import open_clip
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from students.small_towers import PREFIX, small_tower
 from students.spec import StudentSpec
 from teachers.contract import Kind
+from teachers.suggestions import did_you_mean
 
 # CLIP's and SigLIP's own starting points (arXiv:2103.00020, arXiv:2303.15343).
 SOFTMAX_SCALE = math.log(1 / 0.07)
@@ -80,8 +80,7 @@ def image_tower(name: str, embed_dim: int, image_size: int) -> nn.Module:
     if name.startswith(PREFIX):
         return small_tower(name, embed_dim)
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        hint = did_you_mean(name, timm.list_models())
         raise ValueError(f"no image tower {name!r} in timm {timm.__version__}{hint}")
     try:
         return timm.create_model(name, num_classes=embed_dim, img_size=image_size)

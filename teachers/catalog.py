@@ -4,11 +4,12 @@ Licences are those of the model cards as far as known; they are a help, not lega
 says that nobody looked. What the data behind a teacher allows is another question.
 """
 
-import difflib
 import re
 from dataclasses import dataclass
 
 import open_clip
+
+from teachers.suggestions import did_you_mean
 
 # (model name, tag) patterns -> licence of the weights; the first match counts.
 _LICENCES: tuple[tuple[str, str, str], ...] = (
@@ -70,7 +71,7 @@ def find_entry(spec: str) -> CatalogEntry:
                 f"A teacher needs weights: pass a folder or your own module, or choose another "
                 f"({listing})"
             )
-        raise ValueError(f"no teacher {model!r}{_did_you_mean(model, pretrained)}; {listing}")
+        raise ValueError(f"no teacher {model!r}{did_you_mean(model, pretrained)}; {listing}")
     tags = open_clip.list_pretrained_tags_by_model(model)
     clean = tag.lower().replace("-", "_")  # as open_clip itself reads tags
     if clean in tags:
@@ -81,11 +82,5 @@ def find_entry(spec: str) -> CatalogEntry:
             f"{model!r} names no weights: choose one of {choices}. (To use random weights, build "
             "the module yourself and pass it)"
         )
-    hint = _did_you_mean(clean, tags)
+    hint = did_you_mean(clean, tags)
     raise ValueError(f"{model!r} has no weights {tag!r}{hint}; there are {choices}; {listing}")
-
-
-def _did_you_mean(word: str, choices: list[str]) -> str:
-    by_lower = {choice.lower(): choice for choice in choices}
-    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
-    return f"; did you mean {by_lower[near[0]]!r}?" if near else ""

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from teachers.clip_model import ClipModel, unit_rows
 from teachers.contract import Preprocess, Tokenizer
 from teachers.quantization import quantize
+from teachers.suggestions import unknown_name
 
 Precision = Literal["fp32", "bf16", "int8", "nf4"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -115,7 +116,7 @@ def fingerprint(
 def check_precision(precision: str) -> None:
     """Raise a `ValueError` that lists the precisions there are."""
     if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        raise unknown_name("precision", precision, PRECISIONS)
 
 
 def _convert(module: Any, precision: Precision) -> None:

@@ -18,6 +18,7 @@ from distill.evaluation.retrieval import retrieval, unique_texts
 from distill.evaluation.zero_shot import TEMPLATES, embed_classes, embed_texts, zero_shot
 from reinforced_data.source import Sample, Source, UnreadableImage, decode_image, open_source
 from teachers.clip_model import ClipModel
+from teachers.suggestions import unknown_name
 
 TASKS = ("zero_shot", "retrieval")
 # What `evaluate` returns beside scores; nothing of which a student could retain a share.
@@ -70,7 +71,7 @@ def evaluate(
     """
     prompts = _prompts(templates)
     if tasks is not None and (not tasks or set(tasks) - set(TASKS)):
-        raise ValueError(f"tasks must be among {list(TASKS)}, got {list(tasks)}")
+        raise unknown_name("task", next(iter(set(tasks) - set(TASKS)), ""), TASKS)
     samples = _samples(source, captions_from)
     with _inference(model):
         found = _embed_images(model, islice(samples, limit), batch_size, on_batch)
@@ -116,8 +117,8 @@ def _prompts(templates: str | Sequence[str]) -> Sequence[str]:
         return (templates,)
     if templates not in TEMPLATES:
         raise ValueError(
-            f"no templates named {templates!r}; names are {list(TEMPLATES)}, or give prompts with "
-            "{} where the class name goes"
+            f"{unknown_name('set of templates', templates, TEMPLATES)}. Or give prompts with {{}} "
+            "where the class name goes"
         )
     return TEMPLATES[templates]
 

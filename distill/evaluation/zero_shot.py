@@ -4,7 +4,6 @@ A class is the normalised mean of the unit embeddings of its name in every templ
 """
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import torch
 from jaxtyping import Float
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from distill.evaluation.ranking import recall_at, worst_ranks
 from teachers.clip_model import ClipModel, unit_rows
+from teachers.suggestions import did_you_mean
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "plain": ("{}",),
@@ -43,11 +43,8 @@ def zero_shot(
     index = {name: i for i, name in enumerate(class_names)}
     for label in labels:
         if label not in index:
-            close = get_close_matches(label, class_names, n=3)
-            raise ValueError(
-                f"the label {label!r} is none of the {len(index)} classes"
-                + (f"; did you mean {' or '.join(map(repr, close))}?" if close else "")
-            )
+            hint = did_you_mean(label, class_names)
+            raise ValueError(f"the label {label!r} is none of the {len(index)} classes{hint}")
     targets = torch.tensor([index[label] for label in labels], device=images.device)
     right = torch.stack([torch.arange(len(targets), device=images.device), targets])
     ranks = worst_ranks(images, class_rows, right)

@@ -31,6 +31,7 @@ from students.exporters.parity import (
 from students.profiling import latency_ms
 from students.student import Student, Tower, TowerName
 from teachers.contract import Tokenizer
+from teachers.suggestions import unknown_name
 from teachers.tokenizers import OpenClipTokenizer
 
 METADATA_FILE = "metadata.json"
@@ -120,7 +121,7 @@ def _check_request(out: Path, formats: Sequence[str]) -> None:
     """Refuse before any work is done."""
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown or not formats:
-        raise ValueError(f"no export format {unknown}; there is: {', '.join(FORMATS)}")
+        raise unknown_name("export format", unknown[0] if unknown else "", FORMATS)
     for name in formats:
         FORMATS[name].require()
     if out.exists() and not (out.is_dir() and _replaceable(out)):

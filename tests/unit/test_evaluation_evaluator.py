@@ -121,7 +121,7 @@ def test_without_captions_retrieval_is_left_out_unless_asked_for(tmp_path):
 def test_images_without_anything_or_nothing_at_all(tmp_path):
     with pytest.raises(ValueError, match="neither labels nor captions"):
         evaluate(aligned(), write(tmp_path / "bare", [{"png": png(0)}]))
-    with pytest.raises(ValueError, match=r"no image .* \(1 undecodable\)"):
+    with pytest.raises(ValueError, match=r"no image .* \(1 skipped\)"):
         evaluate(aligned(), write(tmp_path / "broken", [{"png": b"?", "cls": "alpha"}]))
 
 
@@ -159,9 +159,9 @@ def test_templates_average_unit_rows(tmp_path):
     [
         ({"templates": ("a photo",)}, "needs {} where the class name goes"),
         ({"templates": ()}, "needs {}"),
-        ({"templates": "photos"}, "no templates named 'photos'"),
-        ({"tasks": ("zeroshot",)}, "tasks must be among"),
-        ({"tasks": ()}, "tasks must be among"),
+        ({"templates": "photos"}, "no set of templates 'photos'; did you mean 'photo'"),
+        ({"tasks": ("zeroshot",)}, "no task 'zeroshot'; did you mean 'zero_shot'"),
+        ({"tasks": ()}, "no task ''"),
     ],
 )
 def test_wrong_arguments(tmp_path, change, message):

@@ -188,11 +188,11 @@ def test_twice_the_same_bytes(captioned, tmp_path):
     [
         (
             {"captions": "captoin"},
-            r"no column 'captoin'; its columns are \['file', 'caption'\]; did",
+            r"no column 'captoin'; did you mean 'caption'\? Its columns are \['file', 'caption'\]",
         ),
         ({"labels": "class"}, r"no column 'class'"),
         ({"layout": "folder"}, r"layout 'folder' does not fit .* looks like 'table'"),
-        ({"layout": "tables"}, r"layout must be one of"),
+        ({"layout": "tables"}, r"no layout 'tables'; did you mean 'table'"),
         ({"samples_per_shard": 0}, r"samples_per_shard must be at least 1"),
     ],
 )

@@ -85,7 +85,7 @@ def test_clips_own_tokenizer_is_the_default() -> None:
         ("MobileCLIP2-S5", "did you mean 'MobileCLIP2-S4'"),
         ("qqqqqqqqqq", "no student 'qqqqqqqqqq'"),
         ("MobileCLIP2-S0/openai", r"no weights|has: dfndr2b"),
-        ("ViT-S-32/openai", "has: none"),
+        ("ViT-S-32/openai", "ViT-S-32: no weights 'openai'. Known: none"),
         (spec("mobilenetv4_conv_smal"), "did you mean 'mobilenetv4_conv_small'"),
         (spec(text=TextSpec(width=8, layers=1, heads=1)), r"context_length=8\)"),
         (
