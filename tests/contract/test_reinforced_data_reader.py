@@ -212,7 +212,7 @@ def test_teachers_are_chosen_by_name(tmp_path):
     assert [t.image.shape for t in batch.teachers] == [(10, 24)]
     (bare,) = read(path, 1, teachers=())
     assert bare.teachers == () and torch.equal(bare.pixels, batch.pixels)
-    with pytest.raises(ValueError, match="no teacher 'three'. Known: one, two"):
+    with pytest.raises(ValueError, match=r"no teacher 'three'\. Known: one, two"):
         read(path, 1, teachers=["three"])
 
 
