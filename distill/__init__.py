@@ -4,19 +4,17 @@
 loops. Teachers, students and data have packages of their own.
 """
 
-from distill import losses, ops
-from distill.config import RunConfig
-from distill.evaluation import evaluate, retention
-from distill.objective import Objective
-from distill.training import TrainResult, train
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Objective",
-    "RunConfig",
-    "TrainResult",
-    "evaluate",
-    "losses",
-    "ops",
-    "retention",
-    "train",
-]
+if TYPE_CHECKING:
+    from distill.api import *  # noqa: F403
+    from distill.api import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> Any:
+        # Not before something is asked for: torch takes seconds, `distill --help` must not.
+        if name == "api" or (name.startswith("__") and name != "__all__"):
+            raise AttributeError(name)
+        import distill.api as api
+
+        return getattr(api, name)

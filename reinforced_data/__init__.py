@@ -6,42 +6,17 @@
 README.md beside this file specifies the format.
 """
 
-from reinforced_data.auditing import AuditReport, audit
-from reinforced_data.batches import Batch
-from reinforced_data.glyphs import pack_glyphs
-from reinforced_data.packing import PackReport, pack
-from reinforced_data.reader import ReinforcedDataset, StoredTeacher, open_dataset
-from reinforced_data.reinforce import ReinforceReport, reinforce
-from reinforced_data.source import (
-    Sample,
-    Source,
-    decode_image,
-    expand_sources,
-    open_source,
-    read_shard,
-)
-from reinforced_data.views import View, ViewPolicy, render_view, sample_view
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "AuditReport",
-    "Batch",
-    "PackReport",
-    "ReinforceReport",
-    "ReinforcedDataset",
-    "Sample",
-    "Source",
-    "StoredTeacher",
-    "View",
-    "ViewPolicy",
-    "audit",
-    "decode_image",
-    "expand_sources",
-    "open_dataset",
-    "open_source",
-    "pack",
-    "pack_glyphs",
-    "read_shard",
-    "reinforce",
-    "render_view",
-    "sample_view",
-]
+if TYPE_CHECKING:
+    from reinforced_data.api import *  # noqa: F403
+    from reinforced_data.api import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> Any:
+        # Not before something is asked for: torch takes seconds, `distill --help` must not.
+        if name == "api" or (name.startswith("__") and name != "__all__"):
+            raise AttributeError(name)
+        import reinforced_data.api as api
+
+        return getattr(api, name)

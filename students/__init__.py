@@ -1,26 +1,16 @@
 """Small dual encoders: built by name, specification or module; saved, profiled, exported."""
 
-from students.building import build_student
-from students.catalog import CATALOG, CatalogEntry
-from students.exporters import ExportReport, export
-from students.loading import load_student
-from students.profiling import Profile, profile
-from students.spec import StudentSpec, TextSpec
-from students.student import Student, Tower
-from students.text_transfer import copy_text_tower
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "CATALOG",
-    "CatalogEntry",
-    "ExportReport",
-    "Profile",
-    "Student",
-    "StudentSpec",
-    "TextSpec",
-    "Tower",
-    "build_student",
-    "copy_text_tower",
-    "export",
-    "load_student",
-    "profile",
-]
+if TYPE_CHECKING:
+    from students.api import *  # noqa: F403
+    from students.api import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> Any:
+        # Not before something is asked for: torch takes seconds, `distill --help` must not.
+        if name == "api" or (name.startswith("__") and name != "__all__"):
+            raise AttributeError(name)
+        import students.api as api
+
+        return getattr(api, name)

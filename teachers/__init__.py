@@ -8,34 +8,17 @@ head (softmax or sigmoid), scale and bias, precision, fingerprint and licence. `
 teachers and students share.
 """
 
-from teachers.catalog import CatalogEntry, list_teachers
-from teachers.clip_model import ClipModel
-from teachers.contract import DualEncoder, Embeddings, Preprocess, Tokenizer
-from teachers.ensemble import Ensemble
-from teachers.loading import load_teacher
-from teachers.quantization import quantized_share
-from teachers.teacher import Teacher
-from teachers.tokenizers import (
-    HuggingFaceTokenizer,
-    OpenClipTokenizer,
-    WordTokenizer,
-    load_tokenizer,
-)
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "CatalogEntry",
-    "ClipModel",
-    "DualEncoder",
-    "Embeddings",
-    "Ensemble",
-    "HuggingFaceTokenizer",
-    "OpenClipTokenizer",
-    "Preprocess",
-    "Teacher",
-    "Tokenizer",
-    "WordTokenizer",
-    "list_teachers",
-    "load_teacher",
-    "load_tokenizer",
-    "quantized_share",
-]
+if TYPE_CHECKING:
+    from teachers.api import *  # noqa: F403
+    from teachers.api import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> Any:
+        # Not before something is asked for: torch takes seconds, `distill --help` must not.
+        if name == "api" or (name.startswith("__") and name != "__all__"):
+            raise AttributeError(name)
+        import teachers.api as api
+
+        return getattr(api, name)

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,10 @@ def test_packages_are_ours_and_export_what_they_say(name):
     assert Path(package.__file__ or "").parent == ROOT / name
     for public in package.__all__:
         assert hasattr(package, public)
+        # A package loads its names when they are asked for; a module of that name would hide one.
+        found = getattr(package, public)
+        assert not inspect.ismodule(found) or found.__name__ == f"{name}.{public}"
+        assert inspect.ismodule(found) or not (ROOT / name / f"{public}.py").exists()
     assert (ROOT / name / "py.typed").is_file()
 
 

@@ -1,0 +1,18 @@
+"""The public names of `distill`, which `distill/__init__.py` hands out."""
+
+from distill import losses, ops
+from distill.config import RunConfig
+from distill.evaluation import evaluate, retention
+from distill.objective import Objective
+from distill.training import TrainResult, train
+
+__all__ = [
+    "Objective",
+    "RunConfig",
+    "TrainResult",
+    "evaluate",
+    "losses",
+    "ops",
+    "retention",
+    "train",
+]

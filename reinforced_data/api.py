@@ -1,0 +1,41 @@
+"""The public names of `reinforced_data`, which `reinforced_data/__init__.py` hands out."""
+
+from reinforced_data.auditing import AuditReport, audit
+from reinforced_data.batches import Batch
+from reinforced_data.glyphs import pack_glyphs
+from reinforced_data.packing import PackReport, pack
+from reinforced_data.reader import ReinforcedDataset, StoredTeacher, open_dataset
+from reinforced_data.reinforcing import ReinforceReport, reinforce
+from reinforced_data.source import (
+    Sample,
+    Source,
+    decode_image,
+    expand_sources,
+    open_source,
+    read_shard,
+)
+from reinforced_data.views import View, ViewPolicy, render_view, sample_view
+
+__all__ = [
+    "AuditReport",
+    "Batch",
+    "PackReport",
+    "ReinforceReport",
+    "ReinforcedDataset",
+    "Sample",
+    "Source",
+    "StoredTeacher",
+    "View",
+    "ViewPolicy",
+    "audit",
+    "decode_image",
+    "expand_sources",
+    "open_dataset",
+    "open_source",
+    "pack",
+    "pack_glyphs",
+    "read_shard",
+    "reinforce",
+    "render_view",
+    "sample_view",
+]

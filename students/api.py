@@ -1,0 +1,26 @@
+"""The public names of `students`, which `students/__init__.py` hands out."""
+
+from students.building import build_student
+from students.catalog import CATALOG, CatalogEntry
+from students.exporters import ExportReport, export
+from students.loading import load_student
+from students.profiling import Profile, profile
+from students.spec import StudentSpec, TextSpec
+from students.student import Student, Tower
+from students.text_transfer import copy_text_tower
+
+__all__ = [
+    "CATALOG",
+    "CatalogEntry",
+    "ExportReport",
+    "Profile",
+    "Student",
+    "StudentSpec",
+    "TextSpec",
+    "Tower",
+    "build_student",
+    "copy_text_tower",
+    "export",
+    "load_student",
+    "profile",
+]

@@ -1,0 +1,33 @@
+"""The public names of `teachers`, which `teachers/__init__.py` hands out."""
+
+from teachers.catalog import CatalogEntry, list_teachers
+from teachers.clip_model import ClipModel
+from teachers.contract import DualEncoder, Embeddings, Preprocess, Tokenizer
+from teachers.ensemble import Ensemble
+from teachers.loading import load_teacher
+from teachers.quantization import quantized_share
+from teachers.teacher import Teacher
+from teachers.tokenizers import (
+    HuggingFaceTokenizer,
+    OpenClipTokenizer,
+    WordTokenizer,
+    load_tokenizer,
+)
+
+__all__ = [
+    "CatalogEntry",
+    "ClipModel",
+    "DualEncoder",
+    "Embeddings",
+    "Ensemble",
+    "HuggingFaceTokenizer",
+    "OpenClipTokenizer",
+    "Preprocess",
+    "Teacher",
+    "Tokenizer",
+    "WordTokenizer",
+    "list_teachers",
+    "load_teacher",
+    "load_tokenizer",
+    "quantized_share",
+]
