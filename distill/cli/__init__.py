@@ -1,14 +1,17 @@
 """The command line: verbs, one recipe argument, `--json` on each, no other training flag.
 
 Exit codes: 0 done, 1 the program failed, 2 the user's input is wrong, 3 finished with
-quarantined data. A verb is a frozen dataclass of arguments and a function; this module finds the
-verb, prints its outcome and turns errors into exit codes.
+quarantined data, 130 interrupted. A verb is a frozen dataclass of arguments and a function; this
+module finds the verb, prints its outcome and turns errors into exit codes. With `--json` stdout
+holds one JSON document and nothing else; whatever else is printed goes to stderr.
 """
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
@@ -17,41 +20,71 @@ from distill.cli.verbs import VERBS
 from teachers.suggestions import unknown_name
 
 _USAGE = "usage: distill VERB [ARGUMENTS] [--json]\n\n"
+_HELP = ("-h", "--help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] in ("-h", "--help"):
+    if not given or given[0] in _HELP:
         width = max(map(len, VERBS)) + 2
         lines = (f"  {name:{width}}{verb.summary}" for name, verb in VERBS.items())
         print(_USAGE + "\n".join(lines) + "\n\ndistill VERB --help says more.")
         return 0
-    as_json = "--json" in given
+    as_json = "--json" in given and not set(_HELP).intersection(given)
     given = [argument for argument in given if argument != "--json"]
-    try:
-        if given[0] not in VERBS:
-            raise unknown_name("verb", given[0], VERBS)
-        outcome = VERBS[given[0]].run(given[1:], Console(quiet=as_json))
-    except (ValueError, FileNotFoundError, PermissionError) as error:
-        return _fail(error, as_json)
+    with _reserved_stdout() if as_json else contextlib.nullcontext():
+        outcome = _run(given, as_json)
     if as_json:
         print(json.dumps(outcome.values, indent=2, default=str))
     return outcome.exit_code
 
 
-def _fail(error: Exception, as_json: bool) -> int:
-    """Say what is wrong with the input; the traceback only for those who ask."""
+def _run(given: list[str], as_json: bool) -> Outcome:
+    """Run the verb; an error becomes the outcome, and its text goes to stderr."""
+    try:
+        if given[0] not in VERBS:
+            raise unknown_name("verb", given[0], VERBS)
+        return VERBS[given[0]].run(given[1:], Console(quiet=as_json))
+    except SystemExit as ended:  # tyro has printed what is wrong with the arguments
+        code = ended.code if isinstance(ended.code, int) else 1
+        wrong = f"`distill {given[0]}` does not take these arguments; see --help"
+        return Outcome(values={"error": wrong} if code else {}, exit_code=code)
+    except KeyboardInterrupt:
+        return _failed("interrupted; the same command goes on from here", 130)
+    except (ValueError, FileNotFoundError, PermissionError) as error:
+        return _failed(error, 2)
+    except OSError as error:  # a full disk, no network: a traceback would not help
+        return _failed(error, 1)
+    except Exception as error:
+        traceback.print_exc()
+        return Outcome(values={"error": f"{type(error).__name__}: {error}"}, exit_code=1)
+
+
+def _failed(error: Exception | str, code: int) -> Outcome:
+    """Say what is wrong; the traceback only for those who ask."""
     if os.environ.get("DISTILL_DEBUG"):
-        raise error
-    if as_json:
-        print(json.dumps({"error": str(error)}))
-    Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
-    return 2
+        traceback.print_exc()
+    Console(stderr=True).print("[bold red]error:[/]", _escape(str(error)), highlight=False)
+    return Outcome(values={"error": str(error)}, exit_code=code)
 
 
 def _escape(text: str) -> str:
     return text.replace("[", r"\[")
+
+
+@contextlib.contextmanager
+def _reserved_stdout() -> Iterator[None]:
+    """Send to stderr what this process, its libraries and its children print."""
+    sys.stdout.flush()
+    with contextlib.redirect_stdout(sys.stderr):
+        kept = os.dup(1)
+        try:
+            os.dup2(2, 1)
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 __all__ = ["Outcome", "main"]

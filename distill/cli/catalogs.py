@@ -9,13 +9,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from distill.accelerate_configs import config_path
 from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
-from distill.doctor import diagnose, print_findings
-from distill.recipes import RECIPES, find_recipe
-from students import CATALOG
-from teachers import list_teachers
 from teachers.suggestions import unknown_name
 
 
@@ -31,6 +26,8 @@ class List:
 
 
 def _teachers() -> tuple[list[str], list[dict[str, Any]]]:
+    from teachers import list_teachers
+
     return ["name", "licence"], [
         {"name": row.spec, "licence": row.licence or "see its model card"}
         for row in list_teachers()
@@ -38,6 +35,8 @@ def _teachers() -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def _students() -> tuple[list[str], list[dict[str, Any]]]:
+    from students import CATALOG
+
     return ["name", "image_params", "text_params"], [
         {"name": name, "image_params": row.image_params, "text_params": row.text_params}
         for name, row in CATALOG.items()
@@ -45,6 +44,8 @@ def _students() -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def _recipes() -> tuple[list[str], list[dict[str, Any]]]:
+    from distill.recipes import RECIPES
+
     return ["name", "summary"], [
         {"name": name, "summary": (recipe.__doc__ or "").splitlines()[0]}
         for name, recipe in RECIPES.items()
@@ -90,10 +91,14 @@ def run_show(arguments: Sequence[str], console: Console) -> Outcome:
     """Print JSON, or a bare path for use in `$( )`."""
     match parse(Show, "show", arguments).what:
         case ("accelerate", name):
+            from distill.accelerate_configs import config_path
+
             path = str(config_path(name))
             console.print(path, soft_wrap=True, highlight=False)
             return Outcome(values={"path": path})
         case (name,):
+            from distill.recipes import find_recipe
+
             values = find_recipe(name).as_json()
             console.print_json(json.dumps(values))
             return Outcome(values=values)
@@ -111,6 +116,8 @@ class Doctor:
 def run_doctor(arguments: Sequence[str], console: Console) -> Outcome:
     """Print findings; exit code 1 when something needed is broken."""
     parse(Doctor, "doctor", arguments)
+    from distill.doctor import diagnose, print_findings
+
     findings = diagnose()
     print_findings(findings, console)
     broken = any(finding.status == "fail" for finding in findings)

@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.cli.outcome import Outcome
-from distill.cli.parsing import load_model, parse
-from reinforced_data import ViewPolicy, audit, pack, reinforce
-from teachers import load_teacher
+from distill.cli.parsing import parse
+from reinforced_data.view_policy import ViewPolicy
 
 _QUARANTINED = 3
 
@@ -50,6 +49,8 @@ class Pack:
 def run_pack(arguments: Sequence[str], console: Console) -> Outcome:
     """Pack and print the counts."""
     asked = parse(Pack, "pack", arguments)
+    from reinforced_data import pack
+
     report = pack(**vars(asked))
     console.print(f"{report.samples:,} pictures in {report.shards} shards in {report.out}")
     _print_skipped(report.skipped, console)
@@ -91,6 +92,10 @@ class Reinforce:
 def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
     """Load the teachers, write, print the counts."""
     asked = parse(Reinforce, "reinforce", arguments)
+    from distill.cli.model_loading import load_model
+    from reinforced_data import reinforce
+    from teachers import load_teacher
+
     teachers = [
         load_teacher(load_model(spec, asked.precision, asked.device)) for spec in asked.teachers
     ]
@@ -139,6 +144,10 @@ class Audit:
 def run_audit(arguments: Sequence[str], console: Console) -> Outcome:
     """Audit, print a row a column and every problem; exit code 3 when there is one."""
     asked = parse(Audit, "audit", arguments)
+    from distill.cli.model_loading import load_model
+    from reinforced_data import audit
+    from teachers import load_teacher
+
     teachers = [load_teacher(load_model(spec, asked.precision)) for spec in asked.teachers]
     report = audit(
         asked.store, teachers=teachers, samples=asked.samples, min_cosine=asked.min_cosine

@@ -11,11 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.cli.outcome import Outcome
-from distill.cli.parsing import load_model, parse
-from distill.evaluation import retention
-from distill.evaluation.splits import evaluate_splits
-from distill.samples import real_samples
-from students import export, load_student
+from distill.cli.parsing import parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +24,10 @@ class Evaluate:
         templates: a set by name (plain, photo, photo7), or prompts with {} for the class name;
             class vectors are averaged over them.
         against: a teacher to compare with: another model, or metrics written by --out.
+        classes: a text file of class names, one a line; by default the labels of the source.
+        captions_from: the member or JSON field that holds the captions.
+        limit: stop after so many samples of each source.
+        device: where the model runs: cpu, cuda, cuda:1, mps.
         out: write the metrics here as JSON.
     """
 
@@ -35,15 +35,20 @@ class Evaluate:
     on: tuple[str, ...]
     templates: tuple[str, ...] = ("plain",)
     against: str | None = None
+    classes: Path | None = None
+    captions_from: str | None = None
+    limit: int | None = None
+    device: str = "cpu"
     out: Path | None = None
 
 
 def run_evaluate(arguments: Sequence[str], console: Console) -> Outcome:
     """Evaluate, compare, print, write."""
     asked = parse(Evaluate, "evaluate", arguments)
-    splits = _named_splits(asked.on)
-    metrics = evaluate_splits(load_model(asked.model), splits, templates=asked.templates)
-    reference = _reference(asked, splits)
+    from distill.evaluation import retention
+
+    metrics = _metrics(asked, asked.model)
+    reference = _reference(asked)
     kept = retention(metrics, reference) if reference else None
     values = {"model": asked.model, "metrics": metrics, "retention": kept}
     table = Table("metric", asked.model, *(["against", "retention"] if kept else []))
@@ -57,6 +62,32 @@ def run_evaluate(arguments: Sequence[str], console: Console) -> Outcome:
         asked.out.write_text(json.dumps(values, indent=2))
     left_out = any(value for name, value in metrics.items() if name.endswith("skipped"))
     return Outcome(values=values, exit_code=3 if left_out else 0)
+
+
+def _metrics(asked: Evaluate, model: str) -> dict[str, float]:
+    """Load a model and evaluate it on every split."""
+    from distill.cli.model_loading import load_model
+    from distill.evaluation.splits import evaluate_splits
+
+    return evaluate_splits(
+        load_model(model, device=asked.device),
+        _named_splits(asked.on),
+        templates=asked.templates,
+        classes=None if asked.classes is None else _class_names(asked.classes),
+        captions_from=asked.captions_from,
+        limit=asked.limit,
+    )
+
+
+def _class_names(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--classes {path} is not UTF-8 text: {error}") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise ValueError(f"--classes {path} names no class; write one a line")
+    return names
 
 
 def _named_splits(sources: Sequence[str]) -> dict[str, str]:
@@ -73,12 +104,18 @@ def _named_splits(sources: Sequence[str]) -> dict[str, str]:
     return splits
 
 
-def _reference(asked: Evaluate, splits: dict[str, str]) -> dict[str, float]:
+def _reference(asked: Evaluate) -> dict[str, float]:
     if asked.against is None:
         return {}
-    if asked.against.endswith(".json"):
+    if not asked.against.endswith(".json"):
+        return _metrics(asked, asked.against)
+    try:
         return json.loads(Path(asked.against).read_text())["metrics"]
-    return evaluate_splits(load_model(asked.against), splits, templates=asked.templates)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"--against {asked.against} holds no metrics ({error!r}); write it with `distill "
+            f"evaluate TEACHER --on ... --out {asked.against}`"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +138,9 @@ class Export:
 def run_export(arguments: Sequence[str], console: Console) -> Outcome:
     """Export and print one line a file."""
     asked = parse(Export, "export", arguments)
+    from distill.samples import real_samples
+    from students import export, load_student
+
     samples = real_samples(asked.samples, 16) if asked.samples else None
     report = export(load_student(asked.student), asked.out, formats=asked.formats, samples=samples)
     table = Table("file", "tower", "kB", "relative error", "ms")

@@ -2,20 +2,21 @@
 
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
-from distill.config import RunConfig
-from distill.recipes import RECIPES, find_recipe
-from distill.starting import train_from_config
-from distill.training import TrainResult
+
+if TYPE_CHECKING:
+    from distill.config import RunConfig
+    from distill.training import TrainResult
 
 _USAGE = """usage: distill train RECIPE [--data.store FOLDER] [--out FOLDER] [OVERRIDES] [--json]
 
-The same command resumes. Every field of the recipe can be overridden by its dotted name:
-distill train RECIPE --help lists them, distill show RECIPE prints their values.
+The same command resumes. distill list recipes prints the recipes, distill show RECIPE the values
+of one. Every field can be overridden by its dotted name; distill train RECIPE --help lists them.
 Several processes: accelerate launch --config_file $(distill show accelerate ddp) \\
     -m distill train RECIPE ...
 """
@@ -24,8 +25,14 @@ Several processes: accelerate launch --config_file $(distill show accelerate ddp
 def run(arguments: Sequence[str], console: Console) -> Outcome:
     """Resolve the recipe, train, print."""
     if not arguments or arguments[0].startswith("-"):
-        print(f"{_USAGE}\nRecipes: {', '.join(RECIPES)}")
-        return Outcome(exit_code=0 if arguments else 2)
+        if not {"-h", "--help"}.intersection(arguments):
+            raise ValueError("which recipe? distill train RECIPE ...; distill list recipes")
+        print(_USAGE)
+        return Outcome()
+    from distill.config import RunConfig
+    from distill.recipes import find_recipe
+    from distill.starting import train_from_config
+
     name, *overrides = arguments
     config = parse(RunConfig, f"train {name}", overrides, default=find_recipe(name))
     _check(config)
@@ -34,7 +41,7 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     return Outcome(values=result.as_json(), exit_code=3 if result.refused else 0)
 
 
-def _check(config: RunConfig) -> None:
+def _check(config: "RunConfig") -> None:
     """Say early what a run cannot do without."""
     if not config.data.store:
         raise ValueError("which reinforced dataset? Add --data.store FOLDER (distill reinforce)")
@@ -46,7 +53,7 @@ def _check(config: RunConfig) -> None:
         )
 
 
-def _print(config: RunConfig, result: TrainResult, console: Console) -> None:
+def _print(config: "RunConfig", result: "TrainResult", console: Console) -> None:
     console.print(f"{result.steps} steps in {result.seconds:.1f} s; student in {config.out}")
     for name, value in result.metrics.items():
         share = result.retention.get(name) if result.retention else None

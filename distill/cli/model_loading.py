@@ -1,0 +1,18 @@
+"""What a user names on the command line, as a model."""
+
+from pathlib import Path
+
+from students import load_student
+from students.student import CONFIG_FILE
+from teachers import ClipModel, load_teacher
+from teachers.teacher import Precision
+
+
+def load_model(spec: str, precision: Precision = "fp32", device: str = "cpu") -> ClipModel:
+    """Load what a user names on the command line: a student's folder, or any teacher."""
+    if (Path(spec) / CONFIG_FILE).is_file():
+        student = load_student(spec)
+        if precision == "fp32":
+            return student.to(device)
+        return load_teacher(student, precision=precision, device=device)
+    return load_teacher(spec, precision=precision, device=device)
