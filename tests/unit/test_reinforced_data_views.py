@@ -9,7 +9,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from reinforced_data.operations import OPERATIONS
 from reinforced_data.testing import picture
-from reinforced_data.views import RANDAUGMENT, View, ViewPolicy, render_view, sample_view
+from reinforced_data.view_policy import RANDAUGMENT, ViewPolicy
+from reinforced_data.views import View, render_view, sample_view
 from teachers import Preprocess
 
 PHOTO = ViewPolicy()
