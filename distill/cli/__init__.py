@@ -45,7 +45,9 @@ def _run(given: list[str], as_json: bool) -> Outcome:
     try:
         if given[0] not in VERBS:
             raise unknown_name("verb", given[0], VERBS)
-        return VERBS[given[0]].run(given[1:], Console(quiet=as_json))
+        # In a file nothing has to fit the 80 columns that rich would assume.
+        console = Console(quiet=as_json, width=None if sys.stdout.isatty() else 140)
+        return VERBS[given[0]].run(given[1:], console)
     except SystemExit as ended:  # tyro has printed what is wrong with the arguments
         code = ended.code if isinstance(ended.code, int) else 1
         wrong = f"`distill {given[0]}` does not take these arguments; see --help"

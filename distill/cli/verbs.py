@@ -70,6 +70,12 @@ def _show(arguments: Sequence[str], console: Console) -> Outcome:
     return run_show(arguments, console)
 
 
+def _status(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.status import run_status
+
+    return run_status(arguments, console)
+
+
 def _doctor(arguments: Sequence[str], console: Console) -> Outcome:
     from distill.cli.catalogs import run_doctor
 
@@ -86,5 +92,6 @@ VERBS: dict[str, Verb] = {
     "export": Verb(summary="write files that a phone or server runs, checked", run=_export),
     "list": Verb(summary="teachers, students, recipes", run=_list),
     "show": Verb(summary="a recipe, resolved, or an accelerate configuration's path", run=_show),
+    "status": Verb(summary="how far a store or a training run has come", run=_status),
     "doctor": Verb(summary="what this machine has and lacks", run=_doctor),
 }

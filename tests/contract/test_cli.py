@@ -24,6 +24,7 @@ PROMISED = [
     "export",
     "list",
     "show",
+    "status",
     "doctor",
 ]
 
@@ -104,6 +105,11 @@ def test_train_evaluate_export_in_one_chain(place, capsys, tmp_path):
     written = json.loads((run_folder / "config.json").read_text())
     assert written["data"]["batch_size"] == 8 and written["optimizer"]["lr"] > 0
 
+    code, status = run(capsys, "status", run_folder)
+    assert code == 0 and (status["kind"], status["step"], status["finished"]) == ("run", 6, True)
+    assert status["metrics"] == result["metrics"] and status["seconds_left"] == 0
+    assert status["steps_per_second"] > 0 and status["loss"]["total"] > 0
+
     metrics = tmp_path / "teacher.json"
     code, first = run(
         capsys, "evaluate", place / "teacher", "--on", f"held={place / 'source'}", "--out", metrics
@@ -137,6 +143,11 @@ def test_reinforce_resumes_and_audit_agrees(place, capsys):
     again = ["reinforce", place / "source", place / "store", "--teachers", place / "teacher"]
     code, report = run(capsys, *again, "--num-views", 2, "--policy.num-ops", 1)
     assert code == 0 and report["shards_already_done"] == report["shards"] == 3
+    code, status = run(capsys, "status", place / "store")
+    assert code == 0 and status["complete"] and status["samples"] == 20
+    assert main(["status", str(place / "store")]) == 0
+    printed = capsys.readouterr().out
+    assert "3 of 3 shards (100 %), 20 samples, complete" in printed and "\x1b" not in printed
     code, report = run(capsys, "audit", place / "store", "--teachers", place / "teacher")
     assert code == 0 and report["problems"] == []
 
@@ -189,6 +200,7 @@ def test_list_and_show(capsys):
         (["evaluate", "ViT-B-16/opnai", "--on", "x"], "openai"),
         (["reinforce", "nowhere", "out"], "nowhere"),
         (["audit", "nowhere"], "nowhere"),
+        (["status", "nowhere"], "nowhere is neither a reinforced dataset"),
         (["export", "nowhere", "out"], "nowhere"),
     ],
 )
