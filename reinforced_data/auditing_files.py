@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from reinforced_data.arrow_rows import keys_digest, stamped_keys, valid_rows
-from reinforced_data.codecs import get_codec
+from reinforced_data.column_codecs import codec_of
 from reinforced_data.column_rows import (
     captions_batch,
     image_batch,
@@ -211,7 +211,7 @@ class _ShardCheck:
             return views_batch(column, [], []).schema
         if column.kind not in ("image_embeddings", "text_embeddings"):
             return None
-        codec = get_codec(column.identity["codec"])
+        codec = codec_of(self._store.storage, column)
         width = column.facts.get("teacher", {}).get("embed_dim")
         if width is None:
             return None

@@ -13,6 +13,7 @@ import fsspec
 import numpy as np
 
 from reinforced_data.auditing_files import ColumnFindings, FileFindings
+from reinforced_data.column_codecs import codec_of
 from reinforced_data.column_rows import ImageRows, IndexRows, TextRows, ViewRows
 from reinforced_data.columns import Column, library_versions
 from reinforced_data.embedding import ImageEmbedder, embed_texts
@@ -139,10 +140,15 @@ def compare(
     if parent is None or not chosen:
         return None, []
     embed = _images if entry.column.kind == "image_embeddings" else _texts
-    places, live, rows = embed(store, teacher, entry.column, parent.column, chosen)
+    places, live, values = embed(store, teacher, entry.column, parent.column, chosen)
     if not places:
         return None, []
-    cosines = np.nan_to_num((live * rows).sum(1) / np.linalg.norm(rows, axis=1), nan=-1.0)
+    # What the codec loses is no disagreement: the live rows go through it as well.
+    codec, dim = codec_of(store.storage, entry.column), teacher.embed_dim
+    stored = codec.unit_rows(values, dim)
+    live[~np.isfinite(live).all(1)] = 0.0
+    live = codec.unit_rows(codec.encode(live), dim)
+    cosines = np.nan_to_num((live * stored).sum(1), nan=-1.0)
     below = int((cosines < min_cosine).sum())
     agreement = Agreement(
         teacher=teacher.name,
@@ -189,7 +195,7 @@ def _images(
             continue
         number = row % view_rows.num_views
         embedder.add(render_view(image, view_rows.view(row, number), teacher.preprocess))
-        stored.append(rows.codec.decode(rows.encoded(row, number)[None])[0])
+        stored.append(rows.encoded(row, number))
         places.append((shard, row))
     return places, embedder.finish().unit, np.array(stored)
 
@@ -213,7 +219,7 @@ def _texts(
             continue
         number = row % len(lists[row])
         texts.append(lists[row][number])
-        stored.append(rows.codec.decode(rows.encoded(row, number)[None])[0])
+        stored.append(rows.encoded(row, number))
         places.append((shard, row))
     return places, embed_texts(teacher, texts, _BATCH).unit, np.array(stored)
 

@@ -100,12 +100,13 @@ class _Draft:
         self.captions = [""] * size
         self.kept = np.zeros(size, dtype=bool)
         self.refused = Counter[str]()
-        self.images = [_empty_rows(teacher, size) for teacher in reading.teachers]
-        self.texts = [_empty_rows(teacher, size) for teacher in reading.teachers]
+        teachers = reading.teachers
+        self.images = [_empty_rows(one.image_codec, size, one.embed_dim) for one in teachers]
+        self.texts = [_empty_rows(one.text_codec, size, one.embed_dim) for one in teachers]
 
 
-def _empty_rows(teacher: "StoredTeacher", size: int) -> np.ndarray:
-    return np.empty((size, teacher.codec.width(teacher.embed_dim)), teacher.codec.dtype)
+def _empty_rows(codec: Codec, size: int, embed_dim: int) -> np.ndarray:
+    return np.empty((size, codec.width(embed_dim)), codec.dtype)
 
 
 class BatchDataset(Dataset[Batch]):
@@ -187,8 +188,8 @@ class BatchDataset(Dataset[Batch]):
         tokens, ids = self._tokenize([draft.captions[i] for i in kept])
         teachers = tuple(
             Embeddings(
-                decode_rows(teacher.codec, images[rows]),
-                decode_rows(teacher.codec, texts[rows]),
+                _unit_rows(teacher.image_codec, images[rows], teacher.embed_dim),
+                _unit_rows(teacher.text_codec, texts[rows], teacher.embed_dim),
                 torch.tensor(teacher.logit_scale),
                 None if teacher.logit_bias is None else torch.tensor(teacher.logit_bias),
             )
@@ -232,7 +233,5 @@ class BatchDataset(Dataset[Batch]):
         return opened
 
 
-def decode_rows(codec: Codec, rows: np.ndarray) -> Float[Tensor, "b d"]:
-    """Decode stored vectors to float32 unit rows; a lossy codec's norms are off by its error."""
-    decoded = torch.from_numpy(codec.decode(rows))
-    return decoded if codec.exact else torch.nn.functional.normalize(decoded, dim=-1)
+def _unit_rows(codec: Codec, values: np.ndarray, embed_dim: int) -> Float[Tensor, "b d"]:
+    return torch.from_numpy(codec.unit_rows(values, embed_dim))

@@ -1,4 +1,9 @@
-"""How embedding rows become bytes: a table of codecs. A column names the one it uses."""
+"""How embedding rows become bytes: a table of codecs. A column names the one it uses.
+
+Rows are unit vectors, so a codec may lose their length: readers scale what they decode to norm 1.
+That is why 8 and 4 bits store no row scale: it is one over the norm of the decoded integers.
+Product quantisation, whose tables are fitted to a column, is `product_quantization`.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +13,7 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float32
 
-from teachers.suggestions import unknown_name
+from reinforced_data import four_bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +25,7 @@ class Codec:
         dtype: the same for numpy.
         width: how many values a row of `d` floats takes.
         encode: float32 rows `(n, d)` to `(n, width(d))`.
-        decode: back again, to float32.
+        decode: values and `d` to float32 rows `(n, d)`, of any length.
         exact: whether decoding gives the rows back bit for bit.
     """
 
@@ -28,25 +33,54 @@ class Codec:
     dtype: np.dtype
     width: Callable[[int], int]
     encode: Callable[[np.ndarray], np.ndarray]
-    decode: Callable[[np.ndarray], np.ndarray]
-    exact: bool
+    decode: Callable[[np.ndarray, int], np.ndarray]
+    exact: bool = False
+
+    def unit_rows(self, values: np.ndarray, dim: int) -> np.ndarray:
+        """Decode to float32 rows `(n, dim)` of norm 1; an exact codec's are left as they are."""
+        rows = self.decode(values, dim)
+        if self.exact:
+            return rows
+        return torch.nn.functional.normalize(torch.from_numpy(rows), dim=-1).numpy()
+
+
+def _same(width: int) -> int:
+    return width
 
 
 def _as_float32(rows: np.ndarray) -> Float32[np.ndarray, "n d"]:
     return np.asarray(rows, dtype=np.float32)
 
 
-def _from_float16(rows: np.ndarray) -> np.ndarray:
-    # Twenty times faster than NumPy's astype. Mapped rows cannot be written to, which torch minds.
-    return torch.from_numpy(np.require(rows, requirements="W")).float().numpy()
+def _from_float32(rows: np.ndarray, dim: int) -> np.ndarray:
+    return np.asarray(rows, dtype=np.float32)
 
 
 def _as_float16(rows: np.ndarray) -> np.ndarray:
     return np.asarray(rows, dtype=np.float16)
 
 
-def _same(width: int) -> int:
-    return width
+def _from_float16(rows: np.ndarray, dim: int) -> np.ndarray:
+    # Twenty times faster than NumPy's astype. Mapped rows cannot be written to, which torch minds.
+    return torch.from_numpy(np.require(rows, requirements="W")).float().numpy()
+
+
+def _as_bfloat16(rows: np.ndarray) -> np.ndarray:
+    # NumPy has no bfloat16: its bits travel as integers.
+    return torch.tensor(rows, dtype=torch.bfloat16).view(torch.uint16).numpy()
+
+
+def _from_bfloat16(rows: np.ndarray, dim: int) -> np.ndarray:
+    return (rows.astype(np.uint32) << 16).view(np.float32)
+
+
+def _as_int8(rows: np.ndarray) -> np.ndarray:
+    largest = np.maximum(np.abs(rows).max(axis=1, keepdims=True, initial=0.0), 1e-30)
+    return np.rint(rows * (127.0 / largest)).astype(np.int8)
+
+
+def _from_int8(rows: np.ndarray, dim: int) -> np.ndarray:
+    return rows.astype(np.float32) * np.float32(1 / 127)
 
 
 CODECS: dict[str, Codec] = {
@@ -55,7 +89,7 @@ CODECS: dict[str, Codec] = {
         dtype=np.dtype("<f4"),
         width=_same,
         encode=_as_float32,
-        decode=_as_float32,
+        decode=_from_float32,
         exact=True,
     ),
     "float16": Codec(
@@ -64,17 +98,26 @@ CODECS: dict[str, Codec] = {
         width=_same,
         encode=_as_float16,
         decode=_from_float16,
-        exact=False,
+    ),
+    "bfloat16": Codec(
+        value_type=pa.uint16(),
+        dtype=np.dtype("<u2"),
+        width=_same,
+        encode=_as_bfloat16,
+        decode=_from_bfloat16,
+    ),
+    "int8": Codec(
+        value_type=pa.int8(),
+        dtype=np.dtype("i1"),
+        width=_same,
+        encode=_as_int8,
+        decode=_from_int8,
+    ),
+    "int4": Codec(
+        value_type=pa.uint8(),
+        dtype=np.dtype("u1"),
+        width=four_bits.width,
+        encode=four_bits.encode,
+        decode=four_bits.decode,
     ),
 }
-
-
-def get_codec(name: str) -> Codec:
-    """Look a codec up.
-
-    Raises:
-        ValueError: no such codec; the message lists those there are.
-    """
-    if name not in CODECS:
-        raise unknown_name("codec", name, CODECS)
-    return CODECS[name]

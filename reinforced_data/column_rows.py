@@ -16,7 +16,8 @@ from reinforced_data.arrow_rows import (
     ragged_values,
     valid_rows,
 )
-from reinforced_data.codecs import Codec, get_codec
+from reinforced_data.codecs import Codec
+from reinforced_data.column_codecs import stored_dtype
 from reinforced_data.columns import Column
 from reinforced_data.embedding import Rows
 from reinforced_data.operations import OPERATIONS
@@ -183,9 +184,8 @@ class ImageRows:
 
     def __init__(self, column: Column, batch: pa.RecordBatch, num_views: int) -> None:
         """View the file's bytes as an array."""
-        self.codec = get_codec(column.identity["codec"])
         self.valid = valid_rows(batch["rows"])
-        values = fixed_values(batch["rows"], self.codec.dtype)
+        values = fixed_values(batch["rows"], stored_dtype(column.identity["codec"]))
         self._rows = values.reshape(batch.num_rows, num_views, -1)
         self._norms = fixed_values(batch["norms"], _FLOAT32)
 
@@ -203,9 +203,9 @@ class TextRows:
 
     def __init__(self, column: Column, batch: pa.RecordBatch) -> None:
         """View the file's bytes as an array."""
-        self.codec = get_codec(column.identity["codec"])
         self.valid = valid_rows(batch["rows"])
-        self._offsets, self._rows = ragged_values(batch["rows"], self.codec.dtype)
+        dtype = stored_dtype(column.identity["codec"])
+        self._offsets, self._rows = ragged_values(batch["rows"], dtype)
         self._norms = batch["norms"].values.to_numpy(zero_copy_only=False)
 
     def encoded(self, row: int | np.ndarray, caption: int | np.ndarray) -> np.ndarray:

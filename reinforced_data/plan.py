@@ -4,9 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from reinforced_data.codebooks import Probe, fit_image_codebook, fit_text_codebook
+from reinforced_data.column_codecs import codebook_path
 from reinforced_data.columns import ORIGINAL, Column, make_column
 from reinforced_data.layout import Store
 from reinforced_data.operations import OPERATIONS, RENDER_VERSION
+from reinforced_data.product_quantization import NUM_BYTES, codebook_digest
 from reinforced_data.views import ViewPolicy
 from teachers import ClipModel
 
@@ -64,7 +67,10 @@ def make_plan(
         {"set": ORIGINAL, "captions_from": captions_from, "hangs_on": index.name},
     )
     views = _views_column(index, policy, num_views, seed)
-    entries = [_teacher_columns(teacher, codec, views, captions) for teacher in teachers]
+    probe = Probe(
+        store=store, policy=policy, num_views=num_views, seed=seed, captions_from=captions_from
+    )
+    entries = [_teacher_columns(probe, teacher, codec, views, captions) for teacher in teachers]
     plan = Plan(
         index=index,
         captions=captions,
@@ -95,7 +101,7 @@ def _views_column(index: Column, policy: ViewPolicy, num_views: int, seed: int) 
 
 
 def _teacher_columns(
-    teacher: ClipModel, codec: str, views: Column, captions: Column
+    probe: Probe, teacher: ClipModel, codec: str, views: Column, captions: Column
 ) -> TeacherColumns:
     fingerprint = getattr(teacher, "fingerprint", None)
     if fingerprint is None:
@@ -105,21 +111,29 @@ def _teacher_columns(
         )
     identity = {"teacher": teacher.name, "teacher_fingerprint": fingerprint, "codec": codec}
     facts = {"teacher": _describe(teacher)}
-    return TeacherColumns(
-        teacher=teacher,
-        image=make_column(
-            "image_embeddings",
-            f"image-{teacher.name}",
-            {**identity, "hangs_on": views.name},
-            facts,
-        ),
-        text=make_column(
-            "text_embeddings",
-            f"text-{teacher.name}",
-            {**identity, "hangs_on": captions.name},
-            facts,
-        ),
+    image = make_column(
+        "image_embeddings", f"image-{teacher.name}", {**identity, "hangs_on": views.name}, facts
     )
+    text = make_column(
+        "text_embeddings", f"text-{teacher.name}", {**identity, "hangs_on": captions.name}, facts
+    )
+    if codec in NUM_BYTES:
+        image = _with_codebook(probe, teacher, image)
+        text = _with_codebook(probe, teacher, text)
+    return TeacherColumns(teacher=teacher, image=image, text=text)
+
+
+def _with_codebook(probe: Probe, teacher: ClipModel, column: Column) -> Column:
+    """Add the codebook in the store to a column's identity, or fit one and write it down."""
+    for stored in probe.store.columns(column.kind):
+        if {**stored.identity, "codebook": None} == {**column.identity, "codebook": None}:
+            return stored
+    fit = fit_image_codebook if column.kind == "image_embeddings" else fit_text_codebook
+    codebook = fit(probe, teacher, column.identity["codec"])
+    identity = {**column.identity, "codebook": codebook_digest(codebook)}
+    made = make_column(column.kind, column.name.rpartition("-")[0], identity, column.facts)
+    probe.store.storage.create(codebook_path(made), codebook.tobytes())
+    return made
 
 
 def _describe(teacher: ClipModel) -> dict[str, Any]:

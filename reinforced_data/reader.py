@@ -12,7 +12,8 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from reinforced_data.batches import Batch, BatchDataset, Reading
-from reinforced_data.codecs import Codec, get_codec
+from reinforced_data.codecs import Codec
+from reinforced_data.column_codecs import codec_of
 from reinforced_data.columns import ORIGINAL, Column
 from reinforced_data.commits import Commit
 from reinforced_data.layout import Store, open_store
@@ -36,6 +37,8 @@ class StoredTeacher:
         fingerprint: of weights, precision, preprocessing and tokenizer.
         image: the column of its image rows.
         text: the column of its text rows.
+        image_codec: how image rows are stored.
+        text_codec: how text rows are stored.
     """
 
     name: str
@@ -46,11 +49,8 @@ class StoredTeacher:
     fingerprint: str
     image: Column = field(repr=False)
     text: Column = field(repr=False)
-
-    @property
-    def codec(self) -> Codec:
-        """How its rows are stored."""
-        return get_codec(self.image.identity["codec"])
+    image_codec: Codec = field(repr=False)
+    text_codec: Codec = field(repr=False)
 
 
 class ReinforcedDataset:
@@ -96,7 +96,7 @@ class ReinforcedDataset:
         for image in self.columns:
             if image.kind != "image_embeddings" or image.identity["teacher"] not in texts:
                 continue
-            facts = image.facts["teacher"]
+            facts, text = image.facts["teacher"], texts[image.identity["teacher"]]
             yield StoredTeacher(
                 name=image.identity["teacher"],
                 kind=facts["kind"],
@@ -105,7 +105,9 @@ class ReinforcedDataset:
                 embed_dim=facts["embed_dim"],
                 fingerprint=image.identity["teacher_fingerprint"],
                 image=image,
-                text=texts[image.identity["teacher"]],
+                text=text,
+                image_codec=codec_of(self.store.storage, image),
+                text_codec=codec_of(self.store.storage, text),
             )
 
     @property

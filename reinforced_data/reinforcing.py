@@ -20,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from reinforced_data.codecs import get_codec
+from reinforced_data.column_codecs import check_codec
 from reinforced_data.layout import Store, create_store
 from reinforced_data.plan import Plan, make_plan
 from reinforced_data.shard_pass import reinforce_shard
@@ -74,7 +74,8 @@ def reinforce(
             are written, which is what undistilled training on the same pictures needs.
         num_views: views per image.
         policy: what views are drawn from.
-        codec: "float16" or "float32".
+        codec: how embeddings are stored: float32, float16, bfloat16, int8, int4, pq64, pq96,
+            pq128 or pq192. The table in docs/codecs.md says what each costs and loses.
         seed: of the views.
         captions_from: see `read_shard`.
         batch_size: views, or texts, per call of a teacher.
@@ -88,7 +89,7 @@ def reinforce(
         raise ValueError(
             f"num_views and batch_size must be at least 1, got {num_views} and {batch_size}"
         )
-    get_codec(codec)
+    check_codec(codec)
     started = time.perf_counter()
     members = [teachers] if isinstance(teachers, Teacher) else list(teachers)
     if members:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from reinforced_data.codecs import get_codec
+from reinforced_data.column_codecs import codec_of
 from reinforced_data.column_rows import (
     IndexRow,
     IndexRows,
@@ -128,7 +128,7 @@ class _ShardRows:
         kept = np.array([reason is None for reason in reasons], dtype=bool) & valid
         good = np.repeat(kept[valid], num_views)
         rows = Rows(rows.unit[good], rows.norms[good])
-        codec = get_codec(self.plan.codec)
+        codec = codec_of(self.store.storage, entry.image)
         self._write(entry.image, image_batch(codec, rows, num_views, kept, self.keys), reasons)
 
     def write_text(self, entry: TeacherColumns, batch_size: int) -> None:
@@ -147,7 +147,7 @@ class _ShardRows:
             picked += ids
             counts.append(len(ids))
         rows = Rows(embedded.unit[picked], embedded.norms[picked])
-        codec = get_codec(self.plan.codec)
+        codec = codec_of(self.store.storage, entry.text)
         self._write(entry.text, text_batch(codec, rows, np.array(counts), self.keys), reasons)
 
     def _write(self, column: Column, batch: pa.RecordBatch, reasons: list[str | None]) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
+from reinforced_data.codec_names import CodecName
 from reinforced_data.view_policy import ViewPolicy
 
 _QUARANTINED = 3
@@ -82,7 +83,7 @@ class Reinforce:
     precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
     num_views: int = 10
     policy: ViewPolicy = field(default_factory=ViewPolicy)
-    codec: Literal["float32", "float16"] = "float16"
+    codec: CodecName = "float16"
     seed: int = 0
     captions_from: str | None = None
     batch_size: int = 256

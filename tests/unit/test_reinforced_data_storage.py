@@ -1,4 +1,4 @@
-"""Codecs, Arrow rows, files that are created once, and the order of samples."""
+"""Arrow rows, files that are created once, and the order of samples."""
 
 import pickle
 import threading
@@ -20,7 +20,6 @@ from reinforced_data.arrow_rows import (
     to_ipc,
     valid_rows,
 )
-from reinforced_data.codecs import CODECS, get_codec
 from reinforced_data.columns import Column, make_column
 from reinforced_data.order import SampleOrder, caption_id, caption_index, view_index
 from reinforced_data.storage import Storage
@@ -29,25 +28,6 @@ from reinforced_data.storage import Storage
 def unit_vectors(count: int, width: int) -> np.ndarray:
     rows = np.random.default_rng(0).standard_normal((count, width)).astype(np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-@pytest.mark.parametrize(("name", "bound"), [("float32", 0.0), ("float16", 2.0**-11)])
-def test_codec_error_is_bounded(name, bound):
-    codec, rows = get_codec(name), unit_vectors(200, 64)
-    encoded = codec.encode(rows)
-    assert encoded.dtype == codec.dtype and encoded.shape == (200, codec.width(64))
-    decoded = codec.decode(encoded)
-    assert decoded.dtype == np.float32
-    # Relative to each number down to half's smallest normal one, absolute below.
-    assert (np.abs(decoded - rows) <= bound * np.maximum(np.abs(rows), 2.0**-14)).all()
-    assert codec.exact == (bound == 0)
-    # A float16 that keeps nothing of float32 would be no test: the bound is nearly reached.
-    assert np.abs(decoded - rows).max() >= bound * 0.2 * np.abs(rows).max()
-
-
-def test_unknown_codec_lists_those_there_are():
-    with pytest.raises(ValueError, match=", ".join(sorted(CODECS))):
-        get_codec("int3")
 
 
 def test_arrow_rows_round_trip_with_null_rows():
