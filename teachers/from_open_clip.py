@@ -17,6 +17,7 @@ from torch import nn
 
 from teachers.catalog import CatalogEntry
 from teachers.contract import Preprocess, Tokenizer
+from teachers.hub import hub_or_cache
 from teachers.tokenizers import HuggingFaceTokenizer, OpenClipTokenizer
 
 CONFIG_NAME = "open_clip_config.json"
@@ -37,7 +38,7 @@ class LoadedModel:
 def from_catalog(entry: CatalogEntry) -> LoadedModel:
     """Load pretrained weights by name and tag; downloads them unless they are cached."""
     record = get_pretrained_cfg(entry.model, entry.tag)
-    try:
+    with hub_or_cache(entry.spec):
         tokenizer = OpenClipTokenizer(entry.model)
         module = _create(
             entry.model,
@@ -46,11 +47,6 @@ def from_catalog(entry: CatalogEntry) -> LoadedModel:
             # were trained with the quick one; open_clip warns and computes the wrong thing.
             force_quick_gelu=bool(record.get("quick_gelu", False)),
         )
-    except (RuntimeError, OSError) as error:
-        raise RuntimeError(
-            f"the weights of {entry.spec} could not be fetched or read: {error}. Without a "
-            "network, pass a local folder with open_clip_config.json and weights instead"
-        ) from error
     return LoadedModel(
         module=module,
         name=entry.spec,
@@ -62,14 +58,15 @@ def from_catalog(entry: CatalogEntry) -> LoadedModel:
 
 def from_hub(spec: str) -> LoadedModel:
     """Load an `hf-hub:owner/name` repository that has an open_clip configuration."""
-    try:
-        tokenizer = OpenClipTokenizer(spec)
-        module = _create(spec)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise RuntimeError(
-            f"{spec} could not be loaded from the Hugging Face hub: {error}. Check the id, the "
-            f"network, and that the repository has {CONFIG_NAME}"
-        ) from error
+    with hub_or_cache(spec):
+        try:
+            tokenizer = OpenClipTokenizer(spec)
+            module = _create(spec)
+        except (RuntimeError, OSError) as error:
+            raise RuntimeError(
+                f"{spec} could not be loaded from the Hugging Face hub: {error}. Check the id, and "
+                f"that the repository has {CONFIG_NAME}"
+            ) from error
     return LoadedModel(
         module=module,
         name=spec.removeprefix("hf-hub:"),

@@ -43,7 +43,8 @@ def load_teacher(
 
     Raises:
         ValueError: the spec, precision or module is not usable; says what to do.
-        RuntimeError: the weights could not be fetched.
+        ConnectionError: the weights are not in the hub's cache, and the hub is out of reach.
+        RuntimeError: the hub has no such weights.
     """
     check_precision(precision)
     if tokenizer is not None:

@@ -67,7 +67,8 @@ def _failed(error: Exception | str, code: int) -> Outcome:
     """Say what is wrong; the traceback only for those who ask."""
     if os.environ.get("DISTILL_DEBUG"):
         traceback.print_exc()
-    Console(stderr=True).print("[bold red]error:[/]", _escape(str(error)), highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print("[bold red]error:[/]", _escape(str(error)))
     return Outcome(values={"error": str(error)}, exit_code=code)
 
 
