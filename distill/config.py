@@ -39,7 +39,8 @@ class StudentConfig:
     """Who learns.
 
     Attributes:
-        name: an open_clip model, a catalog name, or a student's folder to continue from.
+        name: an open_clip model, a catalog name, or a student's folder to continue from. Of a
+            student passed to `train`, its own name.
         text_from: folder of a model whose text tower the student starts with (same shape).
         lock_text: keep the text tower (and so its meaning of every caption) as it starts.
     """

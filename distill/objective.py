@@ -30,7 +30,8 @@ class Objective:
         contrastive: hard image-text loss (InfoNCE or sigmoid).
         affinity: affinity mimicking against the teachers' similarities (TinyCLIP, MobileCLIP).
         feature: squared distance to the teachers' rows through a linear adapter (CLIP-KD).
-        kind: softmax or sigmoid, for contrastive and affinity alike.
+        kind: softmax or sigmoid, for contrastive and affinity alike; when None, what the student
+            was built for (`build_student(kind=...)`): sigmoid if it has a bias.
         targets: how several teachers are averaged.
         teacher_scale: factor on each teacher's own logit scale in the affinity targets. Below 1
             softens them; MobileCLIP2 found it to matter more than any weight.
@@ -43,7 +44,7 @@ class Objective:
     contrastive: float = 1.0
     affinity: float = 0.0
     feature: float = 0.0
-    kind: Kind = "softmax"
+    kind: Kind | None = None
     targets: Targets = "mean_prob"
     teacher_scale: float = 1.0
     teacher_weights: tuple[float, ...] | None = None
@@ -122,7 +123,7 @@ class ObjectiveModule(nn.Module):
                 student,
                 softened if spec.affinity else (),
                 teacher_weights=spec.teacher_weights if spec.affinity else None,
-                kind=spec.kind,
+                kind=spec.kind or ("softmax" if student.logit_bias is None else "sigmoid"),
                 targets=spec.targets,
                 positives=ids,
                 label_smoothing=spec.label_smoothing,

@@ -9,7 +9,7 @@ import torch
 
 from distill.config import RunConfig, StudentConfig
 from distill.recipes.demo import SPECS
-from distill.training import TrainResult, train
+from distill.training import TrainResult, run
 from reinforced_data import ReinforcedDataset, open_dataset
 from students import Student, build_student, load_student
 from students.student import CONFIG_FILE
@@ -23,7 +23,7 @@ def train_from_config(config: RunConfig, *, show: bool = True) -> TrainResult:
     student = build_from_config(
         config.student, dataset, name=Path(config.out).name, seed=config.seed
     )
-    return train(student, dataset, recipe=config, show=show)
+    return run(student, dataset, config, show=show)
 
 
 def build_from_config(

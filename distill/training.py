@@ -95,9 +95,36 @@ def train(
         seed=config.seed if seed is None else seed,
         out=config.out if out is None else str(out),
     )
+    # The recipe's own student is not the one that learns here.
+    own = replace(config.student, name=student.name, text_from=None)
     dataset = data if isinstance(data, ReinforcedDataset) else open_dataset(data)
+    return run(student, dataset, replace(config, student=own), teachers=teachers, show=show)
+
+
+def run(
+    student: Student,
+    dataset: ReinforcedDataset,
+    config: RunConfig,
+    *,
+    teachers: Sequence[ClipModel] = (),
+    show: bool = True,
+) -> TrainResult:
+    """Train, evaluate, save and compare as a configuration says, which must be true of `student`.
+
+    Raises:
+        ValueError: the objective does not fit the student, or what is evaluated is not there.
+    """
+    _check_kind(student, config.objective)
     _check_evaluation(config)
     return _finish(config, fit(student, dataset, config, show=show), teachers)
+
+
+def _check_kind(student: Student, objective: Objective) -> None:
+    if objective.kind == "sigmoid" and student.kind == "softmax":
+        raise ValueError(
+            f"objective.kind='sigmoid' needs a bias, and {student.name} has none: build it with "
+            "build_student(..., kind='sigmoid'), or leave objective.kind out"
+        )
 
 
 def _check_evaluation(config: RunConfig) -> None:
