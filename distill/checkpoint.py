@@ -1,14 +1,17 @@
 """Checkpoints that survive a crash: temporary name, sync, rename, and only then the old one goes.
 
 accelerate's `save_state` deletes the oldest before it writes the newest and writes in place, and
-it pickles. Here a checkpoint is two files without code: tensors in safetensors, the rest in JSON.
-A folder under its final name is complete.
+it pickles. Here a checkpoint is two files without code: tensors in safetensors, the rest in JSON
+with the tensors' SHA-256 and its own. A folder under its final name was complete; whether it still
+is, the hashes say. No random state is kept: a step draws from (seed, step, rank).
 """
 
+import hashlib
 import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 _NAME = re.compile(r"step-(\d{8})")
+_FORMAT = 2
+_TENSORS = "tensors.safetensors"
+_META = "meta.json"
 
 
 def save_checkpoint(
-    folder: Path, step: int, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+    folder: Path,
+    step: int,
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    extra: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the state after `step` optimizer steps and return its folder.
 
@@ -30,53 +40,55 @@ def save_checkpoint(
         step: how many steps are done.
         modules: by name, e.g. {"model": ..., "ema": ...}.
         optimizer: its tensors and its numbers are both kept.
+        extra: JSON values that `load_checkpoint` hands back.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; older checkpoints are whole.
     """
-    tensors: dict[str, Tensor] = {"rng": torch.get_rng_state()}
-    for name, module in modules.items():
-        for key, value in module.state_dict().items():
-            # A clone each: safetensors refuses tensors that share memory.
-            tensors[f"{name}/{key}"] = value.detach().cpu().clone().contiguous()
-    state = optimizer.state_dict()
-    numbers: dict[str, dict[str, Any]] = {}
-    for index, entries in state["state"].items():
-        for key, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{key}"] = value.detach().cpu().clone().contiguous()
-            else:
-                numbers.setdefault(str(index), {})[key] = value
+    tensors, numbers = _state(modules, optimizer)
     meta = {
-        "format": 1,
+        "format": _FORMAT,
         "step": step,
-        "optimizer": {"numbers": numbers, "param_groups": state["param_groups"]},
+        "optimizer": {"numbers": numbers, "param_groups": optimizer.state_dict()["param_groups"]},
+        "extra": dict(extra or {}),
     }
     target = folder / f"step-{step:08d}"
     partial = folder / f"partial-{step:08d}-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)  # a killed process may have had this number
-    partial.mkdir(parents=True)
-    save_file(tensors, partial / "tensors.safetensors")
-    (partial / "meta.json").write_text(json.dumps(meta))
-    for file in partial.iterdir():
-        _sync(file)
-    _sync(partial)
-    if target.exists():
-        shutil.rmtree(target)
-    partial.rename(target)
-    _sync(folder)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # a killed process may have had this number
+        partial.mkdir(parents=True)
+        save_file(tensors, partial / _TENSORS)
+        meta["sha256"] = _digest(partial / _TENSORS)
+        (partial / _META).write_text(json.dumps({**meta, "digest": _own_digest(meta)}))
+        for file in partial.iterdir():
+            _sync(file)
+        _sync(partial)
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+        _sync(folder)
+    except Exception as error:  # safetensors has an error of its own for a full disk
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(
+            f"the checkpoint {target} cannot be written ({error}). Older ones are whole: make room "
+            "and give the same command again"
+        ) from error
     return target
 
 
 def load_checkpoint(
     path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
-) -> int:
-    """Restore what `save_checkpoint` wrote into the same modules; return the step.
+) -> tuple[int, dict[str, Any]]:
+    """Restore what `save_checkpoint` wrote into the same modules; return step and extra values.
 
     Raises:
-        ValueError: the checkpoint belongs to another model, optimizer or format.
+        ValueError: the checkpoint is damaged, or belongs to another model or format.
     """
-    meta = json.loads((path / "meta.json").read_text())
-    if meta.get("format") != 1:
-        raise ValueError(f"{path}: checkpoint format {meta.get('format')}, this version reads 1")
-    tensors = load_file(path / "tensors.safetensors")
+    problem = find_damage(path)
+    if problem is not None:
+        raise ValueError(f"{path} is damaged: {problem}; remove it to use the one before")
+    meta = json.loads((path / _META).read_text())
+    tensors = load_file(path / _TENSORS)
     for name, module in modules.items():
         prefix = f"{name}/"
         values = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
@@ -96,23 +108,78 @@ def load_checkpoint(
         state.setdefault(int(index), {}).update(entries)
     groups = meta["optimizer"]["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    torch.set_rng_state(tensors["rng"])
-    return int(meta["step"])
+    return int(meta["step"]), meta["extra"]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint of a run, or None."""
-    if not folder.is_dir():
-        return None
-    complete = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
-    return max(complete, default=None, key=lambda path: path.name)
+    """Return the newest whole checkpoint of a run, or None; warn of damaged ones passed over."""
+    for path in sorted(_finished(folder), reverse=True):
+        problem = find_damage(path)
+        if problem is None:
+            return path
+        warnings.warn(f"the checkpoint {path} is not used: {problem}", stacklevel=2)
+    return None
+
+
+def find_damage(path: Path) -> str | None:
+    """Say what is wrong with a checkpoint's files, or None when they are as they were written."""
+    try:
+        meta = json.loads((path / _META).read_text())
+    except (OSError, ValueError) as error:
+        return f"{_META} cannot be read ({error})"
+    if not isinstance(meta, dict) or meta.get("format") != _FORMAT:
+        return f"{_META} is not of format {_FORMAT}, which this version reads"
+    if meta.pop("digest", None) != _own_digest(meta):
+        return f"{_META} was changed after it was written"
+    try:
+        if _digest(path / _TENSORS) != meta["sha256"]:
+            return f"{_TENSORS} was changed or cut off after it was written"
+    except OSError as error:
+        return f"{_TENSORS} cannot be read ({error})"
+    return None
 
 
 def remove_old_checkpoints(folder: Path, keep: int) -> None:
     """Delete all but the newest `keep`, and what an interrupted save left."""
-    complete = sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
-    for path in [*complete[: max(0, len(complete) - keep)], *folder.glob("partial-*")]:
+    finished = sorted(_finished(folder))
+    for path in [*finished[: max(0, len(finished) - keep)], *folder.glob("partial-*")]:
         shutil.rmtree(path)
+
+
+def _finished(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+
+
+def _state(
+    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """Return all tensors by path, and the optimizer's plain numbers by parameter."""
+    tensors: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        for key, value in module.state_dict().items():
+            # A clone each: safetensors refuses tensors that share memory.
+            tensors[f"{name}/{key}"] = value.detach().cpu().clone().contiguous()
+    numbers: dict[str, dict[str, Any]] = {}
+    for index, entries in optimizer.state_dict()["state"].items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{index}/{key}"] = value.detach().cpu().clone().contiguous()
+            else:
+                numbers.setdefault(str(index), {})[key] = value
+    return tensors, numbers
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _own_digest(meta: Mapping[str, Any]) -> str:
+    # Through JSON, so that what is read back gives the same text.
+    text = json.dumps(json.loads(json.dumps(meta)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -96,6 +96,7 @@ class RunConfig:
         evaluate_on: split name -> source of shards; one unnamed source under the key "".
         compare_to: `metrics.json` of a teacher, written by `distill evaluate`, for retention.
         evaluate_every, save_every, log_every: steps; 0 switches the first two off until the end.
+        save_every_minutes: also save when so much time has passed, looked at with every log line.
         keep_checkpoints: how many of the newest stay.
     """
 
@@ -117,11 +118,17 @@ class RunConfig:
     compare_to: str | None = None
     evaluate_every: int = 0
     save_every: int = 1_000
+    save_every_minutes: float = 0.0
     log_every: int = 10
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        """Refuse to keep nothing."""
+        """Refuse to keep nothing and to log never."""
+        if self.log_every < 1 or self.save_every_minutes < 0:
+            raise ValueError(
+                f"log_every must be at least 1 and save_every_minutes at least 0, got "
+                f"{self.log_every} and {self.save_every_minutes}"
+            )
         if self.keep_checkpoints < 1:
             raise ValueError(f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
 
@@ -135,6 +142,7 @@ class RunConfig:
 
 # What may change between the parts of one run without making it another run.
 _FREE = (
+    # "save_every" covers save_every_minutes: names are compared by how they begin.
     *("out", "data.num_workers", "log_every", "save_every", "keep_checkpoints", "templates"),
     *("evaluate_every", "evaluate_on", "compare_to"),
 )

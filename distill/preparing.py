@@ -1,5 +1,8 @@
 """What is done to a student, and to Accelerate, before the first step."""
 
+import warnings
+
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -19,12 +22,37 @@ def accelerator_for(precision: str) -> Accelerator:
     """
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
+    if accelerator.num_processes == 1:
+        asked = processes_asked_for()
+        if asked > 1:
+            warnings.warn(
+                f"accelerate launch was asked for {asked} processes and started one: with --cpu it "
+                "ignores the number. Take `distill show accelerate cpu2`, which says how",
+                stacklevel=2,
+            )
     if accelerator.distributed_type == DistributedType.FSDP:
         raise ValueError(
             "this trainer does not shard yet: checkpoints and evaluation would see one rank's "
             "part. Launch with `distill show accelerate ddp`"
         )
     return accelerator
+
+
+def processes_asked_for() -> int:
+    """What `--num_processes` of an `accelerate launch` above this process says; 1 without one."""
+    try:
+        launcher = psutil.Process().parent()
+        words = launcher.cmdline() if launcher else []
+    except psutil.Error:
+        return 1
+    if "launch" not in words or not any("accelerate" in word for word in words):
+        return 1
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        name, _, value = word.partition("=")
+        value = value or after
+        if name in ("--num_processes", "--num-processes") and value.isdigit():
+            return int(value)
+    return 1
 
 
 def compile_towers(student: Student) -> None:

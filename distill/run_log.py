@@ -34,8 +34,10 @@ class RunLog:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / "log.jsonl"
             kept = _records_before(path, first_step)
-            self._file = path.open("w")
-            self._file.writelines(kept)
+            partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+            partial.write_text("".join(kept))
+            os.replace(partial, path)  # a kill between opening and writing would lose the log
+            self._file = path.open("a")
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
         self._progress = Progress(
             TextColumn("{task.description}"),

@@ -3,12 +3,12 @@
 On few cores two processes of one thread beat one process of two; and a run that is a function of
 its configuration needs no coordination. A run whose folder holds a result of the same
 configuration is not trained again, so that the same command goes on where it stopped; a folder
-that holds a run of another configuration is started over.
+that holds a run of another configuration is moved aside, never emptied.
 """
 
+import itertools
 import json
 import multiprocessing
-import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -40,12 +40,17 @@ def train_side_by_side(
     """
     processes = processes or max(1, int(usable_cores()))
     for config in configs:
-        _discard_other_run(config)
+        _move_other_run_aside(config, console)
     waiting = [config for config in configs if finished_result(config) is None]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=processes, mp_context=context) as pool:
         futures = {config.out: pool.submit(train_quietly, config) for config in waiting}
-        _watch(configs, futures, console)
+        try:
+            _watch(configs, futures, console)
+        except BaseException:
+            # Those that run are told by the same Ctrl-C and save; the others must not begin.
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
     for future in futures.values():
         future.result()
     results = [finished_result(config) for config in configs]
@@ -67,11 +72,17 @@ def finished_result(config: RunConfig) -> dict[str, Any] | None:
     return json.loads(result.read_text()) if _same(config, written) else None
 
 
-def _discard_other_run(config: RunConfig) -> None:
-    """Empty a run's folder when what it holds was configured otherwise."""
-    written = Path(config.out) / "config.json"
+def _move_other_run_aside(config: RunConfig, console: Console) -> None:
+    """Rename a run's folder to NAME.before-N when what it holds was configured otherwise."""
+    folder = Path(config.out)
+    written = folder / "config.json"
     if written.is_file() and not _same(config, written):
-        shutil.rmtree(config.out)
+        numbers = (folder.with_name(f"{folder.name}.before-{n}") for n in itertools.count(1))
+        free = next(path for path in numbers if not path.exists())
+        folder.rename(free)
+        console.print(
+            f"{folder} held a run of another configuration; it is now {free}", highlight=False
+        )
 
 
 def _same(config: RunConfig, written: Path) -> bool:

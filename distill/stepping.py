@@ -4,6 +4,7 @@ Student and objective are one wrapped module with one `forward`, so that DDP see
 and every gather. Leaves out the loop, checkpoints and logs (`distill.trainer`).
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 
@@ -20,6 +21,12 @@ from distill.preparing import compile_towers, lock_text
 from reinforced_data import Batch
 from students import Student
 from teachers.contract import Embeddings
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """What dropout draws from in one step; a resumed run needs no saved random state."""
+    digest = hashlib.blake2b(f"step/{seed}/{step}/{rank}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 class TrainingModule(nn.Module):
@@ -91,6 +98,7 @@ class Stepper:
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Take step number `step` (from 1); return scalars without waiting for the device."""
+        torch.manual_seed(step_seed(self.config.seed, step, self.accelerator.process_index))
         set_learning_rate(
             self.optimizer,
             learning_rate(step - 1, self.config.optimizer.lr, self.config.schedule),

@@ -1,15 +1,18 @@
 """The training loop, on Accelerate: one process, DDP or gloo on the CPU, the same code.
 
-Batches are a function of (seed, step): a resumed run goes on where it stopped. What one step does
-is `distill.stepping`.
+Batches and dropout are functions of (seed, step): a resumed run goes on where it stopped. What one
+step does is `distill.stepping`; what the processes of a run tell each other beside gradients (one
+was told to stop, samples were refused) is said with every log line and checkpoint.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch.distributed as dist
 from accelerate.utils import set_seed
 from torch import Tensor
 
@@ -24,6 +27,7 @@ from distill.evaluation.splits import evaluate_splits
 from distill.preparing import accelerator_for, restore_towers
 from distill.run_log import RunLog, write_json
 from distill.stepping import Stepper
+from distill.stopping import Stopped, StopSignals
 from reinforced_data import ReinforcedDataset
 from students import Student
 
@@ -37,7 +41,7 @@ class FitResult:
         metrics: of the last evaluation, `split/metric`.
         steps: optimizer steps in all, those before a resume included.
         seconds: of this call's training steps, evaluations left out.
-        refused: samples left out, by reason.
+        refused: samples left out, by reason, over all processes and all parts of the run.
         is_main_process: whether this process is the one that writes.
     """
 
@@ -59,6 +63,10 @@ def fit(
         dataset: an opened store; `config.data.store` is not looked at here.
         config: the whole run. An empty `out` writes nothing.
         show: draw a progress bar on the main process.
+
+    Raises:
+        Stopped: SIGTERM, SIGUSR1 or Ctrl-C came; the run is saved.
+        ValueError: the folder cannot be written to or holds another run, or the data is unusable.
     """
     return _Fit(student, dataset, config, show=show).run()
 
@@ -82,32 +90,27 @@ class _Fit:
         self.student = student
         self.stepper = Stepper(student, config, dims, self.accelerator)
         self.folder = Path(config.out) if config.out else None
-        self.refused: dict[str, int] = {}
+        self.refused = Counter[str]()  # over all processes, up to the last exchange
+        self._refused_since = Counter[str]()  # by this process, since then
+        self._saved_at = time.monotonic()
 
     def run(self) -> FitResult:
         """Loop from the newest checkpoint, or from the start, to the last step."""
         first, total = self._resume(), self.config.schedule.num_steps
         main = self.accelerator.is_main_process
-        with RunLog(
-            self.folder if main else None,
-            title=self.folder.name if self.folder else "train",
-            num_steps=total,
-            first_step=first,
-            show=self.show and main,
-        ) as log:
+        with (
+            self._named_errors(),
+            RunLog(
+                self.folder if main else None,
+                title=self.folder.name if self.folder else "train",
+                num_steps=total,
+                first_step=first,
+                show=self.show and main,
+            ) as log,
+        ):
             clock = _Clock()
-            for step, batch in enumerate(self._loader(first), start=first + 1):
-                self._count(batch.refused)
-                values = self.stepper.step(batch, step)
-                log.advance(step)
-                if step % self.config.log_every == 0 or step == total:
-                    samples = (step - first) * self.config.data.batch_size
-                    self._write(log, step, values, samples / clock.seconds())
-                if self._due(step, self.config.save_every):
-                    self._save(step)
-                if self._due(step, self.config.evaluate_every) and step < total:
-                    with clock.stopped():
-                        self._evaluate(step, log)
+            with StopSignals() as signals:
+                self._loop(first, log, clock, signals)
             seconds = clock.seconds()
             restore_towers(self.student)
             if self.folder is not None and main:
@@ -118,9 +121,58 @@ class _Fit:
             metrics=metrics,
             steps=total,
             seconds=seconds,
-            refused=self.refused,
+            refused=dict(self.refused),
             is_main_process=main,
         )
+
+    def _loop(self, first: int, log: RunLog, clock: "_Clock", signals: StopSignals) -> None:
+        config, total = self.config, self.config.schedule.num_steps
+        for step, batch in enumerate(self._loader(first), start=first + 1):
+            self._refused_since.update(batch.refused)
+            values = self.stepper.step(batch, step)
+            log.advance(step)
+            logged = step % config.log_every == 0 or step == total
+            if logged:
+                samples = (step - first) * config.data.batch_size
+                self._write(log, step, values, samples / clock.seconds())
+            due = self._due(step, config.save_every)
+            if due or logged or self.accelerator.num_processes == 1:
+                stop, late = self._exchange(signals)
+                stop = stop if step < total else 0
+                if due or late or stop:
+                    self._save(step)
+                if stop:
+                    raise Stopped(stop, step, config.out)
+            if self._due(step, config.evaluate_every) and step < total:
+                with clock.stopped():
+                    self._evaluate(step, log)
+
+    def _exchange(self, signals: StopSignals) -> tuple[int, bool]:
+        """Add up what was refused; return the signal that any process got, and if saving is late.
+
+        The main process's clock decides for all, so that all write and wait together.
+        """
+        minutes = (time.monotonic() - self._saved_at) / 60
+        late = 0 < self.config.save_every_minutes <= minutes
+        said = [(signals.received, late, dict(self._refused_since))]
+        if self.accelerator.num_processes > 1:
+            said *= self.accelerator.num_processes
+            dist.all_gather_object(said, said[0])
+        for _, _, refused in said:
+            self.refused.update(refused)
+        self._refused_since.clear()
+        return max(signal for signal, _, _ in said), said[0][1]
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Say in an error which of several processes it happened in; the launcher ends the rest."""
+        try:
+            yield
+        except Exception as error:
+            rank, size = self.accelerator.process_index, self.accelerator.num_processes
+            if size > 1:
+                error.add_note(f"in process {rank} of {size}")
+            raise
 
     def _due(self, step: int, every: int) -> bool:
         return every > 0 and step % every == 0
@@ -142,10 +194,6 @@ class _Fit:
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
         )
-
-    def _count(self, refused: dict[str, int]) -> None:
-        for reason, count in refused.items():
-            self.refused[reason] = self.refused.get(reason, 0) + count
 
     def _write(self, log: RunLog, step: int, values: dict[str, Tensor], speed: float) -> None:
         """Log one line; the only place that waits for the device."""
@@ -173,8 +221,10 @@ class _Fit:
         """Checkpoint on the main process."""
         if self.folder is not None and self.accelerator.is_main_process:
             folder = self.folder / "checkpoints"
-            save_checkpoint(folder, step, self.stepper.modules(), self.stepper.optimizer)
+            extra = {"refused": dict(self.refused)}
+            save_checkpoint(folder, step, self.stepper.modules(), self.stepper.optimizer, extra)
             remove_old_checkpoints(folder, self.config.keep_checkpoints)
+        self._saved_at = time.monotonic()
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> int:
@@ -185,12 +235,20 @@ class _Fit:
         if newest is not None:
             check_same_run(self.config, self.folder)
         if self.accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / "config.json", self.config.as_json())
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_json(self.folder / "config.json", self.config.as_json())
+            except OSError as error:
+                raise ValueError(
+                    f"out={str(self.folder)!r} cannot be written to ({error}); give another folder"
+                ) from error
         self.accelerator.wait_for_everyone()
         if newest is None:
             return 0
-        return load_checkpoint(newest, self.stepper.modules(), self.stepper.optimizer)
+        modules, optimizer = self.stepper.modules(), self.stepper.optimizer
+        step, extra = load_checkpoint(newest, modules, optimizer)
+        self.refused.update(extra["refused"])
+        return step
 
 
 class _Clock:

@@ -28,7 +28,9 @@ class TrainResult:
             None altogether where no teacher was evaluated.
         steps: optimizer steps.
         seconds: of training, evaluations left out.
-        refused: samples left out, by reason.
+        refused: samples left out of batches, by reason, over all processes and parts of the run.
+        missing: columns of the store that are not complete -> how many shards they lack; training
+            leaves those out.
     """
 
     student: Student
@@ -37,6 +39,7 @@ class TrainResult:
     steps: int
     seconds: float
     refused: dict[str, int]
+    missing: dict[str, int]
 
     def as_json(self) -> dict[str, object]:
         """Everything but the weights, as JSON values."""
@@ -49,6 +52,7 @@ class TrainResult:
             "metrics": self.metrics,
             "retention": self.retention,
             "refused": self.refused,
+            "missing": self.missing,
         }
 
 
@@ -116,7 +120,8 @@ def run(
     """
     _check_kind(student, config.objective)
     _check_evaluation(config)
-    return _finish(config, fit(student, dataset, config, show=show), teachers)
+    done = fit(student, dataset, config, show=show)
+    return _finish(config, done, teachers, dataset.missing)
 
 
 def _check_kind(student: Student, objective: Objective) -> None:
@@ -138,9 +143,11 @@ def _check_evaluation(config: RunConfig) -> None:
         )
 
 
-def _finish(config: RunConfig, done: FitResult, teachers: Sequence[ClipModel]) -> TrainResult:
-    """Compare with the teachers, and write the student and its result."""
-    reference = _teacher_metrics(config, teachers)
+def _finish(
+    config: RunConfig, done: FitResult, teachers: Sequence[ClipModel], missing: dict[str, int]
+) -> TrainResult:
+    """Compare with the teachers, and write the result; other processes have no metrics."""
+    reference = _teacher_metrics(config, teachers) if done.is_main_process else {}
     result = TrainResult(
         student=done.student,
         metrics=done.metrics,
@@ -148,6 +155,7 @@ def _finish(config: RunConfig, done: FitResult, teachers: Sequence[ClipModel]) -
         steps=done.steps,
         seconds=done.seconds,
         refused=done.refused,
+        missing=missing,
     )
     if config.out and done.is_main_process:
         write_json(Path(config.out) / "result.json", result.as_json())

@@ -1,9 +1,10 @@
 """The command line: verbs, one recipe argument, `--json` on each, no other training flag.
 
 Exit codes: 0 done, 1 the program failed, 2 the user's input is wrong, 3 finished with
-quarantined data, 130 interrupted. A verb is a frozen dataclass of arguments and a function; this
-module finds the verb, prints its outcome and turns errors into exit codes. With `--json` stdout
-holds one JSON document and nothing else; whatever else is printed goes to stderr.
+quarantined data, 128 + the signal when told to stop (130: Ctrl-C). A verb is a frozen dataclass of
+arguments and a function; this module finds the verb, prints its outcome and turns errors into exit
+codes. With `--json` stdout holds one JSON document and nothing else; whatever else is printed goes
+to stderr.
 """
 
 import contextlib
@@ -52,8 +53,10 @@ def _run(given: list[str], as_json: bool) -> Outcome:
         code = ended.code if isinstance(ended.code, int) else 1
         wrong = f"`distill {given[0]}` does not take these arguments; see --help"
         return Outcome(values={"error": wrong} if code else {}, exit_code=code)
-    except KeyboardInterrupt:
-        return _failed("interrupted; the same command goes on from here", 130)
+    except KeyboardInterrupt as interrupt:
+        # `distill.stopping.Stopped` says more than a bare Ctrl-C.
+        said = str(interrupt) or "interrupted; the same command goes on from here"
+        return _failed(said, getattr(interrupt, "exit_code", 130))
     except (ValueError, FileNotFoundError, PermissionError) as error:
         return _failed(error, 2)
     except OSError as error:  # a full disk, no network: a traceback would not help
@@ -67,9 +70,10 @@ def _failed(error: Exception | str, code: int) -> Outcome:
     """Say what is wrong; the traceback only for those who ask."""
     if os.environ.get("DISTILL_DEBUG"):
         traceback.print_exc()
+    said = "\n".join([str(error), *getattr(error, "__notes__", [])])
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print("[bold red]error:[/]", _escape(str(error)))
-    return Outcome(values={"error": str(error)}, exit_code=code)
+    console.print("[bold red]error:[/]", _escape(said))
+    return Outcome(values={"error": said}, exit_code=code)
 
 
 def _escape(text: str) -> str:

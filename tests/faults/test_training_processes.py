@@ -1,0 +1,98 @@
+"""Several real processes under `accelerate launch`: one fails, one is told to stop, their number
+changes between the parts of a run."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from distill.accelerate_configs import config_path
+from reinforced_data import reinforce
+from reinforced_data.testing import tiny_teacher, write_source
+
+SCRIPT = """
+import os, signal, sys
+import torch
+from distill import Objective, train
+from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from reinforced_data.testing import TOKENIZER, TinyEncoder
+from students import build_student
+
+store, out, what, at = sys.argv[1:]
+rank = int(os.environ.get("RANK", "0"))
+calls = []
+
+def each_step(*_):
+    calls.append(1)
+    if len(calls) == int(at) and rank == int(os.environ.get("WORLD_SIZE", "1")) - 1:
+        if what == "fail":
+            raise RuntimeError("the planted fault")
+        os.kill(os.getpid(), signal.SIGTERM)
+    return torch.zeros(())
+
+recipe = RunConfig(
+    data=DataConfig(batch_size=12, num_workers=0),
+    objective=Objective(
+        contrastive=0.3, affinity=0.7, feature=1.0, custom={"watch": (0.0, each_step)}
+    ),
+    # A large epsilon: Adam divides rounding errors by themselves where gradients vanish.
+    optimizer=OptimizerConfig(lr=1e-2, eps=1e-3),
+    schedule=ScheduleConfig(num_steps=12, warmup_steps=1),
+    log_every=1,
+    save_every=0,
+)
+student = build_student(TinyEncoder(seed=5), image_size=16, tokenizer=TOKENIZER)
+train(student, store, recipe=recipe, out=out, show=False)
+"""
+TWO = ("-m", "accelerate.commands.launch", "--config_file", str(config_path("cpu2")))
+
+
+@pytest.fixture
+def world(tmp_path):
+    source = write_source(tmp_path / "source", 40, samples_per_shard=7)
+    teachers = [tiny_teacher("a", seed=1), tiny_teacher("b", seed=2, embed_dim=12)]
+    reinforce(source, tmp_path / "store", teachers=teachers, num_views=2, progress=False)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    return tmp_path
+
+
+def launch(world: Path, out: str, *launcher: str, what: str = "stop", at: int = 0):
+    command = [sys.executable, *launcher, str(world / "script.py")]
+    command += [str(world / "store"), str(world / out), what, str(at)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+
+
+def test_an_error_in_one_process_ends_all_and_says_which(world):
+    started = time.monotonic()
+    done = launch(world, "out", *TWO, what="fail", at=4)
+    assert done.returncode != 0 and time.monotonic() - started < 100  # imports included
+    assert "the planted fault" in done.stderr and "in process 1 of 2" in done.stderr
+    assert 'raise RuntimeError("the planted fault")' in done.stderr  # the traceback itself
+
+
+def test_a_launch_that_gave_fewer_processes_than_asked_is_warned_of(world):
+    trap = ("-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2")
+    done = launch(world, "out", *trap, at=1)
+    assert "was asked for 2 processes and started one" in done.stderr, done.stderr[-2000:]
+
+
+def test_one_process_told_to_stop_stops_all_and_others_go_on(world):
+    """Two processes, then one, then two again, against one that nobody disturbed."""
+    whole = launch(world, "whole")
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    first = launch(world, "cut", *TWO, at=4)
+    assert "stopped after step 4 by SIGTERM" in first.stderr, first.stderr[-2000:]
+    second = launch(world, "cut", at=3)
+    assert "stopped after step 7 by SIGTERM" in second.stderr, second.stderr[-2000:]
+    third = launch(world, "cut", *TWO)
+    assert third.returncode == 0, third.stderr[-2000:]
+    one = load_file(world / "whole" / "model.safetensors")
+    three = load_file(world / "cut" / "model.safetensors")
+    for name, value in one.items():
+        torch.testing.assert_close(three[name], value, rtol=0, atol=2e-6)
