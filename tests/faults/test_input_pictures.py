@@ -145,14 +145,3 @@ def test_strips_of_pixels_have_a_small_whole_view(size, resize_mode):
     # Resized as open_clip does it, 1 x 65,536 would have 3.3e9 pixels; Pillow would say so.
     assert (preprocess.whole_view(strip) == (10, 20, 30)).all()
     assert (render_view(strip, View((0.0, 0.0, 1.0, 1.0)), preprocess) == (10, 20, 30)).all()
-
-
-@pytest.mark.parametrize("size", [(40, 30), (30, 900), (2000, 16)])
-def test_ordinary_whole_views_are_still_open_clips(size):
-    preprocess = Preprocess(image_size=16)
-    image = picture(3, *size)
-    scale = 16 / min(size)
-    resized = image.resize((int(size[0] * scale), int(size[1] * scale)), Image.Resampling.BICUBIC)
-    left, top = (round((side - 16) / 2) for side in resized.size)
-    expected = np.asarray(resized.crop((left, top, left + 16, top + 16)))
-    np.testing.assert_array_equal(preprocess.whole_view(image), expected)
