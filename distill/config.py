@@ -20,6 +20,8 @@ class DataConfig:
     Attributes:
         store: folder of the reinforced dataset (its views alone are enough without teachers).
         batch_size: pairs per step over all processes.
+        micro_batch_size: pairs that a process holds activations of at a time; the gradient is the
+            whole batch's all the same (gradient cache), for one more forward. 0: all at once.
         teachers: names of the stored teachers to learn from; all of them when None.
         views: use only the first so many stored views; all when None.
         window_shards: shards that are shuffled together.
@@ -28,10 +30,19 @@ class DataConfig:
 
     store: str = ""
     batch_size: int = 256
+    micro_batch_size: int = 0
     teachers: tuple[str, ...] | None = None
     views: int | None = None
     window_shards: int = 16
     num_workers: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse sizes below what they can be."""
+        if self.batch_size < 1 or self.micro_batch_size < 0:
+            raise ValueError(
+                "data needs batch_size >= 1 and micro_batch_size >= 0, got "
+                f"{self.batch_size} and {self.micro_batch_size}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,39 +15,19 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from distill.config import RunConfig
-from distill.objective import ObjectiveModule
+from distill.gradient_cache import MicroBatch, cached_backward
 from distill.optimization import build_optimizer, learning_rate, set_learning_rate
 from distill.preparing import compile_towers, lock_text
+from distill.training_module import TrainingModule
 from reinforced_data import Batch
 from students import Student
-from teachers.contract import Embeddings
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
+def step_seed(seed: int, step: int, rank: int, micro_batch: int = 0) -> int:
     """What dropout draws from in one step; a resumed run needs no saved random state."""
-    digest = hashlib.blake2b(f"step/{seed}/{step}/{rank}".encode(), digest_size=8).digest()
+    text = f"step/{seed}/{step}/{rank}/{micro_batch}"
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-class TrainingModule(nn.Module):
-    """Student and objective behind one forward: batch in, loss terms out."""
-
-    def __init__(self, student: Student, objective: ObjectiveModule) -> None:
-        """Keep both; the optimizer trains both."""
-        super().__init__()
-        self.student = student
-        self.objective = objective
-
-    def forward(
-        self,
-        images: Tensor,
-        tokens: Tensor,
-        teachers: Sequence[Embeddings],
-        caption_ids: Tensor,
-        group: dist.ProcessGroup | None = None,
-    ) -> dict[str, Tensor]:
-        """Return raw terms by name and `total`."""
-        return self.objective(self.student(images, tokens), teachers, caption_ids, group)
 
 
 class Stepper:
@@ -98,7 +78,6 @@ class Stepper:
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Take step number `step` (from 1); return scalars without waiting for the device."""
-        torch.manual_seed(step_seed(self.config.seed, step, self.accelerator.process_index))
         set_learning_rate(
             self.optimizer,
             learning_rate(step - 1, self.config.optimizer.lr, self.config.schedule),
@@ -106,19 +85,13 @@ class Stepper:
         self.wrapped.train()
         for module in self.locked:
             module.eval()
-        batch = batch.to(self.accelerator.device, non_blocking=True)
-        images = self.student.preprocess.normalize(batch.pixels)
-        if self.config.channels_last:
-            images = images.to(memory_format=torch.channels_last)
-        terms = self.wrapped(
-            images, batch.tokens, batch.teachers, batch.caption_ids, group=self.group
-        )
-        self.accelerator.backward(terms["total"])
-        values = {name: value.detach() for name, value in terms.items()}
+        values = self._backward(batch.to(self.accelerator.device, non_blocking=True), step)
         if self.config.optimizer.max_grad_norm is not None:
-            values["grad_norm"] = self.accelerator.clip_grad_norm_(
+            norm = self.accelerator.clip_grad_norm_(
                 self.wrapped.parameters(), self.config.optimizer.max_grad_norm
             )
+            assert norm is not None
+            values["grad_norm"] = norm
         self.optimizer.step()
         self.optimizer.zero_grad()
         with torch.no_grad():
@@ -126,3 +99,36 @@ class Stepper:
         if self.ema is not None:
             self.ema.update(self.student, step=step)
         return values
+
+    def _backward(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Leave the gradients in the parameters; return the terms."""
+        micro_batches = self._micro_batches(batch, step)
+        if len(micro_batches) > 1:
+            return cached_backward(
+                self.wrapped,
+                micro_batches,
+                accelerator=self.accelerator,
+                teachers=batch.teachers,
+                caption_ids=batch.caption_ids,
+                group=self.group,
+            )
+        (whole,) = micro_batches
+        torch.manual_seed(whole.seed)
+        terms = self.wrapped(
+            whole.images, whole.tokens, batch.teachers, batch.caption_ids, group=self.group
+        )
+        self.accelerator.backward(terms["total"])
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _micro_batches(self, batch: Batch, step: int) -> list[MicroBatch]:
+        """Cut this process's share; a size of 0, or one that holds all, cuts nothing."""
+        size = self.config.data.micro_batch_size or len(batch.keys)
+        found = []
+        for number, start in enumerate(range(0, len(batch.keys), size)):
+            images = self.student.preprocess.normalize(batch.pixels[start : start + size])
+            if self.config.channels_last:
+                images = images.to(memory_format=torch.channels_last)
+            seed = step_seed(self.config.seed, step, self.accelerator.process_index, number)
+            tokens = batch.tokens[start : start + size]
+            found.append(MicroBatch(images=images, tokens=tokens, seed=seed))
+        return found

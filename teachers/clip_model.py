@@ -100,8 +100,11 @@ class ClipModel(nn.Module):
         return unit_rows(self.module.encode_text(texts))
 
     def forward(self, images: Tensor, tokens: Tensor) -> Embeddings:
-        """Embed a batch of pairs. The one place where the logarithm becomes the factor."""
-        image, text = self.encode_image(images), self.encode_text(tokens)
+        """Embed a batch of pairs."""
+        return self.with_head(self.encode_image(images), self.encode_text(tokens))
+
+    def with_head(self, image: Tensor, text: Tensor) -> Embeddings:
+        """Unit rows beside the scale and bias: the one place where the logarithm is undone."""
         bias = self.logit_bias
         scale = self.logit_scale.to(image.dtype).exp().reshape(())
         return Embeddings(image, text, scale, None if bias is None else bias.reshape(()))

@@ -208,6 +208,7 @@ def test_weights_of_zero_need_no_teachers(world, tmp_path):
         {"precision": "bf16"},
         {"channels_last": True},
         {"ema_decay": 0.5},
+        {"data": DataConfig(batch_size=16, micro_batch_size=5, num_workers=0)},
         {"data": DataConfig(batch_size=16, num_workers=2, teachers=("small",), views=2)},
     ],
 )

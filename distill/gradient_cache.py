@@ -1,0 +1,127 @@
+"""A loss over more pairs than fit in memory: the gradient cache.
+
+Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (2021). First
+all micro-batches are embedded without a graph; the loss of the whole batch gives each row its
+gradient; then every micro-batch is embedded again, with a graph, and its rows' gradients are sent
+back. The result is the whole batch's gradient, at the price of a second forward. Dropout draws the
+same numbers in both, since each micro-batch seeds its own. BatchNorm normalises within a
+micro-batch, as under DDP, and its running statistics see each micro-batch once, in the second
+forward. open_clip accumulates so too, but not with distillation.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from distill.training_module import RowGradients, TrainingModule
+from teachers.contract import Embeddings
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """Part of a process's share of a batch, with the seed of what is random in it."""
+
+    images: Tensor
+    tokens: Tensor
+    seed: int
+
+
+def cached_backward(
+    wrapped: nn.Module,
+    micro_batches: Sequence[MicroBatch],
+    *,
+    accelerator: Accelerator,
+    teachers: Sequence[Embeddings],
+    caption_ids: Tensor,
+    group: dist.ProcessGroup | None,
+) -> dict[str, Tensor]:
+    """Leave in every parameter the gradient of the whole batch's loss; return its terms.
+
+    Args:
+        wrapped: a `TrainingModule` as accelerate prepared it.
+        micro_batches: this process's share, in order.
+        accelerator: of this process; other processes do the same at the same time.
+        teachers: rows of the whole share.
+        caption_ids: of the whole share.
+        group: as for `ObjectiveModule`.
+    """
+    module = accelerator.unwrap_model(wrapped)
+    assert isinstance(module, TrainingModule)
+    rows = _embed(module, micro_batches, accelerator)
+    terms, gradients, others = _row_gradients(
+        module, rows, accelerator, teachers=teachers, caption_ids=caption_ids, group=group
+    )
+    start = 0
+    for number, part in enumerate(micro_batches):
+        last = number == len(micro_batches) - 1
+        end = start + len(part.images)
+        pulling = RowGradients(
+            image=gradients[0][start:end],
+            text=gradients[1][start:end],
+            others=others if last else (),
+        )
+        # Processes add up once, in the last backward.
+        with nullcontext() if last else accelerator.no_sync(wrapped):
+            torch.manual_seed(part.seed)
+            accelerator.backward(wrapped(part.images, part.tokens, pulling=pulling)["total"])
+        start = end
+    return terms
+
+
+@torch.no_grad()
+def _embed(
+    module: TrainingModule, micro_batches: Sequence[MicroBatch], accelerator: Accelerator
+) -> Embeddings:
+    """Embed every micro-batch in training mode; nothing but the rows is kept."""
+    parts: list[Embeddings] = []
+    with accelerator.autocast(), still_statistics(module):
+        for part in micro_batches:
+            torch.manual_seed(part.seed)
+            parts.append(module.student(part.images, part.tokens))
+    return parts[0]._replace(
+        image=torch.cat([part.image for part in parts]),
+        text=torch.cat([part.text for part in parts]),
+    )
+
+
+def _row_gradients(
+    module: TrainingModule,
+    rows: Embeddings,
+    accelerator: Accelerator,
+    *,
+    teachers: Sequence[Embeddings],
+    caption_ids: Tensor,
+    group: dist.ProcessGroup | None,
+) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor], list[tuple[Tensor, Tensor]]]:
+    """The loss's terms; gradients of all rows; parameters outside the towers with theirs."""
+    image, text = rows.image.requires_grad_(), rows.text.requires_grad_()
+    with accelerator.autocast():
+        student = module.student.with_head(image, text)
+        terms = module.objective(student, teachers, caption_ids, group=group)
+    outside = [p for p in module.outside_towers() if p.requires_grad]
+    found = torch.autograd.grad(terms["total"], [image, text, *outside], allow_unused=True)
+    # DDP waits for every parameter, also for those that no term reads.
+    found = [
+        torch.zeros_like(value) if gradient is None else gradient
+        for value, gradient in zip([image, text, *outside], found, strict=True)
+    ]
+    others: list[tuple[Tensor, Tensor]] = list(zip(outside, found[2:], strict=True))
+    return {n: value.detach() for n, value in terms.items()}, (found[0], found[1]), others
+
+
+@contextmanager
+def still_statistics(module: nn.Module) -> Iterator[None]:
+    """Let BatchNorm normalise by the batch without remembering it."""
+    norms = [m for m in module.modules() if getattr(m, "track_running_stats", False)]
+    for norm in norms:
+        vars(norm)["track_running_stats"] = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            vars(norm)["track_running_stats"] = True
