@@ -20,11 +20,12 @@ def test_sizes(path):
     text = path.read_text()
     assert text.count("\n") <= 300
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and path.name != "triton.py":
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             # The body after its docstring: documentation is not what makes a function long.
             body = node.body[1:] if ast.get_docstring(node) else node.body
             lines = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
-            assert lines <= 40, f"{node.name} has {lines} lines"
+            kernel = any(ast.unparse(by) == "triton.jit" for by in node.decorator_list)
+            assert lines <= (120 if kernel else 40), f"{node.name} has {lines} lines"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
