@@ -9,6 +9,8 @@ Words and names as in `triton_tiles.py`.
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 # pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false
+from typing import no_type_check
+
 import triton
 import triton.language as tl
 
@@ -24,6 +26,7 @@ from distill.ops.image_text.triton_tiles import (
 
 
 @triton.jit
+@no_type_check
 def sums_kernel(
     lefts,
     rights,
@@ -100,6 +103,7 @@ def sums_kernel(
 
 
 @triton.jit
+@no_type_check
 def gradient_kernel(
     lefts,
     rights,
@@ -199,6 +203,7 @@ def gradient_kernel(
 
 
 @triton.jit
+@no_type_check
 def online_kernel(
     lefts,
     rights,

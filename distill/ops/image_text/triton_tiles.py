@@ -7,10 +7,13 @@ here (fused) or read from what cuBLAS wrote (library); what follows is the same.
 Names: left (M, D), right (N, D), products = left @ right.T, S = scale * products in units of
 log 2 (softmax) or of 1 (sigmoid). Suffix _MN: a (BLOCK_M, BLOCK_N) tile. Partial sums go to
 (quantity, tile, row) and are added in a fixed order: no atomics, equal bits in equal runs.
+`no_type_check` keeps the tests' type checker from wrapping what Triton compiles from source.
 """
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 # pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false
+from typing import no_type_check
+
 import triton
 import triton.language as tl
 
@@ -19,6 +22,7 @@ IDS: tl.constexpr = tl.constexpr(2)
 
 
 @triton.jit
+@no_type_check
 def tile_of(pid, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr):
     """Tile (m, n) of program pid; GROUP rows of tiles together, so that L2 serves them."""
     tiles_m = tl.cdiv(M, BLOCK_M)
@@ -30,6 +34,7 @@ def tile_of(pid, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.c
 
 
 @triton.jit
+@no_type_check
 def dot_tile(
     left,
     right,
@@ -60,6 +65,7 @@ def dot_tile(
 
 
 @triton.jit
+@no_type_check
 def product_tile(
     left,
     right,
@@ -82,6 +88,7 @@ def product_tile(
 
 
 @triton.jit
+@no_type_check
 def log_one_plus(u):
     """log(1 + u) for u in [0, 1]; the series where 1 + u would round u away."""
     series = u * (1.0 - u * (0.5 - u * (0.33333334 - u * 0.25)))
@@ -89,6 +96,7 @@ def log_one_plus(u):
 
 
 @triton.jit
+@no_type_check
 def sigmoid_pair(z):
     """(softplus(z), sigmoid(z)), both without overflow."""
     u = tl.exp2(-tl.abs(z) * 1.4426950408889634)
@@ -97,6 +105,7 @@ def sigmoid_pair(z):
 
 
 @triton.jit
+@no_type_check
 def store_sums(values, rows_out, columns_out, quantity, pid_m, pid_n, i, j, M, N):
     """Sum a masked tile over columns and over rows, each into the tile's own place."""
     at_row = (quantity * tl.cdiv(N, values.shape[1]) + pid_n).to(tl.int64) * M + i
@@ -106,6 +115,7 @@ def store_sums(values, rows_out, columns_out, quantity, pid_m, pid_n, i, j, M, N
 
 
 @triton.jit
+@no_type_check
 def target_tile(
     lefts,
     rights,
@@ -136,6 +146,7 @@ def target_tile(
 
 
 @triton.jit
+@no_type_check
 def same_tile(row_ids, column_ids, i, j, M, N, diagonal, POSITIVES: tl.constexpr):
     """True where row i and column j are positives of each other."""
     if POSITIVES == DIAGONAL:
