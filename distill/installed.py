@@ -23,6 +23,19 @@ def unmet(wanted: Requirement) -> str:
     return f"{wanted.name} {found} ({wanted.specifier} wanted)"
 
 
+def conflicts() -> list[str]:
+    """What installed packages of ours require and do not get: "torchvision: torch 2.9 (==...)"."""
+    found = []
+    for name in {wanted.name for wanted in requirements()}:
+        try:
+            wanted = map(Requirement, metadata.requires(name) or [])
+        except metadata.PackageNotFoundError:
+            continue
+        lacks = filter(None, (unmet(each) for each in wanted if _belongs(each, "")))
+        found += [f"{name}: {lack}" for lack in lacks]
+    return sorted(found)
+
+
 def version(name: str) -> str | None:
     """Installed version of a distribution, or None."""
     try:

@@ -8,6 +8,7 @@ import json
 import re
 import time
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ def _age(storage: Storage, path: str, now: float) -> float | None:
     if not storage.exists(path):
         return None
     about = storage.fs.info(f"{storage.root}/{path}")
-    changed = about.get("mtime") or about.get("LastModified") or about.get("created")
-    changed = changed.timestamp() if hasattr(changed, "timestamp") else changed
+    names = ("mtime", "LastModified", "last_modified", "updated", "created")
+    changed = next((about[name] for name in names if about.get(name) is not None), None)
+    changed = changed.timestamp() if isinstance(changed, datetime) else changed
     return max(0.0, now - changed) if isinstance(changed, int | float) else None

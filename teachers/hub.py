@@ -10,8 +10,6 @@ from contextlib import contextmanager
 import huggingface_hub
 from huggingface_hub import constants
 
-_SECONDS = 5
-
 
 @contextmanager
 def hub_or_cache(what: str) -> Iterator[None]:
@@ -41,12 +39,12 @@ def hub_or_cache(what: str) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def hub_obstacle() -> str:
+def hub_obstacle(seconds: float = 5.0) -> str:
     """Say why the hub cannot be asked; empty when it can."""
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE forbids to ask the hub"
     try:
-        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=_SECONDS)
+        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=seconds)
     except Exception as error:
         # Its HTTP library may be httpx or requests, each with errors of its own.
         return f"{constants.ENDPOINT} cannot be reached ({error})"

@@ -110,15 +110,21 @@ def run_show(arguments: Sequence[str], console: Console) -> Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Say what this machine has, what it lacks, and how to get it."""
+    """Say what this machine has, what it lacks, and how to get it.
+
+    Attributes:
+        path: a store's or a run's folder, to say how that is instead.
+    """
+
+    path: Annotated[str | None, tyro.conf.Positional] = None
 
 
 def run_doctor(arguments: Sequence[str], console: Console) -> Outcome:
     """Print findings; exit code 1 when something needed is broken."""
-    parse(Doctor, "doctor", arguments)
-    from distill.doctor import diagnose, print_findings
+    asked = parse(Doctor, "doctor", arguments)
+    from distill.doctor import diagnose, examine, print_findings
 
-    findings = diagnose()
+    findings = diagnose() if asked.path is None else examine(asked.path)
     print_findings(findings, console)
     broken = any(finding.status == "fail" for finding in findings)
     return Outcome(

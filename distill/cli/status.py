@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from distill.cli.outcome import Outcome
@@ -60,13 +61,14 @@ def _print_store(progress: "StoreProgress", console: Console) -> None:
         f"{progress.store}: {progress.shards_done:,} of {total:,} shards "
         f"({_percent(progress.shards_done, total)}), {progress.samples:,} samples, {state}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
     table = _table(console, "column", "shards", "", "rows", "MB", "rows/s", "left", "left out")
     for column in progress.columns:
         rate = column.rows_per_second
         table.add_row(
-            column.name,
+            escape(column.name),
             f"{column.shards:,}/{total:,}",
             _bar(column.shards, total) if console.is_terminal else _percent(column.shards, total),
             f"{column.rows:,}",
@@ -78,7 +80,9 @@ def _print_store(progress: "StoreProgress", console: Console) -> None:
     console.print(table)
     _print_counts(progress.skipped, console)
     for shard in progress.cut_shards:
-        console.print(f"  cut: {shard}; fetch it again and run reinforce again", style="yellow")
+        console.print(
+            f"  cut: {shard}; fetch it again and run reinforce again", style="yellow", markup=False
+        )
     if not progress.complete and progress.seconds_since_commit is not None:
         console.print(f"last commit {duration(progress.seconds_since_commit)} ago")
 
@@ -88,7 +92,10 @@ def _print_run(progress: "RunProgress", console: Console) -> None:
     state = "finished" if progress.finished else f"{duration(progress.seconds_left)} left"
     share = "" if not total else f" of {total:,} ({_percent(progress.step, total)})"
     console.print(
-        f"{progress.run}: step {progress.step:,}{share}, {state}", highlight=False, soft_wrap=True
+        f"{progress.run}: step {progress.step:,}{share}, {state}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
     table = _table(console, "", "")
     if progress.steps_per_second is not None:
@@ -97,9 +104,9 @@ def _print_run(progress: "RunProgress", console: Console) -> None:
     checkpoint = "none yet" if progress.checkpoint is None else f"step {progress.checkpoint:,}"
     table.add_row("checkpoint", checkpoint)
     for name, value in progress.loss.items():
-        table.add_row(f"loss {name}", f"{value:.4f}")
+        table.add_row(escape(f"loss {name}"), f"{value:.4f}")
     for name, value in progress.metrics.items():
-        table.add_row(name, f"{value:.4f}")
+        table.add_row(escape(name), f"{value:.4f}")
     console.print(table)
     _print_counts(progress.refused, console)
     if not progress.finished and progress.seconds_since_record is not None:
@@ -108,7 +115,9 @@ def _print_run(progress: "RunProgress", console: Console) -> None:
 
 def _print_counts(skipped: dict[str, int], console: Console) -> None:
     for reason, count in skipped.items():
-        console.print(f"  left out: {count:,} x {reason}", style="yellow", highlight=False)
+        console.print(
+            f"  left out: {count:,} x {reason}", style="yellow", highlight=False, markup=False
+        )
 
 
 def _table(console: Console, *names: str) -> Table:
