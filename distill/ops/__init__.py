@@ -5,7 +5,7 @@ implementations stand beside it, `__init__.py` checks arguments and picks one.
 """
 
 from distill.ops.gathering import gather_embeddings
-from distill.ops.image_text import ImageTextTerms, image_text_loss
+from distill.ops.image_text import ImageTextTerms, IntraModal, image_text_loss
 from teachers.contract import Embeddings
 
-__all__ = ["Embeddings", "ImageTextTerms", "gather_embeddings", "image_text_loss"]
+__all__ = ["Embeddings", "ImageTextTerms", "IntraModal", "gather_embeddings", "image_text_loss"]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from open_clip.loss import ClipLoss, DistillClipLoss, SigLipLoss
 
 from distill.ops import Embeddings, image_text_loss
-from distill.ops.image_text import _check_arguments
+from distill.ops.image_text.arguments import Options, check_arguments
 
 
 def rows(n, d, seed):
@@ -151,12 +151,11 @@ def test_bad_arguments_are_named(arguments, message):
         image_text_loss(model(), **arguments)
 
 
-@pytest.mark.parametrize("name", ["kind", "targets", "impl"])
+@pytest.mark.parametrize("name", ["kind", "targets", "exchange", "impl"])
 def test_unknown_names_are_refused(name):
     """Below the public function: in tests its Literal types are checked before its body."""
-    good = {"kind": "softmax", "targets": "mean_prob", "impl": "auto"}
     with pytest.raises(ValueError, match=f"{name} must be one of .*got 'other'"):
-        _check_arguments(model(), (), None, positives=None, **{**good, name: "other"})
+        check_arguments(model(), (), Options(**{name: "other"}))
 
 
 def test_bad_values_are_named():
