@@ -120,7 +120,7 @@ def test_divisors_are_fastclips_estimator(ids):
         ({"intra_modal": IntraModal()}, "intra_modal needs .* at least one teacher"),
         ({"row_weights": torch.ones(3)}, r"row_weights must be \(9,\), got \(3,\)"),
         ({"row_weights": -torch.ones(9)}, "row_weights must be finite and >= 0"),
-        ({"divisors": (torch.ones(9), torch.ones(8))}, r"divisors\[1\] must be \(9,\)"),
+        ({"divisors": (torch.ones(8), torch.ones(8))}, r"divisors\[0\] must be \(9,\)"),
         (
             {"divisors": (torch.ones(9), torch.ones(9)), "label_smoothing": 0.1},
             "divisors need .* label_smoothing=0",
