@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distill.objective import Objective
+from distill.watching import WatchConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +117,7 @@ class RunConfig:
     objective: Objective = field(default_factory=Objective)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
     out: str = ""
     seed: int = 0
     precision: Literal["no", "bf16"] = "no"
@@ -142,6 +144,29 @@ class RunConfig:
             )
         if self.keep_checkpoints < 1:
             raise ValueError(f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "RunConfig":
+        """Read `as_json` back.
+
+        Raises:
+            ValueError: it names custom terms, whose code is not in it.
+        """
+        if values["objective"]["custom"]:
+            raise ValueError(
+                f"this run had custom terms ({', '.join(values['objective']['custom'])}); their "
+                "code is the caller's: give the run's own configuration"
+            )
+        parts = {
+            "student": StudentConfig,
+            "data": DataConfig,
+            "objective": Objective,
+            "optimizer": OptimizerConfig,
+            "schedule": ScheduleConfig,
+            "watch": WatchConfig,
+        }
+        built = {name: kind(**_tuples(values[name])) for name, kind in parts.items()}
+        return cls(**{**_tuples(values), **built})
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values; custom terms are named, their code is the caller's."""
@@ -178,6 +203,11 @@ def check_same_run(config: RunConfig, folder: Path) -> None:
             f"{folder} holds a run with another configuration ({'; '.join(changed)}). Use another "
             "out folder, the same values, or remove its checkpoints to start over"
         )
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples they were."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -84,6 +84,13 @@ class RunLog:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
 
+    def warn(self, step: int, text: str) -> None:
+        """Say something that should be looked at: above the bar and in the log."""
+        self._progress.console.print(f"warning: {text}", style="yellow", markup=False)
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, "warning": text}) + "\n")
+            self._file.flush()
+
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """Return a run's records in order; empty when it has none."""

@@ -7,6 +7,7 @@ and every gather. Leaves out the loop, checkpoints and logs (`distill.trainer`).
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,7 @@ from distill.gradient_cache import MicroBatch, cached_backward
 from distill.optimization import build_optimizer, learning_rate, set_learning_rate
 from distill.preparing import compile_towers, lock_text
 from distill.training_module import TrainingModule
+from distill.watching import RunningStatistics, Watch
 from reinforced_data import Batch
 from students import Student
 
@@ -28,6 +30,13 @@ def step_seed(seed: int, step: int, rank: int, micro_batch: int = 0) -> int:
     text = f"step/{seed}/{step}/{rank}/{micro_batch}"
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+class Stepped(NamedTuple):
+    """Scalars of one step, on the device, and why it was left out, or None."""
+
+    values: dict[str, Tensor]
+    skipped: str | None
 
 
 class Stepper:
@@ -65,6 +74,7 @@ class Stepper:
         if config.compile:
             compile_towers(student)
         self.wrapped, self.optimizer = accelerator.prepare(self.module, optimizer)
+        self.watch, self.statistics = Watch(config.watch), RunningStatistics(self.module)
 
     def modules(self) -> dict[str, nn.Module]:
         """Everything a checkpoint holds besides the optimizer."""
@@ -76,29 +86,54 @@ class Stepper:
         student = self.student if self.ema is None else self.ema.module
         return student.eval()
 
-    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Take step number `step` (from 1); return scalars without waiting for the device."""
+    def step(self, batch: Batch, step: int) -> Stepped:
+        """Take step number `step` (from 1), or leave it out and change nothing."""
         set_learning_rate(
             self.optimizer,
             learning_rate(step - 1, self.config.optimizer.lr, self.config.schedule),
         )
-        self.wrapped.train()
-        for module in self.locked:
-            module.eval()
-        values = self._backward(batch.to(self.accelerator.device, non_blocking=True), step)
-        if self.config.optimizer.max_grad_norm is not None:
-            norm = self.accelerator.clip_grad_norm_(
-                self.wrapped.parameters(), self.config.optimizer.max_grad_norm
-            )
-            assert norm is not None
-            values["grad_norm"] = norm
+        with self.statistics.kept():
+            values = self.gradients(batch, step)
+            skipped = self._judge(values)
+            if skipped is not None:
+                self.statistics.put_back()
+                self.optimizer.zero_grad()
+                return Stepped(values, skipped)
         self.optimizer.step()
         self.optimizer.zero_grad()
         with torch.no_grad():
             self.student.logit_scale.clamp_(0.0, math.log(self.config.max_logit_scale))
         if self.ema is not None:
             self.ema.update(self.student, step=step)
+        return Stepped(values, None)
+
+    def gradients(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Leave this step's clipped gradients in the parameters; return terms and `grad_norm`."""
+        self.wrapped.train()
+        for module in self.locked:
+            module.eval()
+        values = self._backward(batch.to(self.accelerator.device, non_blocking=True), step)
+        most = self.config.optimizer.max_grad_norm
+        if most is not None or self.config.watch.enabled:
+            # A bound of infinity measures and changes nothing.
+            norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), most or math.inf)
+            assert norm is not None
+            values["grad_norm"] = norm
         return values
+
+    def _judge(self, values: dict[str, Tensor]) -> str | None:
+        """Say why all processes leave this step out, or None; waits for the device."""
+        if not self.config.watch.enabled:
+            return None
+        loss, norm = float(values["total"]), float(values["grad_norm"])
+        reason = self.watch.judge(loss, norm)
+        if self.group is not None:
+            # Loss and gradient are the same everywhere but for the last bit.
+            flag = torch.tensor(int(reason is not None), device=self.accelerator.device)
+            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.group)
+            reason = reason or ("another process saw a bad step" if flag.item() else None)
+        self.watch.remember(loss, norm, reason is not None)
+        return reason
 
     def _backward(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Leave the gradients in the parameters; return the terms."""

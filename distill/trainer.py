@@ -7,10 +7,11 @@ was told to stop, samples were refused) is said with every log line and checkpoi
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from accelerate.utils import set_seed
@@ -22,13 +23,17 @@ from distill.checkpoint import (
     remove_old_checkpoints,
     save_checkpoint,
 )
+from distill.clock import Clock
 from distill.config import RunConfig, check_same_run
+from distill.diverging import DivergedError, note_skipped, write_dump
 from distill.evaluation.splits import evaluate_splits
+from distill.feeding import batches, teacher_dims
+from distill.health import Health
 from distill.preparing import accelerator_for, restore_towers
 from distill.run_log import RunLog, write_json
 from distill.stepping import Stepper
 from distill.stopping import Stopped, StopSignals
-from reinforced_data import ReinforcedDataset
+from reinforced_data import Batch, ReinforcedDataset
 from students import Student
 
 
@@ -42,6 +47,7 @@ class FitResult:
         steps: optimizer steps in all, those before a resume included.
         seconds: of this call's training steps, evaluations left out.
         refused: samples left out, by reason, over all processes and all parts of the run.
+        warnings: what stood in the way of learning; each also in the log.
         is_main_process: whether this process is the one that writes.
     """
 
@@ -50,6 +56,7 @@ class FitResult:
     steps: int
     seconds: float
     refused: dict[str, int]
+    warnings: list[str]
     is_main_process: bool
 
 
@@ -65,6 +72,7 @@ def fit(
         show: draw a progress bar on the main process.
 
     Raises:
+        DivergedError: too many bad steps in a row.
         Stopped: SIGTERM, SIGUSR1 or Ctrl-C came; the run is saved.
         ValueError: the folder cannot be written to or holds another run, or the data is unusable.
     """
@@ -80,19 +88,13 @@ class _Fit:
         set_seed(config.seed)
         self.config, self.dataset, self.show = config, dataset, show
         self.accelerator = accelerator_for(config.precision)
-        names = config.data.teachers
-        self.teacher_names = () if not config.objective.needs_teachers else names
-        stored = [] if self.teacher_names == () else list(dataset.teachers)
-        if names is not None and stored:  # batches carry them in the order named
-            known = {teacher.name: teacher for teacher in stored}
-            stored = [known[name] for name in names if name in known]
-        dims = [teacher.embed_dim for teacher in stored]
         self.student = student
-        self.stepper = Stepper(student, config, dims, self.accelerator)
+        self.stepper = Stepper(student, config, teacher_dims(dataset, config), self.accelerator)
         self.folder = Path(config.out) if config.out else None
         self.refused = Counter[str]()  # over all processes, up to the last exchange
         self._refused_since = Counter[str]()  # by this process, since then
         self._saved_at = time.monotonic()
+        self.health = Health(config.objective)
 
     def run(self) -> FitResult:
         """Loop from the newest checkpoint, or from the start, to the last step."""
@@ -108,7 +110,7 @@ class _Fit:
                 show=self.show and main,
             ) as log,
         ):
-            clock = _Clock()
+            clock = Clock()
             with StopSignals() as signals:
                 self._loop(first, log, clock, signals)
             seconds = clock.seconds()
@@ -122,19 +124,23 @@ class _Fit:
             steps=total,
             seconds=seconds,
             refused=dict(self.refused),
+            warnings=self.health.all,
             is_main_process=main,
         )
 
-    def _loop(self, first: int, log: RunLog, clock: "_Clock", signals: StopSignals) -> None:
+    def _loop(self, first: int, log: RunLog, clock: Clock, signals: StopSignals) -> None:
         config, total = self.config, self.config.schedule.num_steps
-        for step, batch in enumerate(self._loader(first), start=first + 1):
+        for step, batch in enumerate(clock.waiting(self._loader(first)), start=first + 1):
             self._refused_since.update(batch.refused)
-            values = self.stepper.step(batch, step)
+            values, skipped = self.stepper.step(batch, step)
             log.advance(step)
             logged = step % config.log_every == 0 or step == total
-            if logged:
+            if skipped is not None:
+                self._skip(step, batch.keys, skipped, values, log)
+            elif logged:
                 samples = (step - first) * config.data.batch_size
                 self._write(log, step, values, samples / clock.seconds())
+                self._look(log, step, batch, clock)
             due = self._due(step, config.save_every)
             if due or logged or self.accelerator.num_processes == 1:
                 stop, late = self._exchange(signals)
@@ -177,22 +183,58 @@ class _Fit:
     def _due(self, step: int, every: int) -> bool:
         return every > 0 and step % every == 0
 
-    def _loader(self, first: int):
+    def _loader(self, first: int) -> Iterable[Batch]:
         """Batches of this rank, from step `first` on."""
-        config = self.config
-        return self.dataset.loader(
-            preprocess=self.student.preprocess,
-            tokenizer=self.student.tokenizer,
-            batch_size=config.data.batch_size,
-            num_steps=config.schedule.num_steps,
-            start_step=first,
-            seed=config.seed,
-            teachers=self.teacher_names,
-            views=config.data.views,
-            window_shards=config.data.window_shards,
-            num_workers=config.data.num_workers,
+        return batches(
+            self.dataset,
+            self.student,
+            self.config,
+            first=first,
+            last=self.config.schedule.num_steps,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
+        )
+
+    def _look(self, log: RunLog, step: int, batch: Batch, clock: Clock) -> None:
+        """Warn of what stands in the way of learning."""
+        for text in self.health.warnings(
+            logit_scale=float(self.student.logit_scale.detach().exp()),
+            share_waited=clock.share_waited(),
+            teachers=batch.teachers,
+        ):
+            log.warn(step, text)
+
+    def _skip(
+        self, step: int, keys: list[str], reason: str, values: dict[str, Tensor], log: RunLog
+    ) -> None:
+        """Write down a step that was left out; after too many in a row give up."""
+        every_key = [keys] * self.accelerator.num_processes
+        if self.accelerator.num_processes > 1:
+            dist.all_gather_object(every_key, keys)
+        scalars = {name: str(float(value)) for name, value in values.items()}
+        record = {"step": step, "skipped": reason, "values": scalars, "keys": every_key}
+        if self.folder is not None and self.accelerator.is_main_process:
+            note_skipped(self.folder, record)
+        log.warn(step, f"step {step} left out: {reason}")
+        count = self.stepper.watch.skips_in_a_row
+        if count >= self.config.watch.max_skips:
+            self._give_up(count, record)
+
+    def _give_up(self, count: int, record: dict[str, Any]) -> None:
+        """Go back to the newest checkpoint, leave a dump, and raise."""
+        dump = newest = None
+        if self.folder is not None:
+            if self.accelerator.is_main_process:
+                dump = write_dump(self.folder, self.stepper.module, self.config, record)
+            newest = newest_checkpoint(self.folder / "checkpoints")
+        if newest is not None:
+            load_checkpoint(newest, self.stepper.modules(), self.stepper.optimizer)
+        raise DivergedError(
+            f"{count} steps in a row, up to step {record['step']}, were left out "
+            f"({record['skipped']}). The weights are those of {newest or 'before them'}; "
+            f"{dump or 'without an out folder no dump'} holds the last of them for "
+            "distill.diverging.replay_step. Lower optimizer.lr, look at the keys, or raise "
+            "watch.spike_factor"
         )
 
     def _write(self, log: RunLog, step: int, values: dict[str, Tensor], speed: float) -> None:
@@ -221,7 +263,7 @@ class _Fit:
         """Checkpoint on the main process."""
         if self.folder is not None and self.accelerator.is_main_process:
             folder = self.folder / "checkpoints"
-            extra = {"refused": dict(self.refused)}
+            extra = {"refused": dict(self.refused), "watch": self.stepper.watch.as_json()}
             save_checkpoint(folder, step, self.stepper.modules(), self.stepper.optimizer, extra)
             remove_old_checkpoints(folder, self.config.keep_checkpoints)
         self._saved_at = time.monotonic()
@@ -248,20 +290,5 @@ class _Fit:
         modules, optimizer = self.stepper.modules(), self.stepper.optimizer
         step, extra = load_checkpoint(newest, modules, optimizer)
         self.refused.update(extra["refused"])
+        self.stepper.watch.restore(extra["watch"])
         return step
-
-
-class _Clock:
-    """Seconds of training, evaluations left out."""
-
-    def __init__(self) -> None:
-        self._started, self._left_out = time.perf_counter(), 0.0
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self._started - self._left_out
-
-    @contextmanager
-    def stopped(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self._left_out += time.perf_counter() - began

@@ -31,6 +31,7 @@ class TrainResult:
         refused: samples left out of batches, by reason, over all processes and parts of the run.
         missing: columns of the store that are not complete -> how many shards they lack; training
             leaves those out.
+        warnings: what stood in the way of learning; see `distill.health`.
     """
 
     student: Student
@@ -40,6 +41,7 @@ class TrainResult:
     seconds: float
     refused: dict[str, int]
     missing: dict[str, int]
+    warnings: list[str]
 
     def as_json(self) -> dict[str, object]:
         """Everything but the weights, as JSON values."""
@@ -53,6 +55,7 @@ class TrainResult:
             "retention": self.retention,
             "refused": self.refused,
             "missing": self.missing,
+            "warnings": self.warnings,
         }
 
 
@@ -156,6 +159,7 @@ def _finish(
         seconds=done.seconds,
         refused=done.refused,
         missing=missing,
+        warnings=done.warnings,
     )
     if config.out and done.is_main_process:
         write_json(Path(config.out) / "result.json", result.as_json())

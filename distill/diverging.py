@@ -1,0 +1,72 @@
+"""A run that gives up leaves a dump, and `replay_step` computes its last step again.
+
+Which samples, views, captions and dropout a step has is a function of (seed, step), so the dump
+needs the weights and the configuration alone; keys are written down for people to look at.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from distill.config import RunConfig
+from distill.feeding import batches, teacher_dims
+from distill.preparing import accelerator_for
+from distill.run_log import write_json
+from distill.stepping import Stepper
+from reinforced_data import ReinforcedDataset
+from students import Student
+
+SKIPPED_FILE = "skipped-steps.jsonl"
+_DUMP = "dump.json"
+_WEIGHTS = "module.safetensors"
+
+
+class DivergedError(RuntimeError):
+    """Too many steps in a row were bad; the message says where checkpoint and dump are."""
+
+
+def note_skipped(folder: Path, record: dict[str, Any]) -> None:
+    """Append one left-out step: step, reason, values, and each process's keys."""
+    with (folder / SKIPPED_FILE).open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def write_dump(folder: Path, module: nn.Module, config: RunConfig, record: dict[str, Any]) -> Path:
+    """Write everything that computes the step of `record` again; return the dump's folder."""
+    dump = folder / f"diverged-step-{record['step']:08d}"
+    dump.mkdir(parents=True, exist_ok=True)
+    tensors = {n: v.detach().cpu().clone().contiguous() for n, v in module.state_dict().items()}
+    save_file(tensors, dump / _WEIGHTS)
+    write_json(dump / _DUMP, {**record, "config": config.as_json()})
+    return dump
+
+
+def replay_step(
+    dump: str | Path,
+    student: Student,
+    dataset: ReinforcedDataset,
+    *,
+    config: RunConfig | None = None,
+) -> dict[str, float]:
+    """Compute the loss terms and gradient norm of a dumped step again; nothing is changed.
+
+    On the machine and with the number of processes that wrote the dump (one, here) the loss is the
+    same bit for bit.
+
+    Args:
+        dump: the `diverged-step-*` folder.
+        student: built as for the run; its weights are replaced by the dump's.
+        dataset: the run's store.
+        config: with custom terms, the run's own; otherwise the dump's is read.
+    """
+    record = json.loads((Path(dump) / _DUMP).read_text())
+    config = config or RunConfig.from_json(record["config"])
+    accelerator = accelerator_for(config.precision)
+    stepper = Stepper(student, config, teacher_dims(dataset, config), accelerator)
+    stepper.module.load_state_dict(load_file(Path(dump) / _WEIGHTS))
+    step = record["step"]
+    batch = next(iter(batches(dataset, student, config, first=step - 1, last=step)))
+    return {name: float(value) for name, value in stepper.gradients(batch, step).items()}
