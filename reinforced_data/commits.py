@@ -101,12 +101,11 @@ def write_unit(
 ) -> Commit | None:
     """Write the data file, then the record; None when another writer was first.
 
-    The loser's file is removed, and so is what killed attempts have left.
+    The loser's file is removed; `remove_leftovers` removes what killed attempts have left.
     """
     data = to_ipc(batch)
     attempt = uuid.uuid4().hex[:8]
-    folder = f"data/{column.name}"
-    path = f"{folder}/{shard_name(shard)}.{attempt}.arrow"
+    path = f"data/{column.name}/{shard_name(shard)}.{attempt}.arrow"
     storage.write(path, data)
     commit = Commit(
         column=column.name,
@@ -121,9 +120,4 @@ def write_unit(
     won = storage.create(commit_path(column.name, shard), commit.to_json())
     if not won:
         storage.remove(path)
-        return None
-    for name in storage.list(folder, ".arrow"):
-        # Whoever still writes one of these cannot commit it any more.
-        if name.startswith(f"{shard_name(shard)}.") and f"{folder}/{name}" != path:
-            storage.remove(f"{folder}/{name}")
-    return commit
+    return commit if won else None

@@ -4,7 +4,6 @@ The unit is (column, shard). The same command resumes; several processes may run
 machine or many: RANK and WORLD_SIZE only say where in the list of shards each one begins.
 """
 
-import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -22,8 +21,10 @@ from rich.progress import (
 
 from reinforced_data.column_codecs import check_codec
 from reinforced_data.layout import Store, create_store
+from reinforced_data.leftovers import remove_leftovers
 from reinforced_data.plan import Plan, make_plan
 from reinforced_data.shard_pass import reinforce_shard
+from reinforced_data.shard_walk import ShardWalk
 from reinforced_data.source import BrokenShard, expand_sources
 from reinforced_data.views import ViewPolicy
 from teachers import Ensemble, Teacher
@@ -106,6 +107,7 @@ def reinforce(
     )
     already = _done_shards(store, plan)
     failed = _run(store, plan, already, batch_size=batch_size, progress=progress)
+    remove_leftovers(store)
     if failed and len(failed) == store.num_shards:
         raise ValueError("; ".join(failed.values()))
     return _report(store, plan, len(already), failed, time.perf_counter() - started)
@@ -119,28 +121,20 @@ def _run(
     store: Store, plan: Plan, already: set[int], *, batch_size: int, progress: bool
 ) -> dict[str, str]:
     failed = {}
-    todo = [shard for shard in shard_order(store.num_shards) if shard not in already]
-    with _Bar(store, todo, progress) as bar:
-        for shard in todo:
+    with _Bar(store, already, progress) as bar:
+        walk = ShardWalk(store.num_shards, already)
+        for shard in walk:
             try:
-                reinforce_shard(store, plan, shard, batch_size=batch_size, on_sample=bar.sample)
+                alone = reinforce_shard(
+                    store, plan, shard, batch_size=batch_size, on_sample=bar.sample
+                )
+                if not alone:
+                    walk.met_another()
             except BrokenShard as error:
                 failed[store.sources[shard]] = str(error)
                 bar.say(str(error))
             bar.shard_done(shard)
     return failed
-
-
-def shard_order(num_shards: int) -> list[int]:
-    """List all shards, this process's own block first.
-
-    After its own block a process walks the others' backwards, so that two that help each other
-    meet once and do not run side by side.
-    """
-    rank = int(os.environ.get("RANK", "0"))
-    world_size = max(1, int(os.environ.get("WORLD_SIZE", "1")))
-    first, last = (num_shards * r // world_size for r in (rank, rank + 1))
-    return [*range(first, last), *reversed(range(first)), *reversed(range(last, num_shards))]
 
 
 def _report(
@@ -169,7 +163,7 @@ def _report(
 class _Bar:
     """Progress by source bytes, which are known beforehand; samples are not."""
 
-    def __init__(self, store: Store, todo: list[int], enabled: bool) -> None:
+    def __init__(self, store: Store, done: set[int], enabled: bool) -> None:
         self._store = store
         self._samples = 0
         self._started = time.perf_counter()
@@ -184,7 +178,7 @@ class _Bar:
             console=self._console,
             disable=not enabled,
         )
-        total = sum(store.source_bytes[shard] for shard in todo)
+        total = sum(size for shard, size in enumerate(store.source_bytes) if shard not in done)
         self._task = self._progress.add_task("", total=total, rate="")
 
     def __enter__(self) -> "_Bar":

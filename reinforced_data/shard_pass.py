@@ -34,8 +34,8 @@ def reinforce_shard(
     *,
     batch_size: int,
     on_sample: Callable[[int], None],
-) -> None:
-    """Write the units of a shard that are missing.
+) -> bool:
+    """Write the units of a shard that are missing; False when another process was at it too.
 
     Args:
         store: where to.
@@ -50,7 +50,7 @@ def reinforce_shard(
     """
     missing = {c.name for c in plan.columns if store.commit(c, shard) is None}
     if not missing:
-        return  # another process was faster
+        return False
     views_done = plan.views.name not in missing
     stored = ViewRows(plan.views, store.rows(plan.views, shard)) if views_done else None
     embedders = {
@@ -73,6 +73,7 @@ def reinforce_shard(
             unit.write_image(entry, embedders[entry.image.name].finish())
         if entry.text.name in missing:
             unit.write_text(entry, batch_size)
+    return unit.alone
 
 
 @dataclass
@@ -87,6 +88,7 @@ class _ShardRows:
     captions: list[tuple[str, ...] | None] = field(default_factory=list)
     views: list[tuple[View, ...]] = field(default_factory=list)
     problems: list[str | None] = field(default_factory=list)
+    alone: bool = True
 
     def add(self, prepared: Prepared) -> None:
         self.index.append(prepared.row)
@@ -156,7 +158,8 @@ class _ShardRows:
             for row, reason in enumerate(reasons)
             if reason is not None
         ]
-        self.store.write(column, self.shard, batch, skipped)
+        if self.store.write(column, self.shard, batch, skipped) is None:
+            self.alone = False
 
     def _check_index(self, stored: IndexRows) -> None:
         if stored.keys != self.keys:

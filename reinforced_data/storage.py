@@ -9,13 +9,23 @@ remote data is read into memory whole.
 import contextlib
 import json
 import os
+import re
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
+
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
+
+
+def temporary_of(name: str) -> str | None:
+    """What a temporary file was to be called, or None when `name` is not one's."""
+    match = _TEMPORARY.fullmatch(name)
+    return match[1] if match else None
 
 
 class Storage:
@@ -79,9 +89,7 @@ class Storage:
         if not self.local:
             self.fs.pipe_file(self._path(path), data)
             return
-        temporary = self._write_temporary(path, data)
-        os.replace(temporary, self._path(path))
-        self._sync_folder(path)
+        self._place(path, data, os.replace)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a file only if it does not exist; False when another writer was first."""
@@ -91,20 +99,33 @@ class Storage:
             except FileExistsError:
                 return False
             return True
-        temporary = self._write_temporary(path, data)
+        if os.path.exists(self._path(path)):
+            return False  # also in a folder that cannot be written
         try:
-            os.link(temporary, self._path(path))
+            self._place(path, data, os.link)
         except FileExistsError:
             return False
-        finally:
-            os.unlink(temporary)
-        self._sync_folder(path)
         return True
 
     def remove(self, path: str) -> None:
         """Remove a file if it is there; another writer may remove it at the same moment."""
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self._path(path))
+
+    def _place(self, path: str, data: bytes, give_name: Callable[[str, str], None]) -> None:
+        """Write under a temporary name, then give the file its own."""
+        named = False
+        while not named:
+            temporary = self._write_temporary(path, data)
+            try:
+                give_name(temporary, self._path(path))
+                named = True
+            except FileNotFoundError:
+                # Another run took it for a dead writer's while this one was paused: once more.
+                continue
+            finally:
+                Path(temporary).unlink(missing_ok=True)
+        self._sync_folder(path)
 
     def _write_temporary(self, path: str, data: bytes) -> str:
         target = Path(self._path(path))

@@ -12,7 +12,7 @@ import torch
 from reinforced_data import ViewPolicy, open_dataset, reinforce
 from reinforced_data.commits import Skipped, write_unit
 from reinforced_data.layout import open_store
-from reinforced_data.reinforcing import shard_order
+from reinforced_data.shard_walk import shard_order
 from reinforced_data.storage import Storage
 from reinforced_data.testing import sample, tiny_teacher, write_source
 
