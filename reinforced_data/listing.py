@@ -5,6 +5,7 @@ No image is opened here.
 
 import csv
 import json
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
+from reinforced_data.sample_texts import MAX_TEXT_BYTES
 from reinforced_data.source import IMAGE_EXTENSIONS
 from teachers.suggestions import did_you_mean
 
@@ -74,8 +76,9 @@ def list_folder(folder: Path) -> Iterator[Listed]:
     for path in _pictures(folder):
         name, text = path.relative_to(folder).as_posix(), path.with_suffix(".txt")
         try:
-            caption = text.read_text(encoding="utf-8-sig").strip() if text.is_file() else ""
-        except (OSError, UnicodeDecodeError):
+            data = read_limited(text, MAX_TEXT_BYTES) if text.exists() else b""
+            caption = data.decode("utf-8-sig").strip()
+        except (OSError, ValueError):
             yield Listed(name=name, problem="unreadable caption file")
             continue
         yield Listed(name=name, path=path, captions=(caption,) if caption else ())
@@ -132,6 +135,19 @@ def list_table(table: Path, columns: Columns, root: Path | None) -> Iterator[Lis
             captions=_texts(fields.get(caption_column)),
             label=None if label in (None, "") else str(label).strip(),
         )
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """Read a file whole.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+        ValueError: it is a device or pipe, which may never end, or larger than `limit` bytes.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
+        raise ValueError(f"{path} is no file of at most {limit} bytes")
+    return path.read_bytes()
 
 
 def _pictures(folder: Path) -> Iterator[Path]:

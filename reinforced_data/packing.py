@@ -20,7 +20,9 @@ from reinforced_data.listing import (
     list_classes,
     list_folder,
     list_table,
+    read_limited,
 )
+from reinforced_data.shard_reader import MAX_IMAGE_BYTES
 from reinforced_data.shard_writer import ShardSample, published_folder, write_shards
 from reinforced_data.source import UnreadableImage, decode_image, image_size
 from teachers.suggestions import unknown_name
@@ -151,14 +153,14 @@ def _samples(listed: Iterable[Listed], tally: _Tally, verify: bool) -> Iterator[
             tally.skip(item, "no caption")
             continue
         try:
-            data = item.path.read_bytes()
+            data = read_limited(item.path, MAX_IMAGE_BYTES)
             image_size(data)
             if verify:
                 decode_image(data)
         except UnreadableImage as error:
             tally.skip(item, error.reason)
             continue
-        except OSError as error:
+        except (OSError, ValueError) as error:
             missing = isinstance(error, FileNotFoundError | NotADirectoryError)
             tally.skip(item, "missing file" if missing else "unreadable file")
             continue

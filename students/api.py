@@ -1,7 +1,7 @@
 """The public names of `students`, which `students/__init__.py` hands out."""
 
 from students.building import build_student
-from students.catalog import CATALOG, CatalogEntry
+from students.catalog import CATALOG, CatalogStudent
 from students.exporters import ExportReport, export
 from students.loading import load_student
 from students.profiling import Profile, profile
@@ -11,7 +11,7 @@ from students.text_transfer import copy_text_tower
 
 __all__ = [
     "CATALOG",
-    "CatalogEntry",
+    "CatalogStudent",
     "ExportReport",
     "Profile",
     "Student",

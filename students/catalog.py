@@ -11,7 +11,7 @@ from students.spec import StudentSpec, TextSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class CatalogEntry:
+class CatalogStudent:
     """How to build a student, and its size.
 
     Attributes:
@@ -25,13 +25,13 @@ class CatalogEntry:
     text_params: int
 
 
-def _open_clip(name: str, image_params: int, text_params: int) -> CatalogEntry:
-    return CatalogEntry(build=name, image_params=image_params, text_params=text_params)
+def _open_clip(name: str, image_params: int, text_params: int) -> CatalogStudent:
+    return CatalogStudent(build=name, image_params=image_params, text_params=text_params)
 
 
 _TEXT_SMALL = TextSpec(width=384, layers=6, heads=6)
 
-CATALOG: dict[str, CatalogEntry] = {
+CATALOG: dict[str, CatalogStudent] = {
     "MobileCLIP-S1": _open_clip("MobileCLIP-S1", 21_541_632, 63_428_096),
     "MobileCLIP-S2": _open_clip("MobileCLIP-S2", 35_815_232, 63_428_096),
     "MobileCLIP-B": _open_clip("MobileCLIP-B", 86_349_056, 63_428_096),
@@ -45,12 +45,12 @@ CATALOG: dict[str, CatalogEntry] = {
     "ViT-S-16": _open_clip("ViT-S-16", 21_813_504, 40_444_032),
     "ViT-M-32": _open_clip("ViT-M-32", 39_691_776, 63_428_096),
     "ViT-M-16": _open_clip("ViT-M-16", 38_587_392, 63_428_096),
-    "mci0-text6": CatalogEntry(
+    "mci0-text6": CatalogStudent(
         build=StudentSpec(image="fastvit_mci0", text=_TEXT_SMALL, embed_dim=512, image_size=256),
         image_params=11_406_976,
         text_params=29_846_400,
     ),
-    "mobilenetv4-small-text6": CatalogEntry(
+    "mobilenetv4-small-text6": CatalogStudent(
         build=StudentSpec(
             image="mobilenetv4_conv_small", text=_TEXT_SMALL, embed_dim=512, image_size=224
         ),

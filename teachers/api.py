@@ -1,6 +1,6 @@
 """The public names of `teachers`, which `teachers/__init__.py` hands out."""
 
-from teachers.catalog import CatalogEntry, list_teachers
+from teachers.catalog import PretrainedWeights, list_teachers
 from teachers.clip_model import ClipModel
 from teachers.contract import DualEncoder, Embeddings, Preprocess, Tokenizer
 from teachers.ensemble import Ensemble
@@ -15,7 +15,6 @@ from teachers.tokenizers import (
 )
 
 __all__ = [
-    "CatalogEntry",
     "ClipModel",
     "DualEncoder",
     "Embeddings",
@@ -23,6 +22,7 @@ __all__ = [
     "HuggingFaceTokenizer",
     "OpenClipTokenizer",
     "Preprocess",
+    "PretrainedWeights",
     "Teacher",
     "Tokenizer",
     "WordTokenizer",

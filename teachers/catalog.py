@@ -26,7 +26,7 @@ _LICENCES: tuple[tuple[str, str, str], ...] = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class CatalogEntry:
+class PretrainedWeights:
     """One set of pretrained weights; `spec` is what `load_teacher` takes."""
 
     model: str
@@ -39,10 +39,10 @@ class CatalogEntry:
         return f"{self.model}/{self.tag}"
 
 
-def list_teachers() -> tuple[CatalogEntry, ...]:
+def list_teachers() -> tuple[PretrainedWeights, ...]:
     """Return every `name/tag` there is, in open_clip's order."""
     return tuple(
-        CatalogEntry(model=model, tag=tag, licence=licence_of(model, tag))
+        PretrainedWeights(model=model, tag=tag, licence=licence_of(model, tag))
         for model, tag in open_clip.list_pretrained()
     )
 
@@ -55,7 +55,7 @@ def licence_of(model: str, tag: str) -> str | None:
     return None
 
 
-def find_entry(spec: str) -> CatalogEntry:
+def find_entry(spec: str) -> PretrainedWeights:
     """Look up `name/tag`.
 
     Raises:
@@ -75,7 +75,7 @@ def find_entry(spec: str) -> CatalogEntry:
     tags = open_clip.list_pretrained_tags_by_model(model)
     clean = tag.lower().replace("-", "_")  # as open_clip itself reads tags
     if clean in tags:
-        return CatalogEntry(model=model, tag=clean, licence=licence_of(model, clean))
+        return PretrainedWeights(model=model, tag=clean, licence=licence_of(model, clean))
     choices = ", ".join(f"{model}/{choice}" for choice in tags)
     if not tag:
         raise ValueError(

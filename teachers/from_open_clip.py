@@ -15,7 +15,7 @@ import open_clip
 from open_clip.pretrained import get_pretrained_cfg
 from torch import nn
 
-from teachers.catalog import CatalogEntry
+from teachers.catalog import PretrainedWeights
 from teachers.contract import Preprocess, Tokenizer
 from teachers.hub import hub_or_cache
 from teachers.tokenizers import HuggingFaceTokenizer, OpenClipTokenizer
@@ -35,7 +35,7 @@ class LoadedModel:
     licence: str | None = None
 
 
-def from_catalog(entry: CatalogEntry) -> LoadedModel:
+def from_catalog(entry: PretrainedWeights) -> LoadedModel:
     """Load pretrained weights by name and tag; downloads them unless they are cached."""
     record = get_pretrained_cfg(entry.model, entry.tag)
     with hub_or_cache(entry.spec):

@@ -219,6 +219,12 @@ def test_an_unknown_override_exits_with_2(capsys):
     assert code == 2 and "does not take these arguments" in values["error"]
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_answers_wrong_arguments_with_one_document(verb, capsys):
+    code, values = run(capsys, verb, "--no-such-flag")
+    assert code == 2 and set(values) == {"error"}
+
+
 def noisy(*_):
     """A verb whose libraries print, in Python, in C and in a child process."""
     print("loading ...")
