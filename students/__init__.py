@@ -1,5 +1,6 @@
 """Small dual encoders: built by name, specification or module; saved, profiled, exported."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,8 +10,9 @@ else:
 
     def __getattr__(name: str) -> Any:
         # Not before something is asked for: torch takes seconds, `distill --help` must not.
-        if name == "api" or (name.startswith("__") and name != "__all__"):
-            raise AttributeError(name)
+        module = Path(__file__).with_name(f"{name}.py").exists()
+        if module or (name.startswith("__") and name != "__all__"):
+            raise AttributeError(name)  # a module is found by Python itself
         import students.api as api
 
         return getattr(api, name)

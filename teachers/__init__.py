@@ -8,6 +8,7 @@ head (softmax or sigmoid), scale and bias, precision, fingerprint and licence. `
 teachers and students share.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ else:
 
     def __getattr__(name: str) -> Any:
         # Not before something is asked for: torch takes seconds, `distill --help` must not.
-        if name == "api" or (name.startswith("__") and name != "__all__"):
-            raise AttributeError(name)
+        module = Path(__file__).with_name(f"{name}.py").exists()
+        if module or (name.startswith("__") and name != "__all__"):
+            raise AttributeError(name)  # a module is found by Python itself
         import teachers.api as api
 
         return getattr(api, name)

@@ -3,6 +3,8 @@
 import ast
 import importlib
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,13 @@ def test_packages_are_ours_and_export_what_they_say(name):
         assert not inspect.ismodule(found) or found.__name__ == f"{name}.{public}"
         assert inspect.ismodule(found) or not (ROOT / name / f"{public}.py").exists()
     assert (ROOT / name / "py.typed").is_file()
+
+
+def test_a_module_asked_of_its_package_does_not_load_the_others():
+    """Modules of a package ask each other this way, also before the package is loaded."""
+    code = "import sys; from reinforced_data import view_policy; from teachers import suggestions; "
+    code += "assert not {'reinforced_data.api', 'teachers.api'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_api_that_design_promises():
