@@ -1,16 +1,18 @@
 """Teachers at work: views and captions in, unit rows and their norms out.
 
 Batches have fixed boundaries inside a shard (every `batch_size` views, whatever the teachers), so
-that a shard done again gives the same bits.
+that a shard done again gives the same bits. NaN and infinity may be those of a narrow precision, or
+of a bad moment: such rows are computed once more before they are given up.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from teachers import ClipModel
 from teachers.clip_model import unit_rows
@@ -61,31 +63,52 @@ class ImageEmbedder:
         rows, self._rows = self._rows, []
         return _join(rows, self.teacher.embed_dim)
 
-    @torch.no_grad()
     def _flush(self) -> None:
         pixels = torch.from_numpy(self._batch[: self._filled]).to(self.teacher.device)
         pixels = self.teacher.preprocess.normalize(pixels)
-        if getattr(self.teacher, "precision", "fp32") == "bf16":
-            pixels = pixels.bfloat16()
         # The tower and not `teacher.encode_image`, which drops the norm.
-        self._rows.append(_to_rows(self.teacher.module.encode_image(pixels)))
+        self._rows.append(_embed(self.teacher, self.teacher.module.encode_image, pixels))
         self._filled = 0
 
 
-@torch.no_grad()
 def embed_texts(teacher: ClipModel, texts: Sequence[str], batch_size: int) -> Rows:
     """Embed texts in batches, in order."""
     rows = []
     for start in range(0, len(texts), batch_size):
         tokens = teacher.tokenizer(list(texts[start : start + batch_size]))
-        rows.append(_to_rows(teacher.module.encode_text(tokens.to(teacher.device))))
+        rows.append(_embed(teacher, teacher.module.encode_text, tokens.to(teacher.device)))
     return _join(rows, teacher.embed_dim)
 
 
-def _to_rows(raw: Tensor) -> Rows:
-    raw = raw.float()
+@torch.no_grad()
+def _embed(teacher: ClipModel, encode: Callable[[Tensor], Tensor], batch: Tensor) -> Rows:
+    """Embed a batch; rows that are not finite are tried once more, with everything in float32."""
+    in_bf16 = getattr(teacher, "precision", "fp32") == "bf16" and batch.is_floating_point()
+    raw = encode(batch.bfloat16() if in_bf16 else batch).float()
     norms = torch.linalg.vector_norm(raw, dim=-1)
+    if not norms.isfinite().all():
+        with _in_float32(teacher.module):
+            again = encode(batch).float()
+        raw = torch.where(norms.isfinite().unsqueeze(-1), raw, again)
+        norms = torch.linalg.vector_norm(raw, dim=-1)
     return Rows(unit_rows(raw).cpu().numpy(), norms.cpu().numpy())
+
+
+@contextlib.contextmanager
+def _in_float32(module: nn.Module) -> Iterator[None]:
+    """Widen bf16 weights for a while; what is quantised stays so, its activations are float32."""
+    narrow = [
+        (tensor, tensor.data)
+        for tensor in (*module.parameters(), *module.buffers())
+        if tensor.dtype == torch.bfloat16
+    ]
+    try:
+        for tensor, data in narrow:
+            tensor.data = data.float()
+        yield
+    finally:
+        for tensor, data in narrow:
+            tensor.data = data
 
 
 def _join(rows: list[Rows], embed_dim: int) -> Rows:

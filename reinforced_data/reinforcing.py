@@ -5,7 +5,7 @@ machine or many: RANK and WORLD_SIZE only say where in the list of shards each o
 """
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,8 @@ from reinforced_data.source import BrokenShard, expand_sources
 from reinforced_data.views import ViewPolicy
 from teachers import Ensemble, Teacher
 
+_EXAMPLES = 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReinforceReport:
@@ -37,6 +39,7 @@ class ReinforceReport:
     Attributes:
         samples: rows, skipped ones included.
         skipped: null rows by reason.
+        examples: reason -> where the first few are: key, shard, column.
         shards: how many source shards are done.
         shards_already_done: how many of those were, when the call began.
         failed: source shard -> why it could not be read; running again tries again.
@@ -46,6 +49,7 @@ class ReinforceReport:
 
     samples: int
     skipped: dict[str, int]
+    examples: dict[str, list[str]]
     shards: int
     shards_already_done: int
     failed: dict[str, str]
@@ -140,18 +144,23 @@ def _run(
 def _report(
     store: Store, plan: Plan, already: int, failed: dict[str, str], seconds: float
 ) -> ReinforceReport:
-    samples, size, skipped = 0, 0, Counter[str]()
+    samples, size, skipped, examples = 0, 0, Counter[str](), defaultdict[str, list[str]](list)
     done = _done_shards(store, plan)
-    for shard in done:
+    for shard in sorted(done):
         for column in plan.columns:
             commit = store.commit(column, shard)
             assert commit is not None
             samples += commit.rows if column is plan.index else 0
             size += commit.num_bytes
-            skipped.update(skip.reason for skip in commit.skipped)
+            for skip in commit.skipped:
+                skipped[skip.reason] += 1
+                if len(examples[skip.reason]) < _EXAMPLES:
+                    name = store.sources[shard].rsplit("/", 1)[-1]
+                    examples[skip.reason].append(f"{skip.key!r} in {name} ({column.name})")
     return ReinforceReport(
         samples=samples,
         skipped=dict(skipped),
+        examples=dict(examples),
         shards=len(done),
         shards_already_done=already,
         failed=failed,

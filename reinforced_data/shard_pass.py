@@ -26,6 +26,9 @@ from reinforced_data.preparing import Prepared, Preparer, in_threads
 from reinforced_data.source import scan_shard
 from reinforced_data.views import View
 
+# Of fewer rows, all may be bad by bad luck.
+_ENOUGH_TO_JUDGE = 4
+
 
 def reinforce_shard(
     store: Store,
@@ -46,7 +49,8 @@ def reinforce_shard(
 
     Raises:
         BrokenShard: the shard is truncated or not a tar.
-        ValueError: the shard is not what the committed columns were made from.
+        ValueError: the shard is not what the committed columns were made from, or a teacher gives
+            nothing usable at all.
     """
     missing = {c.name for c in plan.columns if store.commit(c, shard) is None}
     if not missing:
@@ -119,6 +123,7 @@ class _ShardRows:
             self._write(plan.views, views_batch(plan.views, self.views, self.keys), [])
 
     def write_image(self, entry: TeacherColumns, rows: Rows) -> None:
+        self._check_first(entry, entry.image, rows)
         valid = np.array([bool(views) for views in self.views], dtype=bool)
         num_views = self.plan.num_views
         # One bad view makes the sample useless: which view training reads is not known here.
@@ -139,6 +144,7 @@ class _ShardRows:
             for text in texts or ():
                 unique.setdefault(text, len(unique))
         embedded = embed_texts(entry.teacher, list(unique), batch_size)
+        self._check_first(entry, entry.text, embedded)
         problems = embedded.problems()
         reasons, picked, counts = [], [], []
         for texts in self.captions:
@@ -160,6 +166,19 @@ class _ShardRows:
         ]
         if self.store.write(column, self.shard, batch, skipped) is None:
             self.alone = False
+
+    def _check_first(self, entry: TeacherColumns, column: Column, rows: Rows) -> None:
+        """A teacher that fails from the start must not empty the whole store, row by row."""
+        usable = np.isfinite(rows.norms) & (rows.norms > 0)
+        if len(usable) < _ENOUGH_TO_JUDGE or usable.any() or self.store.done(column):
+            return
+        raise ValueError(
+            f"teacher {entry.teacher.name!r} gave nothing usable for {column.name} in its first "
+            f"shard, {self.store.sources[self.shard]}: all {len(usable)} rows are NaN, infinite "
+            "or zero, also when tried again in float32. Nothing was written of this column. "
+            "Check the teacher's weights, preprocessing and precision, then give the same "
+            "command again"
+        )
 
     def _check_index(self, stored: IndexRows) -> None:
         if stored.keys != self.keys:

@@ -116,7 +116,7 @@ def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
         f"{report.samples:,} samples in {report.shards} shards ({report.shards_already_done} were "
         f"done before), {report.bytes / 1e6:,.1f} MB in {report.seconds:.1f} s: {asked.out}"
     )
-    _print_skipped(report.skipped, console)
+    _print_skipped(report.skipped, console, report.examples)
     for source, reason in report.failed.items():
         console.print(f"  not read: {source}: {reason}", style="red")
     code = _QUARANTINED if report.skipped or report.failed else 0
@@ -165,6 +165,13 @@ def run_audit(arguments: Sequence[str], console: Console) -> Outcome:
     return Outcome(values=report.to_json(), exit_code=0 if report.ok else _QUARANTINED)
 
 
-def _print_skipped(skipped: Mapping[str, int], console: Console) -> None:
+def _print_skipped(
+    skipped: Mapping[str, int],
+    console: Console,
+    examples: Mapping[str, Sequence[str]] = {},
+) -> None:
     for reason, count in skipped.items():
-        console.print(f"  left out: {count:,} x {reason}", style="yellow")
+        named = examples.get(reason, ())
+        more = [f"and {count - len(named)} more"] if named and count > len(named) else []
+        where = f": {', '.join([*named, *more])}" if named else ""
+        console.print(f"  left out: {count:,} x {reason}{where}", style="yellow", markup=False)

@@ -147,7 +147,7 @@ def test_one_bad_view_is_enough(tmp_path):
         def encode_image(self, images: Tensor, /) -> Tensor:
             rows = super().encode_image(images)
             Second.calls += 1
-            if Second.calls == 1:
+            if Second.calls <= 2:  # the first batch, and the same once more
                 rows[3] = torch.nan
             return rows
 
