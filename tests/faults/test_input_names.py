@@ -6,7 +6,7 @@ from distill.accelerate_configs import config_path
 from distill.evaluation import evaluate
 from distill.recipes import find_recipe
 from reinforced_data import ViewPolicy, open_dataset, open_source, pack, reinforce
-from reinforced_data.codecs import get_codec
+from reinforced_data.column_codecs import check_codec
 from reinforced_data.testing import TOKENIZER, sample, tiny_teacher, write_source
 from students import StudentSpec, TextSpec, build_student, export
 from teachers import Preprocess, load_teacher
@@ -53,7 +53,7 @@ WRONG = {
     "export format": (lambda place: export(small("smallconv-2"), place, formats=["onx"]), "onnx"),
     "recipe": (lambda place: find_recipe("mobileclip"), "mobileclip2"),
     "accelerate configuration": (lambda place: config_path("fsdp"), "fsdp2"),
-    "codec": (lambda place: get_codec("flaot16"), "float16"),
+    "codec": (lambda place: check_codec("flaot16"), "float16"),
     "operation": (lambda place: ViewPolicy(operations=("rotat",)), "rotate"),
     "stored teacher": (lambda place: loader(place, "big_teacher"), "big-teacher"),
     "table column": (
