@@ -1,4 +1,4 @@
-"""From tensors to kernel launches: operands, one launch for each super-tile, products by cuBLAS."""
+"""From a problem to Triton launches: operands, scratch, products by cuBLAS, one launch a window."""
 
 # A launch is no Python call: pyright would check it against the kernel's own signature.
 # pyright: reportCallIssue=false, reportArgumentType=false
@@ -6,38 +6,53 @@ import contextlib
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
 
-from distill.ops.image_text.triton_kernels import gradient_kernel, online_kernel, sums_kernel
-from distill.ops.image_text.triton_tiles import DIAGONAL, IDS
+from distill.ops.image_text.problem import Problem
+from distill.ops.image_text.triton_sigmoid import sigmoid_kernel
+from distill.ops.image_text.triton_softmax import gradient_kernel, online_kernel, sums_kernel
 from distill.ops.image_text.triton_tiling import Tiling, Window
 
 LOG2_E = 1.4426950408889634
+ONLINE = Tiling(block_m=64, block_n=64, block_bytes=64, num_warps=4, num_stages=2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Matrices:
-    """Left and right rows of every logit matrix; index 0 is the student.
+class Operands:
+    """A problem as kernels see it: rows of every logit matrix, the student's first.
 
-    `scales` and `biases` have one entry a matrix. `mixed`: the targets are one, the sum of their
-    scaled products (their weights are in `scales`). `ids`: equal ids are positives; None: row i
-    and column i are.
+    `scales` and `biases` have one entry a matrix. `negatives`: the student's softmax over all but
+    the positives is wanted too. Row i and column j are positives if their ids are equal, without
+    ids if i == j + diagonal.
     """
 
-    lefts: tuple[Tensor, ...]
-    rights: tuple[Tensor, ...]
+    lefts: tuple[Float[Tensor, "n _"], ...]
+    rights: tuple[Float[Tensor, "m _"], ...]
     scales: Float32[Tensor, " k"]
     biases: Float32[Tensor, " k"]
-    sigmoid: bool = False
-    mixed: bool = False
-    row_ids: Int32[Tensor, " m"] | None = None
-    column_ids: Int32[Tensor, " n"] | None = None
+    sigmoid: bool
+    negatives: bool = False
+    diagonal: int = 0
+    row_ids: Int64[Tensor, " n"] | None = None
+    column_ids: Int64[Tensor, " m"] | None = None
 
-    @property
-    def slots(self) -> int:
-        """The student and each target: how many probability matrices there are."""
-        return min(2, len(self.lefts)) if self.mixed else len(self.lefts)
+    @staticmethod
+    def of(problem: Problem) -> "Operands":
+        """A problem's operands; rows are copied only if they are not contiguous."""
+        assert problem.dtype == torch.float32, "float64 is for the tiled implementation"
+        models = problem.sources
+        return Operands(
+            lefts=tuple(_rows(x) for x in (problem.image, *(model.left for model in models))),
+            rights=tuple(_rows(x) for x in (problem.text, *(model.right for model in models))),
+            scales=torch.stack([problem.logit_scale, *(m.scale for m in models)]).float(),
+            biases=torch.stack([problem.logit_bias, *(m.bias for m in models)]).float(),
+            sigmoid=problem.kind == "sigmoid",
+            negatives=problem.row_divisor is not None,
+            diagonal=problem.diagonal,
+            row_ids=problem.row_ids,
+            column_ids=problem.column_ids,
+        )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -47,18 +62,23 @@ class Matrices:
     @property
     def num_sums(self) -> int:
         """How many quantities `sums_kernel` adds up."""
-        return (3 if self.sigmoid else 2) + 2 * (self.slots - 1) + (self.row_ids is not None)
+        return 2 * len(self.lefts) - 1 + (self.row_ids is not None) + self.negatives
 
-    def per_slot(self, values: Float[Tensor, " k"]) -> Float[Tensor, " slots"]:
-        """Values of matrices as values of slots: a mixed target has their sum."""
-        if self.slots == len(values):
-            return values
-        return torch.stack([values[0], values[1:].sum()])
+    def transposed(self) -> "Operands":
+        """The same problem with rows for columns."""
+        return Operands(
+            **{
+                **vars(self),
+                **{"lefts": self.rights, "rights": self.lefts, "diagonal": -self.diagonal},
+                **{"row_ids": self.column_ids, "column_ids": self.row_ids},
+            }
+        )
 
-    @property
-    def kernel_scales(self) -> Float32[Tensor, " k"]:
-        """Softmax kernels work in base 2."""
-        return self.scales if self.sigmoid else self.scales * LOG2_E
+
+def _rows(rows: Tensor) -> Tensor:
+    """Contiguous; not float64 beside a float32 student, nor bfloat16 in the interpreter."""
+    wrong = rows.dtype == torch.float64 or (rows.dtype == torch.bfloat16 and not rows.is_cuda)
+    return (rows.float() if wrong else rows).contiguous()
 
 
 @dataclass(frozen=True)
@@ -66,16 +86,16 @@ class Scratch:
     """Memory that every super-tile of a sweep uses again: products (library), dL/dlogit."""
 
     products: tuple[Float32[Tensor, "h w"], ...]
-    gradient: Float[Tensor, "h w"] | None
+    gradient: Float[Tensor, "h w"]
 
     @staticmethod
-    def of(matrices: Matrices, tiling: Tiling, gradient: torch.dtype | None = None) -> "Scratch":
+    def of(operands: Operands, tiling: Tiling, gradient: torch.dtype | None = None) -> "Scratch":
         """Allocate for one sweep; `gradient` is the dtype of dL/dlogit, if it is wanted."""
-        shape, like = tiling.super_tile(*matrices.shape), matrices.lefts[0]
-        count = len(matrices.lefts) if tiling.backend == "library" else 0
+        shape, like = tiling.super_tile(*operands.shape), operands.scales
+        count = len(operands.lefts) if tiling.backend == "library" else 0
         return Scratch(
-            tuple(like.new_empty(shape, dtype=torch.float32) for _ in range(count)),
-            None if gradient is None else like.new_empty(shape, dtype=gradient),
+            tuple(like.new_empty(shape) for _ in range(count)),
+            like.new_empty((0, 0) if gradient is None else shape, dtype=gradient),
         )
 
 
@@ -97,118 +117,136 @@ def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
-def precision(matrices: Matrices) -> str:
-    """How float32 rows are multiplied: as torch is told to; three tf32 products are float32's."""
-    if matrices.lefts[0].is_cuda and torch.backends.cuda.matmul.fp32_precision == "tf32":
-        return "tf32"
-    return "tf32x3"
+def _constants(operands: Operands, tiling: Tiling) -> dict:
+    """What every kernel is compiled for. float32 is multiplied as torch is told to."""
+    tf32 = operands.scales.is_cuda and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return {
+        "IDS": operands.row_ids is not None,
+        "WIDTHS": tuple(left.shape[1] for left in operands.lefts),
+        "PRECISION": "tf32" if tf32 else "tf32x3",  # three products of tf32 are as good as float32
+        "BLOCK_M": tiling.block_m,
+        "BLOCK_N": tiling.block_n,
+        "BLOCK_K": tiling.block_bytes // max(left.itemsize for left in operands.lefts),
+        "num_warps": tiling.num_warps,
+        "num_stages": tiling.num_stages,
+    }
 
 
-def _operands(matrices: Matrices, tiling: Tiling, window: Window, scratch: Scratch) -> tuple:
+def _of_window(operands: Operands, tiling: Tiling, window: Window, scratch: Scratch) -> tuple:
     """(lefts, rights, row ids, column ids) of a window; the library's products are made here."""
-    lefts = tuple(left[window.rows] for left in matrices.lefts)
-    rights = tuple(right[window.columns] for right in matrices.rights)
+    lefts = tuple(left[window.rows] for left in operands.lefts)
+    rights = tuple(right[window.columns] for right in operands.rights)
     if tiling.backend == "library":
         height, width = window.shape
         tiles = tuple(product[:height, :width] for product in scratch.products)
         for left, right, tile in zip(lefts, rights, tiles, strict=True):
             multiply(left, right.T, tile, add=False)
         lefts = rights = tiles
-    if matrices.row_ids is None or matrices.column_ids is None:
+    if operands.row_ids is None or operands.column_ids is None:
         return lefts, rights, None, None
-    return lefts, rights, matrices.row_ids[window.rows], matrices.column_ids[window.columns]
+    return lefts, rights, operands.row_ids[window.rows], operands.column_ids[window.columns]
 
 
-def _constants(matrices: Matrices, tiling: Tiling) -> dict:
-    return {
-        "MIXED": matrices.mixed,
-        "WIDTHS": tuple(left.shape[1] for left in matrices.lefts),
-        "PRECISION": precision(matrices),
-        "BLOCK_M": tiling.block_m,
-        "BLOCK_N": tiling.block_n,
-        "BLOCK_K": tiling.block_bytes // max(left.itemsize for left in matrices.lefts),
-        "num_warps": tiling.num_warps,
-        "num_stages": tiling.num_stages,
-    }
+def _sizes(operands: Operands, tiling: Tiling, window: Window) -> tuple[int, int, int]:
+    """(M, N, stride) of a window."""
+    return *window.shape, tiling.super_tile(*operands.shape)[1]
+
+
+def _flags(tiling: Tiling) -> dict:
+    return {"LIBRARY": tiling.backend == "library", "GROUP": tiling.group}
 
 
 def add_sums(
-    matrices: Matrices,
+    operands: Operands,
     tiling: Tiling,
     window: Window,
     scratch: Scratch,
-    offsets: Float32[Tensor, " slots"],
-    rows: Float32[Tensor, "q m"],
-    columns: Float32[Tensor, "q n"],
+    offsets: Float32[Tensor, " k"],
+    rows: Float32[Tensor, "q n"],
+    columns: Float32[Tensor, "q m"],
 ) -> None:
     """Add a window's sums to the sums of all rows and columns."""
     down, across = tiling.tiles(window)
     partial_rows = rows.new_empty(rows.shape[0], across, window.shape[0])
     partial_columns = columns.new_empty(columns.shape[0], down, window.shape[1])
     sums_kernel[(down * across,)](
-        *_operands(matrices, tiling, window, scratch),
-        *(matrices.kernel_scales, offsets, partial_rows, partial_columns),
-        *(*window.shape, tiling.super_tile(*matrices.shape)[1]),
-        SIGMOID=matrices.sigmoid,
-        POSITIVES=(DIAGONAL if matrices.row_ids is None else IDS).value,
-        LIBRARY=tiling.backend == "library",
-        GROUP=tiling.group,
-        **_constants(matrices, tiling),
+        *_of_window(operands, tiling, window, scratch),
+        *(operands.scales * LOG2_E, offsets, partial_rows, partial_columns),
+        *(*_sizes(operands, tiling, window), operands.diagonal + window.diagonal),
+        NEGATIVES=operands.negatives,
+        **_flags(tiling),
+        **_constants(operands, tiling),
     )
     rows[:, window.rows] += partial_rows.sum(1)
     columns[:, window.columns] += partial_columns.sum(1)
 
 
 def fill_gradient(
-    matrices: Matrices,
+    operands: Operands,
     tiling: Tiling,
     window: Window,
     scratch: Scratch,
-    offsets: Float32[Tensor, " slots"],
-    vectors: tuple[Float32[Tensor, "v m"], Float32[Tensor, "v n"]],
+    offsets: Float32[Tensor, " k"],
+    vectors: tuple[Float32[Tensor, "v n"], Float32[Tensor, "v m"]],
     unsafe: Int32[Tensor, ""],
-    sums: tuple[Float32[Tensor, "q m"], Float32[Tensor, "q n"]] | None,
-) -> Float[Tensor, "h w"]:
-    """Write a window's dL/dlogit into the scratch; return the part of it that is the window's."""
-    assert scratch.gradient is not None
-    tile = scratch.gradient[: window.shape[0], : window.shape[1]]
-    down, across = tiling.tiles(window)
-    rows, columns = sums or (vectors[0][:0], vectors[1][:0])
-    partial_rows = rows.new_empty(rows.shape[0], across, window.shape[0])
-    partial_columns = columns.new_empty(columns.shape[0], down, window.shape[1])
-    gradient_kernel[(down * across,)](
-        *_operands(matrices, tiling, window, scratch),
-        *(matrices.kernel_scales, offsets),
-        *(vectors[0][:, window.rows], vectors[1][:, window.columns], unsafe, tile),
-        *(partial_rows, partial_columns, *window.shape, tile.stride(0)),
-        *(vectors[0].shape[1], vectors[1].shape[1], window.rows.start - window.columns.start),
-        SIGMOID=matrices.sigmoid,
-        POSITIVES=(DIAGONAL if matrices.row_ids is None else IDS).value,
-        SUMS=sums is not None,
-        LIBRARY=tiling.backend == "library",
-        GROUP=tiling.group,
-        **_constants(matrices, tiling),
-    )
-    if sums is not None:
-        rows[:, window.rows] += partial_rows.sum(1)
-        columns[:, window.columns] += partial_columns.sum(1)
-    return tile
-
-
-def replace_where_unsafe(
-    matrices: Matrices,
-    flag: Int32[Tensor, ""],
-    log_sums: tuple[Float32[Tensor, "slots m"], Float32[Tensor, "slots n"]],
-    means: tuple[Float32[Tensor, "slots m"], Float32[Tensor, "slots n"]],
 ) -> None:
-    """Overwrite log2-sums and means by the online kernel's, if `flag` is set on the device."""
-    tiling = Tiling(block_m=64, block_n=64, block_bytes=64, num_warps=4, num_stages=2)
-    sides = ((matrices.lefts, matrices.rights), (matrices.rights, matrices.lefts))
-    for (lefts, rights), sums, mean in zip(sides, log_sums, means, strict=True):
-        m, n = lefts[0].shape[0], rights[0].shape[0]
-        for slot in range(matrices.slots):
-            online_kernel[(-(-m // tiling.block_m),)](
-                *(lefts, rights, matrices.kernel_scales, flag, sums[slot], mean[slot], m, n),
-                SLOT=slot,
-                **_constants(matrices, tiling),
-            )
+    """Write a window's softmax dL/dlogit into the scratch."""
+    down, across = tiling.tiles(window)
+    gradient_kernel[(down * across,)](
+        *_of_window(operands, tiling, window, scratch),
+        *(operands.scales * LOG2_E, offsets),
+        *(vectors[0][:, window.rows], vectors[1][:, window.columns], unsafe, scratch.gradient),
+        *_sizes(operands, tiling, window),
+        *(vectors[0].shape[1], vectors[1].shape[1], operands.diagonal + window.diagonal),
+        NEGATIVES=operands.negatives,
+        **_flags(tiling),
+        **_constants(operands, tiling),
+    )
+
+
+def sigmoid_window(
+    operands: Operands,
+    tiling: Tiling,
+    window: Window,
+    scratch: Scratch,
+    weights: Float32[Tensor, " k"],
+    shares: tuple[Float32[Tensor, " n"], Float32[Tensor, " m"]],
+    factors: Float32[Tensor, " 2"] | None,
+    values: bool,
+) -> Float32[Tensor, " 3"]:
+    """Contrastive and affinity value of a window and the sum of its gradient; what is not asked
+    for is 0. With `factors` the gradient is written into the scratch."""
+    down, across = tiling.tiles(window)
+    out = weights.new_zeros(3, down * across)
+    sigmoid_kernel[(down * across,)](
+        *_of_window(operands, tiling, window, scratch),
+        *(operands.scales, operands.biases, weights),
+        *(shares[0][window.rows], shares[1][window.columns]),
+        *(weights if factors is None else factors, scratch.gradient, out),
+        *(*_sizes(operands, tiling, window), operands.diagonal + window.diagonal),
+        VALUES=values,
+        GRADIENT=factors is not None,
+        **_flags(tiling),
+        **_constants(operands, tiling),
+    )
+    return out.sum(1)
+
+
+def replace_if_unsafe(
+    operands: Operands,
+    unsafe: Int32[Tensor, ""],
+    log_sums: Float32[Tensor, "parts n"],
+    means: Float32[Tensor, "k n"],
+) -> None:
+    """Overwrite rows' log2-sums and means by the online kernel's, if the flag is set."""
+    n, m = operands.shape
+    for part, out in enumerate(log_sums):
+        slot = part % len(operands.lefts)  # the negatives come last and are the student's
+        online_kernel[(-(-n // ONLINE.block_m),)](
+            *(operands.lefts, operands.rights, operands.row_ids, operands.column_ids),
+            *(operands.scales * LOG2_E, unsafe, out, means[slot - 1] if slot else out),
+            *(n, m, operands.diagonal),
+            SLOT=slot,
+            NEGATIVES=part == len(operands.lefts),
+            **_constants(operands, ONLINE),
+        )

@@ -1,12 +1,10 @@
 """Tiles of logits in Triton: how they are computed, which pairs are positives, how sums are kept.
 
 A super-tile has M rows of each left matrix and N rows of each right one; matrix 0 is the student's,
-the rest are targets (teachers, or intra-modal similarities). A tile of products is either computed
-here (fused) or read from what cuBLAS wrote (library); what follows is the same.
-
-Names: left (M, D), right (N, D), products = left @ right.T, S = scale * products in units of
-log 2 (softmax) or of 1 (sigmoid). Suffix _MN: a (BLOCK_M, BLOCK_N) tile. Partial sums go to
-(quantity, tile, row) and are added in a fixed order: no atomics, equal bits in equal runs.
+the rest are sources of targets (`problem.py`). products = left @ right.T, scores = what a softmax
+or sigmoid sees. A tile of products is either computed here (fused) or read from what cuBLAS wrote
+(library); what follows is the same. Partial sums have a place of their own for each tile and are
+added in a fixed order later: no atomics, so that equal runs have equal bits.
 `no_type_check` keeps the tests' type checker from wrapping what Triton compiles from source.
 """
 
@@ -16,9 +14,6 @@ from typing import no_type_check
 
 import triton
 import triton.language as tl
-
-DIAGONAL: tl.constexpr = tl.constexpr(1)
-IDS: tl.constexpr = tl.constexpr(2)
 
 
 @triton.jit
@@ -89,23 +84,6 @@ def product_tile(
 
 @triton.jit
 @no_type_check
-def log_one_plus(u):
-    """log(1 + u) for u in [0, 1]; the series where 1 + u would round u away."""
-    series = u * (1.0 - u * (0.5 - u * (0.33333334 - u * 0.25)))
-    return tl.where(u < 0.03, series, tl.log(1.0 + u))
-
-
-@triton.jit
-@no_type_check
-def sigmoid_pair(z):
-    """(softplus(z), sigmoid(z)), both without overflow."""
-    u = tl.exp2(-tl.abs(z) * 1.4426950408889634)
-    high = 1.0 / (1.0 + u)
-    return tl.maximum(z, 0.0) + log_one_plus(u), tl.where(z >= 0, high, u * high)
-
-
-@triton.jit
-@no_type_check
 def store_sums(values, rows_out, columns_out, quantity, pid_m, pid_n, i, j, M, N):
     """Sum a masked tile over columns and over rows, each into the tile's own place."""
     at_row = (quantity * tl.cdiv(N, values.shape[1]) + pid_n).to(tl.int64) * M + i
@@ -116,43 +94,12 @@ def store_sums(values, rows_out, columns_out, quantity, pid_m, pid_n, i, j, M, N
 
 @triton.jit
 @no_type_check
-def target_tile(
-    lefts,
-    rights,
-    scales,
-    rows,
-    columns,
-    stride,
-    SLOT: tl.constexpr,
-    MIXED: tl.constexpr,
-    WIDTHS: tl.constexpr,
-    LIBRARY: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Scaled logits of target SLOT; MIXED: the sum over all targets, which is slot 1."""
-    FIRST: tl.constexpr = 1 if MIXED else SLOT
-    LAST: tl.constexpr = len(WIDTHS) if MIXED else SLOT + 1
-    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for k in tl.static_range(FIRST, LAST):
-        products = product_tile(
-            *(lefts[k], rights[k], rows, columns, stride, WIDTHS[k]),
-            *(LIBRARY, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION),
-        )
-        total += products * tl.load(scales + k)
-    return total
-
-
-@triton.jit
-@no_type_check
-def same_tile(row_ids, column_ids, i, j, M, N, diagonal, POSITIVES: tl.constexpr):
-    """True where row i and column j are positives of each other."""
-    if POSITIVES == DIAGONAL:
-        same = (i + diagonal)[:, None] == j[None, :]
+def same_tile(row_ids, column_ids, i, j, M, N, diagonal, IDS: tl.constexpr):
+    """True where row i and column j are positives: equal ids, or i == j + diagonal."""
+    if IDS:
+        left = tl.load(row_ids + tl.minimum(i, M - 1))
+        right = tl.load(column_ids + tl.minimum(j, N - 1))
     else:
-        left = tl.load(row_ids + i, mask=i < M, other=-1)
-        right = tl.load(column_ids + j, mask=j < N, other=-2)
-        same = left[:, None] == right[None, :]
-    return same
+        left = i
+        right = j + diagonal
+    return left[:, None] == right[None, :]

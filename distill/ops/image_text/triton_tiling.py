@@ -22,6 +22,11 @@ class Window(NamedTuple):
         """Its rows and columns, counted."""
         return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
 
+    @property
+    def diagonal(self) -> int:
+        """How far column 0 is right of row 0: i == j + diagonal on the matrix's own diagonal."""
+        return self.columns.start - self.rows.start
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tiling:
