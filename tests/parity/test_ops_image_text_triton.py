@@ -1,4 +1,4 @@
-"""The Triton sweeps against float64, in Triton's interpreter: values, gradients, hazards.
+"""The Triton sweeps against float64 autograd of the reference, in Triton's interpreter.
 
 The interpreter is chosen before Triton is first imported, so one test runs this very file in a
 process of its own, where the others are not skipped. bfloat16 is left to tests/gpu: the
@@ -8,24 +8,26 @@ interpreter's product of it is wrong.
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from distill.ops.image_text import problem as contract
+from distill.ops.image_text import reference
+from distill.ops.image_text.arguments import IntraModal, Options, normal_form
+from teachers.contract import Embeddings
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 in_the_interpreter = pytest.mark.skipif(not INTERPRETED, reason="test_in_the_interpreter runs it")
 
 if INTERPRETED:
-    from distill.ops.image_text.triton_launch import Matrices
-    from distill.ops.image_text.triton_sweeps import (
-        Coefficients,
-        gradients,
-        sigmoid_sums,
-        softmax_sums,
-    )
+    from distill.ops.image_text import triton_problem
     from distill.ops.image_text.triton_tiling import Tiling
+
+UPSTREAM = (0.7, 1.3)  # gradients of the two values
 
 
 def run_this_file(marks):
@@ -54,190 +56,217 @@ def tiny(backend):
     return Tiling(backend=backend, block_m=32, block_n=32, block_bytes=64, side=48)
 
 
-def unit(rows, width, dtype=torch.float32):
-    return F.normalize(torch.randn(rows, width)).to(dtype)
+def embeddings(n, width, scale, dtype, align):
+    """Random unit rows; texts lean to their images by `align`."""
+    image = torch.randn(n, width)
+    text = align * image + torch.randn(n, width)
+    bias, scale = torch.tensor(-scale / 2), torch.tensor(scale)
+    return Embeddings(F.normalize(image).to(dtype), F.normalize(text).to(dtype), scale, bias)
 
 
-def problem(rows, columns, widths, scale=10.0, ids=False, dtype=torch.float32, **flags):
-    """Random unit rows; every matrix has the same scale, each its own bias."""
-    torch.manual_seed(rows + columns)
-    drawn = torch.randint(0, 20, (rows + columns,), dtype=torch.int32)
-    return Matrices(
-        lefts=tuple(unit(rows, width, dtype) for width in widths),
-        rights=tuple(unit(columns, width, dtype) for width in widths),
-        scales=torch.full((len(widths),), scale),
-        biases=torch.linspace(-1, 1, len(widths)),
-        row_ids=drawn[:rows] if ids else None,
-        column_ids=drawn[rows:] if ids else None,
-        **flags,
-    )
+def double(x, gradient=False):
+    if not torch.is_tensor(x) or not x.is_floating_point():
+        return x
+    return x.detach().double().requires_grad_(gradient)
 
 
-class Truth:
-    """The same in float64, with whole matrices."""
-
-    def __init__(self, matrices):
-        pairs = zip(matrices.lefts, matrices.rights, strict=True)
-        self.products = [a.double() @ b.double().T for a, b in pairs]
-        biases = matrices.biases.double() * matrices.sigmoid
-        each = zip(self.products, matrices.scales.double(), biases, strict=True)
-        self.scores = [scale * product + bias for product, scale, bias in each]
-        if matrices.mixed:
-            self.scores = [self.scores[0], sum(self.scores[1:])]
-        self.same = torch.eye(*matrices.shape, dtype=torch.bool)
-        if matrices.row_ids is not None:
-            self.same = matrices.row_ids[:, None] == matrices.column_ids[None, :]
-
-    def gradient(self, rows, columns, sigmoid):
-        total = -1.0 * self.same * (rows.positives.double()[:, None] + columns.positives.double())
-        for slot, scores in enumerate(self.scores):
-            c_row, c_column = rows.slots[slot].double()[:, None], columns.slots[slot].double()
-            if sigmoid:
-                part = (c_row + c_column) * scores.sigmoid()
-            else:
-                part = c_row * scores.softmax(1) + c_column * scores.softmax(0)
-            total = total - part if slot else total + part
-        return total
+def truth(student, teachers, chosen):
+    """Values and gradients of the reference, in the dtype that everything has."""
+    values = reference.terms(normal_form(student, teachers, Options(**chosen)))
+    total = UPSTREAM[0] * values[0] + UPSTREAM[1] * values[1]
+    return values, torch.autograd.grad(total, list(student), materialize_grads=True)
 
 
-def coefficients(matrices):
-    return [Coefficients(torch.rand(matrices.slots, n), torch.rand(n)) for n in matrices.shape]
+def in_float64(student, teachers, chosen):
+    student = Embeddings(*(double(x, gradient=True) for x in student))
+    teachers = [Embeddings(*map(double, teacher)) for teacher in teachers]
+    options = {name: double(value) for name, value in chosen.items()}
+    if "divisors" in options:
+        options["divisors"] = tuple(map(double, options["divisors"]))
+    return truth(student, teachers, options)
 
 
-def assert_close(found, wanted, slack):
-    """Elementwise, relative to the largest element (or to 1)."""
-    error = (found.double() - wanted).abs().max() / wanted.abs().max().clamp(min=1)
-    assert error <= slack, error
+def eager(student, teachers, chosen):
+    """What PyTorch's autograd makes of the same call in float32."""
+    student = Embeddings(*(x.detach().float().requires_grad_() for x in student))
+    return truth(student, [Embeddings(*(x.float() for x in t)) for t in teachers], chosen)
 
 
-def check_softmax(matrices, backend, slack=1e-5):
-    truth, found = Truth(matrices), softmax_sums(matrices, tiny(backend))
-    for slot, scores in enumerate(truth.scores):
-        assert_close(found.row_log_sums[slot], scores.logsumexp(1), 1e-5)
-        assert_close(found.column_log_sums[slot], scores.logsumexp(0), 1e-5)
-        assert_close(found.row_means[slot], (scores.softmax(1) * truth.products[0]).sum(1), 1e-5)
-        assert_close(found.column_means[slot], (scores.softmax(0) * truth.products[0]).sum(0), 1e-5)
-    if matrices.row_ids is not None:
-        positives = truth.same * truth.products[0]
-        assert_close(found.row_positives, positives.sum(1), 1e-5)
-        assert_close(found.column_positives, positives.sum(0), 1e-5)
-    rows, columns = coefficients(matrices)
-    made = gradients(matrices, tiny(backend), rows, columns, found)
-    wanted = truth.gradient(rows, columns, sigmoid=False)
-    assert_close(made.left, wanted @ matrices.rights[0].double(), slack)
-    assert_close(made.right, wanted.T @ matrices.lefts[0].double(), slack)
-    return found
+def ours(student, teachers, chosen, tiling):
+    made = normal_form(student, teachers, Options(**chosen))
+    swept = triton_problem.statistics(made, tiling)
+    upstream = map(torch.tensor, UPSTREAM)
+    values = contract.terms(made, swept)
+    return values, triton_problem.gradients(made, swept, *upstream, tiling)
 
 
-def check_sigmoid(matrices, backend, slack=1e-5):
-    truth, found = Truth(matrices), sigmoid_sums(matrices, tiny(backend))
-    chance = truth.scores[0].sigmoid()
-    wanted = [F.softplus(truth.scores[0]), chance, chance * truth.products[0]]
-    for scores in truth.scores[1:]:
-        wanted += [scores.sigmoid(), scores.sigmoid() * truth.products[0]]
-    wanted += [truth.same * truth.products[0]] if matrices.row_ids is not None else []
-    assert len(wanted) == len(found.rows)
-    for quantity, pairs in enumerate(wanted):
-        assert_close(found.rows[quantity], pairs.sum(1), 1e-5)
-        assert_close(found.columns[quantity], pairs.sum(0), 1e-5)
-    rows, columns = coefficients(matrices)
-    made = gradients(matrices, tiny(backend), rows, columns, with_sums=matrices.slots == 1)
-    gradient = truth.gradient(rows, columns, sigmoid=True)
-    assert_close(made.left, gradient @ matrices.rights[0].double(), slack)
-    assert_close(made.right, gradient.T @ matrices.lefts[0].double(), slack)
-    if made.sums is not None:
-        assert_close(made.sums.rows, found.rows.double(), 1e-6)
-        assert_close(made.sums.columns, found.columns.double(), 1e-6)
+def check(n, width, teacher_widths, backend, scale=10.0, dtype=torch.float32, align=1.0, **chosen):
+    """Error of values and of every gradient: not above eager's, plus a slack of the dtype."""
+    torch.manual_seed(n + width)
+    student = embeddings(n, width, scale, dtype, align)
+    teachers = [embeddings(n, wide, 2 * scale, dtype, align) for wide in teacher_widths]
+    # float16: dL/dlogit is rounded to it, 2^-11 of each element.
+    slack = 1e-3 if dtype == torch.float16 else 1e-5
+    assert_no_worse_than_eager(student, teachers, chosen, tiny(backend), slack)
+
+
+def assert_no_worse_than_eager(student, teachers, chosen, tiling, slack, floor=1e-2):
+    wanted = in_float64(student, teachers, chosen)
+    baseline = eager(student, teachers, chosen)
+    found = ours(student, teachers, chosen, tiling)
+    for part in range(2):
+        for f, w, base in zip(found[part], wanted[part], baseline[part], strict=True):
+            error, allowed = (f.double() - w).abs().max(), (base.double() - w).abs().max()
+            assert error <= allowed + slack * w.abs().max().clamp(min=floor), (error, allowed, w)
 
 
 BACKENDS = pytest.mark.parametrize("backend", ["fused", "library"])
 
 
-@in_the_interpreter
-@BACKENDS
-@pytest.mark.parametrize(
-    "rows, columns, widths, flags",
-    [
-        (1, 1, (16,), {}),
-        (7, 7, (1, 48), {"ids": True}),
-        (65, 50, (48, 16, 7), {"ids": True}),
-        (50, 65, (48, 16, 7), {"mixed": True}),
-    ],
-    ids=str,
-)
-def test_softmax(rows, columns, widths, flags, backend):
-    check_softmax(problem(rows, columns, widths, **flags), backend)
+def ids(n):
+    return torch.arange(n) % max(1, n // 3) * 10**12
+
+
+def every_option(n):
+    """One call that has all the softmax losses' options at once."""
+    return {
+        "positives": ids(n),
+        "label_smoothing": 0.1,
+        "teacher_weights": [1.0, 3.0],
+        "row_weights": torch.linspace(0, 1, n),
+        "intra_modal": IntraModal(mix=0.4),
+    }
 
 
 @in_the_interpreter
 @BACKENDS
 @pytest.mark.parametrize(
-    "rows, columns, widths, flags",
+    "n, width, teachers, chosen",
     [
-        (1, 1, (16,), {}),
-        (65, 50, (48,), {"ids": True}),
-        (7, 65, (16, 1, 48), {}),
-        (65, 7, (16, 1, 48), {"mixed": True, "ids": True}),
+        (7, 1, (), {}),
+        (65, 48, (), {"label_smoothing": 0.1}),
+        (65, 48, (16, 7), {"targets": "mean_logit"}),
+        (65, 16, (48, 7), every_option(65)),
+        (65, 48, (16,), {"divisors": (torch.randn(65), torch.randn(65))}),
+        (50, 48, (), {"divisors": (torch.randn(50), torch.randn(50)), "positives": ids(50)}),
     ],
-    ids=str,
+    ids=["narrow", "smoothed", "mean_logit", "every_option", "divisors", "divisors_and_ids"],
 )
-def test_sigmoid(rows, columns, widths, flags, backend):
-    check_sigmoid(problem(rows, columns, widths, sigmoid=True, **flags), backend)
+def test_softmax(n, width, teachers, chosen, backend):
+    check(n, width, teachers, backend, **chosen)
+
+
+@in_the_interpreter
+@BACKENDS
+@pytest.mark.parametrize(
+    "n, width, teachers, chosen",
+    [
+        (1, 16, (), {}),
+        (65, 48, (), {"positives": ids(65), "row_weights": torch.linspace(0, 1, 65)}),
+        (65, 16, (1, 48), {}),
+        (65, 16, (7, 48), {"targets": "mean_logit", "positives": ids(65)}),
+    ],
+    ids=["one", "weights_and_ids", "mean_prob", "mean_logit"],
+)
+def test_sigmoid(n, width, teachers, chosen, backend):
+    check(n, width, teachers, backend, kind="sigmoid", **chosen)
 
 
 @in_the_interpreter
 @BACKENDS
 def test_float16(backend):
-    # dL/dlogit is rounded to float16: 2^-11 of an element.
-    check_softmax(problem(50, 37, (16, 40), 100.0, dtype=torch.float16), backend, slack=1e-3)
-    check_sigmoid(problem(50, 37, (16,), sigmoid=True, dtype=torch.float16), backend, slack=1e-3)
+    check(50, 40, (16,), backend, dtype=torch.float16, scale=50.0)
+    check(50, 40, (), backend, dtype=torch.float16, kind="sigmoid")
 
 
 @in_the_interpreter
-@BACKENDS
-def test_sums_that_underflow_are_computed_again(backend):
-    matrices = problem(50, 65, (16, 7), scale=100.0)
-    one = matrices.lefts[0][:1]
-    opposite = (one.expand(50, -1).contiguous(), -one.expand(65, -1).contiguous())
-    matrices.lefts[0].copy_(opposite[0])
-    matrices.rights[0].copy_(opposite[1])
-    assert check_softmax(matrices, backend).unsafe == 1
+def test_sigmoid_in_one_sweep_is_sigmoid_in_two():
+    student = embeddings(65, 48, 10.0, torch.float32, 1.0)
+    made = normal_form(student, [], Options(kind="sigmoid"))
+    one = triton_problem.one_sweep(made, tiny("fused"))
+    two = triton_problem.statistics(made, tiny("fused"))
+    gradients = triton_problem.gradients(
+        made, two, torch.tensor(1.0), torch.tensor(0.0), tiny("fused")
+    )
+    assert torch.equal(one[0].pairs, two.pairs)
+    assert all(torch.equal(a, b) for a, b in zip(one[1], gradients, strict=True))
+
+
+@in_the_interpreter
+@pytest.mark.parametrize(
+    "chosen",
+    [{"label_smoothing": 0.1}, {"divisors": (torch.zeros(40),) * 2, "positives": ids(40)}],
+    ids=["softmax", "divisors"],
+)
+def test_sums_that_underflow_are_computed_again(chosen):
+    teachers = [embeddings(40, wide, 100.0, torch.float32, 1.0) for wide in (16,)]
+    student = embeddings(40, 16, 100.0, torch.float32, 1.0)
+    student.image[:] = student.image[:1]
+    student.text[:] = -student.image
+    # Equal texts: the rounding of a log-sum-exp of -150, 2^-17, is every pair's and adds up, also
+    # where the truth is 0 because everything cancels.
+    assert_no_worse_than_eager(student, teachers, chosen, tiny("fused"), slack=1e-3, floor=1.0)
 
 
 @in_the_interpreter
 @BACKENDS
 def test_what_lies_behind_a_buffer_is_never_read(backend):
-    clean = problem(37, 50, (16, 7))
-    sides = []
-    for parts in (clean.lefts, clean.rights):
-        poisoned = []
-        for part in parts:
-            whole = torch.full((part.shape[0] + 64, part.shape[1]), float("nan"))
-            whole[: part.shape[0]] = part
-            poisoned.append(whole[: part.shape[0]])
-        sides.append(tuple(poisoned))
-    check_softmax(Matrices(**{**vars(clean), "lefts": sides[0], "rights": sides[1]}), backend)
+    clean = embeddings(50, 48, 10.0, torch.float32, 1.0)
+    poisoned = []
+    for rows in (clean.image, clean.text):
+        whole = torch.full((rows.shape[0] + 64, rows.shape[1]), float("nan"))
+        whole[: rows.shape[0]] = rows
+        poisoned.append(whole[: rows.shape[0]])
+    found = ours(clean._replace(image=poisoned[0], text=poisoned[1]), [], {}, tiny(backend))
+    wanted = ours(clean, [], {}, tiny(backend))
+    for part in range(2):
+        assert all(torch.equal(a, b) for a, b in zip(found[part], wanted[part], strict=True))
 
 
 @in_the_interpreter
 @BACKENDS
-def test_two_runs_have_equal_bits(backend):
-    matrices = problem(65, 65, (16, 7), ids=True)
-    rows, columns = coefficients(matrices)
-    runs = []
-    for _ in range(2):
-        found = softmax_sums(matrices, tiny(backend))
-        runs.append([*found, *gradients(matrices, tiny(backend), rows, columns, found)[:2]])
-    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+def test_a_strip_of_the_batch_is_its_part_of_the_whole(backend):
+    """Sweep 1 by strips and merged, sweep 2 by strips and added: what a rank does."""
+    student = embeddings(65, 48, 10.0, torch.float32, 1.0)
+    teacher = embeddings(65, 16, 20.0, torch.float32, 1.0)
+    whole = normal_form(student, [teacher], Options())
+    swept = triton_problem.statistics(whole, tiny(backend))
+    upstream = torch.tensor(0.7), torch.tensor(1.3)
+    wanted = triton_problem.gradients(whole, swept, *upstream, tiny(backend))
+    strips = [strip(whole, 0, 23), strip(whole, 23, 65)]
+    parts = [triton_problem.statistics(part, tiny(backend)) for part in strips]
+    columns = contract.merge(parts[0].columns, parts[1].columns)
+    torch.testing.assert_close(columns[:4], swept.columns[:4])  # no divisors
+    gradients = [
+        triton_problem.gradients(part, found._replace(columns=columns), *upstream, tiny(backend))
+        for part, found in zip(strips, parts, strict=True)
+    ]
+    torch.testing.assert_close(torch.cat([part.image for part in gradients]), wanted.image)
+    torch.testing.assert_close(gradients[0].text + gradients[1].text, wanted.text)
+    of_scale = gradients[0].logit_scale + gradients[1].logit_scale
+    torch.testing.assert_close(of_scale, wanted.logit_scale)
+
+
+def strip(whole, start, stop):
+    """Rows start:stop of a problem, against all its columns."""
+    rows = slice(start, stop)
+    source = whole.sources[0]
+    return replace(
+        whole,
+        image=whole.image[rows],
+        sources=(replace(source, left=source.left[rows]),),
+        row_share=whole.row_share[rows],
+        row_positives=whole.row_positives[rows],
+        diagonal=-start,
+    )
 
 
 @pytest.mark.slow
 @in_the_interpreter
 @BACKENDS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("rows", [63, 100, 257])
+@pytest.mark.parametrize("n", [7, 63, 100, 257])
 @pytest.mark.parametrize("widths", [(384,), (640, 1152), (48, 384, 1)], ids=str)
-def test_more_shapes(rows, widths, dtype, backend):
-    slack = 1e-5 if dtype == torch.float32 else 1e-3
-    check_softmax(problem(rows, rows, widths, 100.0, dtype=dtype), backend, slack)
-    check_sigmoid(problem(rows, rows, widths, dtype=dtype, sigmoid=True), backend, slack)
+def test_more_shapes(n, widths, dtype, backend):
+    check(n, widths[0], widths[1:], backend, dtype=dtype, scale=50.0, align=0.1)
+    check(n, widths[0], widths[1:], backend, dtype=dtype, kind="sigmoid")

@@ -11,26 +11,25 @@ import sys
 
 import pytest
 
-from distill.ops.image_text.triton_tiling import CANDIDATES, Tiling
+from distill.ops.image_text.triton_tiling import CANDIDATES, ONLINE
 
 SHARED_BYTES = 227 * 1024  # of one Hopper multiprocessor, as one block may have them
 
-WORKER = '''
+WORKER = """
 import json, sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from distill.ops.image_text import triton_kernels
+from distill.ops.image_text import triton_sigmoid, triton_softmax
 
-TYPES = {"scales": "fp32", "offsets": "fp32", "rows_out": "fp32", "columns_out": "fp32",
-         "row_vectors": "fp32", "column_vectors": "fp32", "log_sums": "fp32", "means": "fp32",
-         "row_ids": "i32", "column_ids": "i32", "unsafe": "i32", "flag": "i32"}
+KERNELS = {**vars(triton_softmax), **vars(triton_sigmoid)}
+TYPES = {"row_ids": "i64", "column_ids": "i64", "unsafe": "i32", "flag": "i32"}
 INTEGERS = ("M", "N", "stride", "row_stride", "column_stride", "diagonal")
 ALIGNED = [["tt.divisibility", 16]]
 
 
 def source(kernel, dtype, constants):
-    """The kernel's signature as a launch would specialise it: every pointer 16-byte aligned."""
+    # The kernel's signature as a launch would specialise it: every pointer 16-byte aligned.
     signature, constexprs, attributes = {}, {}, {}
     count = len(constants["WIDTHS"])
     rows = "fp32" if constants.get("LIBRARY") else dtype
@@ -43,8 +42,8 @@ def source(kernel, dtype, constants):
         elif name in INTEGERS:
             signature[name] = "i32"
         else:
-            scratch = "fp32" if dtype == "fp32" else "fp16"
-            signature[name] = "*" + TYPES.get(name, scratch)
+            half = name == "gradient" and dtype != "fp32"
+            signature[name] = "*" + ("fp16" if half else TYPES.get(name, "fp32"))
             attributes[(place,)] = ALIGNED
     return ASTSource(kernel, signature, constexprs=constexprs, attrs=attributes)
 
@@ -53,14 +52,14 @@ report = []
 for name, dtype, constants, warps, stages in json.loads(sys.argv[1]):
     constants["WIDTHS"] = tuple(constants["WIDTHS"])
     built = triton.compile(
-        source(getattr(triton_kernels, name), dtype, constants),
+        source(KERNELS[name], dtype, constants),
         target=GPUTarget("cuda", 90, 32),
         options={"num_warps": warps, "num_stages": stages},
     )
     report.append({"shared": built.metadata.shared, "wgmma": "wgmma.mma" in built.asm["ptx"],
                    "cubin": len(built.asm["cubin"])})
 print(json.dumps(report))
-'''
+"""
 
 
 def compile_all(builds, cache):
@@ -74,20 +73,20 @@ def compile_all(builds, cache):
 
 
 def constants(kernel, widths, tiling, element_bytes, **chosen):
-    """A kernel's compile-time arguments; softmax with diagonal positives unless chosen."""
+    """A kernel's compile-time arguments; with diagonal positives unless chosen."""
     made = {
         "WIDTHS": widths,
-        "MIXED": False,
         "PRECISION": "tf32x3",
         "BLOCK_M": tiling.block_m,
         "BLOCK_N": tiling.block_n,
         "BLOCK_K": tiling.block_bytes // element_bytes,
     }
+    flags = {"IDS": False, "NEGATIVES": False}
     if kernel == "online_kernel":
-        return {**made, "SLOT": len(widths) - 1}
-    flags = {"SIGMOID": False, "POSITIVES": 1, "LIBRARY": tiling.backend == "library", "GROUP": 8}
-    if kernel == "gradient_kernel":
-        flags["SUMS"] = False
+        return {**made, **flags, "SLOT": len(widths) - 1, **chosen}
+    if kernel == "sigmoid_kernel":
+        flags = {"IDS": False, "VALUES": True, "GRADIENT": True}
+    flags |= {"LIBRARY": tiling.backend == "library", "GROUP": tiling.group}
     return {**made, **flags, **chosen}
 
 
@@ -110,10 +109,10 @@ def test_default_tiling_compiles_for_hopper(tmp_path):
     library = next(tiling for tiling in CANDIDATES if tiling.backend == "library")
     builds = [
         build("sums_kernel", "bf16", (512, 768), first),
-        build("gradient_kernel", "bf16", (512, 768), first, POSITIVES=2),
-        build("gradient_kernel", "bf16", (768,), first, SIGMOID=True, SUMS=True),
-        build("sums_kernel", "fp32", (384, 48), first, SIGMOID=True, MIXED=True),
-        build("online_kernel", "fp16", (64, 64), Tiling(block_m=64, block_n=64, num_warps=4)),
+        build("gradient_kernel", "bf16", (512, 768), first, IDS=True, NEGATIVES=True),
+        build("sigmoid_kernel", "bf16", (768,), first),
+        build("sums_kernel", "fp32", (384,), first, IDS=True, NEGATIVES=True),
+        build("online_kernel", "fp16", (64, 64), ONLINE, IDS=True),
         build("gradient_kernel", "bf16", (512, 768), library),
     ]
     check(builds, tmp_path)
@@ -121,8 +120,8 @@ def test_default_tiling_compiles_for_hopper(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
-@pytest.mark.parametrize("widths", [(512,), (512, 768, 768), (1,)], ids=str)
+@pytest.mark.parametrize("widths", [(512,), (512, 768, 768), (1,)])
 def test_every_candidate_compiles_for_hopper(dtype, widths, tmp_path):
-    kernels = ("sums_kernel", "gradient_kernel")
+    kernels = ("sums_kernel", "gradient_kernel", "sigmoid_kernel")
     builds = [build(kernel, dtype, widths, tiling) for kernel in kernels for tiling in CANDIDATES]
     check(builds, tmp_path)

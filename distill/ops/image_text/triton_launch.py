@@ -12,17 +12,17 @@ from torch import Tensor
 from distill.ops.image_text.problem import Problem
 from distill.ops.image_text.triton_sigmoid import sigmoid_kernel
 from distill.ops.image_text.triton_softmax import gradient_kernel, online_kernel, sums_kernel
-from distill.ops.image_text.triton_tiling import Tiling, Window
+from distill.ops.image_text.triton_tiling import ONLINE, Tiling, Window
 
 LOG2_E = 1.4426950408889634
-ONLINE = Tiling(block_m=64, block_n=64, block_bytes=64, num_warps=4, num_stages=2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operands:
     """A problem as kernels see it: rows of every logit matrix, the student's first.
 
-    `scales` and `biases` have one entry a matrix. `negatives`: the student's softmax over all but
+    `scales` and `biases` have one entry a matrix; softmax kernels work in base 2, so `scales` carry
+    log2(e) there, and see no biases. `negatives`: the student's softmax over all but
     the positives is wanted too. Row i and column j are positives if their ids are equal, without
     ids if i == j + diagonal.
     """
@@ -41,13 +41,14 @@ class Operands:
     def of(problem: Problem) -> "Operands":
         """A problem's operands; rows are copied only if they are not contiguous."""
         assert problem.dtype == torch.float32, "float64 is for the tiled implementation"
-        models = problem.sources
+        models, sigmoid = problem.sources, problem.kind == "sigmoid"
+        scales = torch.stack([problem.logit_scale, *(m.scale for m in models)]).float()
         return Operands(
             lefts=tuple(_rows(x) for x in (problem.image, *(model.left for model in models))),
             rights=tuple(_rows(x) for x in (problem.text, *(model.right for model in models))),
-            scales=torch.stack([problem.logit_scale, *(m.scale for m in models)]).float(),
+            scales=scales if sigmoid else scales * LOG2_E,
             biases=torch.stack([problem.logit_bias, *(m.bias for m in models)]).float(),
-            sigmoid=problem.kind == "sigmoid",
+            sigmoid=sigmoid,
             negatives=problem.row_divisor is not None,
             diagonal=problem.diagonal,
             row_ids=problem.row_ids,
@@ -86,7 +87,7 @@ class Scratch:
     """Memory that every super-tile of a sweep uses again: products (library), dL/dlogit."""
 
     products: tuple[Float32[Tensor, "h w"], ...]
-    gradient: Float[Tensor, "h w"]
+    gradient: Float[Tensor, "gh gw"]
 
     @staticmethod
     def of(operands: Operands, tiling: Tiling, gradient: torch.dtype | None = None) -> "Scratch":
@@ -171,7 +172,7 @@ def add_sums(
     partial_columns = columns.new_empty(columns.shape[0], down, window.shape[1])
     sums_kernel[(down * across,)](
         *_of_window(operands, tiling, window, scratch),
-        *(operands.scales * LOG2_E, offsets, partial_rows, partial_columns),
+        *(operands.scales, offsets, partial_rows, partial_columns),
         *(*_sizes(operands, tiling, window), operands.diagonal + window.diagonal),
         NEGATIVES=operands.negatives,
         **_flags(tiling),
@@ -194,7 +195,7 @@ def fill_gradient(
     down, across = tiling.tiles(window)
     gradient_kernel[(down * across,)](
         *_of_window(operands, tiling, window, scratch),
-        *(operands.scales * LOG2_E, offsets),
+        *(operands.scales, offsets),
         *(vectors[0][:, window.rows], vectors[1][:, window.columns], unsafe, scratch.gradient),
         *_sizes(operands, tiling, window),
         *(vectors[0].shape[1], vectors[1].shape[1], operands.diagonal + window.diagonal),
@@ -244,7 +245,7 @@ def replace_if_unsafe(
         slot = part % len(operands.lefts)  # the negatives come last and are the student's
         online_kernel[(-(-n // ONLINE.block_m),)](
             *(operands.lefts, operands.rights, operands.row_ids, operands.column_ids),
-            *(operands.scales * LOG2_E, unsafe, out, means[slot - 1] if slot else out),
+            *(operands.scales, unsafe, out, means[slot - 1] if slot else out),
             *(n, m, operands.diagonal),
             SLOT=slot,
             NEGATIVES=part == len(operands.lefts),

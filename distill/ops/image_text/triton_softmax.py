@@ -135,17 +135,16 @@ def gradient_kernel(
 
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for part in tl.static_range(PARTS):
-        k = 0 if part == COUNT else part
         if part < COUNT:
             scores = product_tile(
-                *(lefts[k], rights[k], rows, columns, stride, WIDTHS[k]),
+                *(lefts[part], rights[part], rows, columns, stride, WIDTHS[part]),
                 *(LIBRARY, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION),
             )
-            scores = scores * tl.load(scales + k) + tl.load(offsets + k)
-            if k == 0:
-                student = scores
+            scores = scores * tl.load(scales + part) + tl.load(offsets + part)
         else:
             scores = student
+        if part == 0:
+            student = scores
         c_row = tl.load(row_vectors + (1 + part) * row_stride)
         c_column = tl.load(column_vectors + (1 + part) * column_stride)
         if anchored:

@@ -1,12 +1,11 @@
-"""The two sweeps over super-tiles of logits: statistics, then gradients. Plain tensors in and out.
+"""The sweeps over super-tiles of logits: sums, then dL/dlogit times the rows on its other side.
 
-Scratch is a constant number of pairs, so extra memory is O(N d). What a loss is made of is not
-known here: gradients are linear in the probabilities, with coefficients by row and by column.
-
-Back ends differ in who multiplies: "fused" computes a tile of products where it is used, "library"
-lets cuBLAS write float32 products of a super-tile first (siglip-kernel found the latter faster on
-Hopper). The gradient of the rows is cuBLAS's in both: dL/dlogit of a super-tile is kept in float16
-(three more bits than bfloat16; scaled, so that 1/N does not underflow) and multiplied into float32.
+Scratch is a constant number of pairs, so extra memory is O(N d). Back ends differ in who
+multiplies: "fused" computes a tile of products where it is used, "library" lets cuBLAS write
+float32 products of a super-tile first (siglip-kernel found the latter faster on Hopper). The rows'
+gradient is cuBLAS's in both: dL/dlogit of a super-tile is kept in float16 (three more bits than
+bfloat16; scaled, so that 1/N does not underflow) and multiplied into float32.
+Leaves out what a loss is made of: `triton_problem.py`.
 """
 
 from typing import NamedTuple
@@ -17,173 +16,201 @@ from torch import Tensor
 
 from distill.ops.image_text.triton_launch import (
     LOG2_E,
-    Matrices,
+    Operands,
     Scratch,
     add_sums,
     fill_gradient,
     multiply,
     on_device_of,
-    replace_where_unsafe,
+    replace_if_unsafe,
+    sigmoid_window,
 )
-from distill.ops.image_text.triton_tiling import Tiling
+from distill.ops.image_text.triton_tiling import Tiling, Window
 
 # Exponentials go up to 2^100: sums over 2^27 columns stay finite. Sums below 2^-100 are not
 # trusted: what fell below 2^-126 was lost to them.
 HEAD_ROOM = 100.0
-SMALLEST_SUM = 2.0**-100
-# Largest |dL/dlogit| in float16's range, times 4.
+# Largest |dL/dlogit| in float16, far from its largest number.
 FLOAT16_TOP = 2.0**14
 
 
-class Sums(NamedTuple):
-    """Sums by row and by column; the quantities are `sums_kernel`'s."""
-
-    rows: Float32[Tensor, "q m"]
-    columns: Float32[Tensor, "q n"]
-
-
 class Softmaxes(NamedTuple):
-    """Of every slot's softmax: log of the sum and mean student product, by row and by column.
+    """One direction's statistics of K + 1 matrices, the student's first; biases left out.
 
-    `row_positives` and `column_positives`, with ids: the sum of products with the positives.
-    `unsafe` is 1 where a sum underflowed and the online kernel ran.
+    `log_sums`: log-sum-exp of each matrix, then the student's over its negatives if asked for.
+    `means`: mean student product under each source's softmax. `positives`: sum of the student's
+    products with the positives; None without ids.
     """
 
-    row_log_sums: Float32[Tensor, "slots m"]
-    row_means: Float32[Tensor, "slots m"]
-    column_log_sums: Float32[Tensor, "slots n"]
-    column_means: Float32[Tensor, "slots n"]
-    row_positives: Float32[Tensor, " m"] | None
-    column_positives: Float32[Tensor, " n"] | None
-    shifts: Float32[Tensor, " slots"]
-    unsafe: Int32[Tensor, ""]
+    log_sums: Float32[Tensor, "parts n"]
+    means: Float32[Tensor, "k n"]
+    positives: Float32[Tensor, " n"] | None
 
 
-class Coefficients(NamedTuple):
-    """dL/dlogit by row or by column: of each slot's probability, of a positive pair."""
+class Vectors(NamedTuple):
+    """One direction of the softmax gradient, as `gradient_kernel` has it.
 
-    slots: Float32[Tensor, "slots n"]
-    positives: Float32[Tensor, " n"]
-
-
-class Gradients(NamedTuple):
-    """dL/dlogit times the student's rows; not yet times its scale. `sums` if asked for."""
-
-    left: Float32[Tensor, "m d"]
-    right: Float32[Tensor, "n d"]
-    sums: Sums | None
-
-
-def softmax_sums(matrices: Matrices, tiling: Tiling) -> Softmaxes:
-    """Sweep one of the softmax losses."""
-    shifts = _shifts(matrices)
-    rows, columns = _sums(matrices, tiling, -shifts)
-    slots = matrices.slots
-    pairs = [part[: 2 * slots].unflatten(0, (slots, 2)) for part in (rows, columns)]
-    unsafe = torch.stack([(part[:, 0] < SMALLEST_SUM).any() for part in pairs]).any().int()
-    log_sums = [part[:, 0].log2() + shifts[:, None] for part in pairs]
-    means = [part[:, 1] / part[:, 0] for part in pairs]
-    with on_device_of(rows):
-        replace_where_unsafe(matrices, unsafe, (log_sums[0], log_sums[1]), (means[0], means[1]))
-    has_ids = matrices.row_ids is not None
-    return Softmaxes(
-        *(log_sums[0] / LOG2_E, means[0], log_sums[1] / LOG2_E, means[1]),
-        *((rows[-1], columns[-1]) if has_ids else (None, None)),
-        *(shifts / LOG2_E, unsafe),
-    )
-
-
-def sigmoid_sums(matrices: Matrices, tiling: Tiling) -> Sums:
-    """Sweep one of the sigmoid losses."""
-    return _sums(matrices, tiling, matrices.per_slot(matrices.biases))
-
-
-def gradients(
-    matrices: Matrices,
-    tiling: Tiling,
-    rows: Coefficients,
-    columns: Coefficients,
-    softmaxes: Softmaxes | None = None,
-    with_sums: bool = False,
-) -> Gradients:
-    """Sweep two: dL/dlogit of every super-tile, times the rows on its other side.
-
-    `softmaxes` are sweep one's; None for the sigmoid losses. `with_sums` (sigmoid without targets)
-    makes the sums of sweep one on the way, so that one sweep is all.
+    `coefficients` and `log_sums` of each matrix, then of the negatives; `log_sums` without biases.
+    `bound`: no dL/dlogit exceeds the sum of the two directions' bounds.
     """
-    assert not with_sums or (matrices.sigmoid and matrices.slots == 1)
-    left, right = matrices.lefts[0], matrices.rights[0]
-    dtype = torch.float32 if left.dtype == torch.float32 else torch.float16
-    factor = _factor(rows, columns, dtype)
-    if softmaxes is None:
-        offsets, unsafe = (
-            matrices.per_slot(matrices.biases),
-            factor.new_zeros((), dtype=torch.int32),
-        )
+
+    positive: Float32[Tensor, " n"]
+    coefficients: Float32[Tensor, "parts n"]
+    log_sums: Float32[Tensor, "parts n"]
+    bound: Float32[Tensor, ""]
+
+
+class Products(NamedTuple):
+    """dL/dlogit times the student's text rows, and its transpose times the image rows."""
+
+    image: Float32[Tensor, "n d"]
+    text: Float32[Tensor, "m d"]
+
+
+class Pairs(NamedTuple):
+    """The sigmoid losses: both values, the sum of dL/dlogit, its products; None if not asked."""
+
+    values: Float32[Tensor, " 2"]
+    gradient_sum: Float32[Tensor, ""]
+    products: Products | None
+
+
+def softmax_sums(operands: Operands, tiling: Tiling) -> tuple[Softmaxes, Softmaxes]:
+    """Statistics of rows and of columns."""
+    n, m = operands.shape
+    like, count = operands.scales, len(operands.lefts)
+    shifts = _shifts(operands)
+    sums = like.new_zeros(operands.num_sums, n), like.new_zeros(operands.num_sums, m)
+    scratch = Scratch.of(operands, tiling)
+    with on_device_of(like):
+        for window in tiling.windows(n, m):
+            add_sums(operands, tiling, window, scratch, -shifts, *sums)
+        masses = [_masses(operands, part) for part in sums]
+        unsafe = torch.stack([(mass < 2.0**-HEAD_ROOM).any() for mass in masses]).any().int()
+        made = []
+        for part, mass, side in zip(sums, masses, (operands, operands.transposed()), strict=True):
+            log_sums = mass.log2()
+            log_sums[:count] += shifts[:, None]
+            log_sums[count:] += shifts[0]
+            means = part[count : 2 * count - 1] / mass[1:count]
+            replace_if_unsafe(side, unsafe, log_sums, means)
+            positives = part[2 * count - 1] if operands.row_ids is not None else None
+            made.append(Softmaxes(log_sums / LOG2_E, means, positives))
+    return made[0], made[1]
+
+
+def softmax_gradient(
+    operands: Operands, tiling: Tiling, rows: Vectors, columns: Vectors
+) -> Products:
+    """Sweep two of the softmax losses."""
+    shifts = _shifts(operands)
+    if operands.negatives:
+        shifts_of_parts = torch.cat([shifts, shifts[:1]])
     else:
-        offsets, unsafe = -softmaxes.shifts * LOG2_E, softmaxes.unsafe
-    vectors = _vectors(rows, columns, softmaxes, factor)
-    scratch = Scratch.of(matrices, tiling, dtype)
-    sums = _empty_sums(matrices) if with_sums else None
-    out = [torch.zeros_like(part, dtype=torch.float32) for part in (left, right)]
-    left, right = left.to(dtype), right.to(dtype)
-    with on_device_of(left):
-        for window in tiling.windows(*matrices.shape):
-            tile = fill_gradient(matrices, tiling, window, scratch, offsets, vectors, unsafe, sums)
-            multiply(tile, right[window.columns], out[0][window.rows], add=True)
-            multiply(tile.T, left[window.rows], out[1][window.columns], add=True)
-    return Gradients(out[0].div_(factor), out[1].div_(factor), sums)
+        shifts_of_parts = shifts
+    dtype = _gradient_dtype(operands)
+    factor = _factor(rows.bound + columns.bound, dtype)
+    sides = (rows, columns)
+    gaps = [shifts_of_parts[:, None] - side.log_sums * LOG2_E for side in sides]
+    unsafe = torch.stack([(gap > HEAD_ROOM).any() for gap in gaps]).any().int()
+    vectors = [_vectors(*both, unsafe, factor) for both in zip(sides, gaps, strict=True)]
+    scratch = Scratch.of(operands, tiling, dtype)
+    products = _Accumulator(operands, dtype)
+    with on_device_of(factor):
+        for window in tiling.windows(*operands.shape):
+            both = (vectors[0], vectors[1])
+            fill_gradient(operands, tiling, window, scratch, -shifts, both, unsafe)
+            products.add(window, scratch)
+    return products.divided_by(factor)
 
 
-def _empty_sums(matrices: Matrices) -> Sums:
-    like, count = matrices.scales, matrices.num_sums
-    m, n = matrices.shape
-    return Sums(like.new_zeros(count, m), like.new_zeros(count, n))
+def sigmoid_pairs(
+    operands: Operands,
+    tiling: Tiling,
+    weights: Float32[Tensor, " k"],
+    shares: tuple[Float32[Tensor, " n"], Float32[Tensor, " m"]],
+    upstream: Float32[Tensor, " 2"] | None = None,
+    values: bool = True,
+) -> Pairs:
+    """The sigmoid losses' values, gradients, or both in one sweep.
+
+    `weights`: of each matrix's probability in the target, the student's 0. `upstream`: gradients
+    of both values; None: no gradient is wanted.
+    """
+    total = weights.new_zeros(3)
+    factor, factors, dtype, products = weights.new_ones(()), None, None, None
+    if upstream is not None:
+        dtype = _gradient_dtype(operands)
+        largest = torch.stack([share.abs().amax() for share in shares]).mean()
+        factor = _factor(largest * upstream.abs().sum(), dtype)
+        factors = upstream * factor
+        products = _Accumulator(operands, dtype)
+    scratch = Scratch.of(operands, tiling, dtype)
+    with on_device_of(weights):
+        for window in tiling.windows(*operands.shape):
+            sizes = (operands, tiling, window, scratch)
+            total += sigmoid_window(*sizes, weights, shares, factors, values)
+            if products is not None:
+                products.add(window, scratch)
+    made = None if products is None else products.divided_by(factor)
+    return Pairs(total[:2], total[2] / factor, made)
 
 
-def _sums(matrices: Matrices, tiling: Tiling, offsets: Float32[Tensor, " slots"]) -> Sums:
-    sums, scratch = _empty_sums(matrices), Scratch.of(matrices, tiling)
-    with on_device_of(offsets):
-        for window in tiling.windows(*matrices.shape):
-            add_sums(matrices, tiling, window, scratch, offsets, *sums)
-    return sums
+class _Accumulator:
+    """Sums up, over windows, dL/dlogit times rows."""
+
+    def __init__(self, operands: Operands, dtype: torch.dtype):
+        student = operands.lefts[0], operands.rights[0]
+        self.rows = [part.to(dtype) for part in student]
+        self.out = [torch.zeros_like(part, dtype=torch.float32) for part in student]
+
+    def add(self, window: Window, scratch: Scratch) -> None:
+        height, width = window.shape
+        tile = scratch.gradient[:height, :width]
+        multiply(tile, self.rows[1][window.columns], self.out[0][window.rows], add=True)
+        multiply(tile.T, self.rows[0][window.rows], self.out[1][window.columns], add=True)
+
+    def divided_by(self, factor: Tensor) -> Products:
+        return Products(*(part.div_(factor) for part in self.out))
 
 
-def _shifts(matrices: Matrices) -> Float32[Tensor, " slots"]:
-    """By slot, in base 2: the largest logit that the norms allow, less the head room."""
+def _masses(operands: Operands, sums: Float32[Tensor, "q n"]) -> Float32[Tensor, "parts n"]:
+    """Sums of exponentials: each matrix's, then the negatives', which come last."""
+    masses = sums[: len(operands.lefts)]
+    return torch.cat([masses, sums[-1:]]) if operands.negatives else masses
+
+
+def _shifts(operands: Operands) -> Float32[Tensor, " k"]:
+    """In base 2: the largest logit that the rows' norms allow, less the head room; at least 0.
+
+    Small logits need no shift, and would lose digits to one.
+    """
 
     def longest(rows: Tensor) -> Tensor:
         return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32).amax()
 
-    norms = [longest(a) * longest(b) for a, b in zip(matrices.lefts, matrices.rights, strict=True)]
-    largest = matrices.per_slot(matrices.scales.abs() * torch.stack(norms)) * (LOG2_E * 1.001)
-    return largest - HEAD_ROOM
+    norms = [longest(a) * longest(b) for a, b in zip(operands.lefts, operands.rights, strict=True)]
+    # A little more than the bound: products are rounded.
+    return (operands.scales.abs() * torch.stack(norms) * 1.001 - HEAD_ROOM).clamp(min=0)
 
 
-def _factor(rows: Coefficients, columns: Coefficients, dtype: torch.dtype) -> Float32[Tensor, ""]:
-    """What dL/dlogit is multiplied by before it is rounded to `dtype`."""
+def _gradient_dtype(operands: Operands) -> torch.dtype:
+    """What dL/dlogit is rounded to between the kernel and cuBLAS."""
+    return torch.float32 if operands.lefts[0].dtype == torch.float32 else torch.float16
+
+
+def _factor(bound: Float32[Tensor, ""], dtype: torch.dtype) -> Float32[Tensor, ""]:
+    """What dL/dlogit is multiplied by before it is rounded."""
     if dtype == torch.float32:
-        return rows.slots.new_ones(())
-    bounds = [part.abs().amax(dim=-1).sum() for side in (rows, columns) for part in side]
-    return FLOAT16_TOP / torch.stack(bounds).sum().clamp(min=1e-30)
+        return torch.ones_like(bound)
+    return FLOAT16_TOP / bound.clamp(min=1e-30)
 
 
 def _vectors(
-    rows: Coefficients,
-    columns: Coefficients,
-    softmaxes: Softmaxes | None,
-    factor: Float32[Tensor, ""],
-) -> tuple[Float32[Tensor, "v m"], Float32[Tensor, "v n"]]:
-    """What `gradient_kernel` reads by row and by column."""
-    if softmaxes is None:
-        made = [torch.cat([side.slots, side.positives[None]]) * factor for side in (rows, columns)]
-        return made[0], made[1]
-    made = []
-    sums = (softmaxes.row_log_sums, softmaxes.column_log_sums)
-    for side, log_sums in zip((rows, columns), sums, strict=True):
-        gaps = (softmaxes.shifts[:, None] - log_sums) * LOG2_E
-        slots = side.slots * factor
-        # Anchored: exp2(S - shift) * exp2(shift - log-sum); folded here, once per row.
-        slots = torch.where(softmaxes.unsafe > 0, slots, slots * gaps.exp2())
-        made.append(torch.cat([slots, side.positives[None] * factor, gaps]))
-    return made[0], made[1]
+    side: Vectors, gaps: Float32[Tensor, "parts n"], unsafe: Int32[Tensor, ""], factor: Tensor
+) -> Float32[Tensor, "v n"]:
+    """What `gradient_kernel` reads of one direction."""
+    coefficients = side.coefficients * factor
+    # Anchored: exp2(S - shift) * exp2(shift - log-sum); the latter once per row, here.
+    coefficients = torch.where(unsafe > 0, coefficients, coefficients * gaps.exp2())
+    return torch.cat([side.positive[None] * factor, coefficients, gaps])

@@ -65,6 +65,9 @@ class Tiling:
                 )
 
 
+# The online kernel's: it rarely runs, and holds the state of its rows besides.
+ONLINE = Tiling(block_m=64, block_n=64, block_bytes=64, num_warps=4, num_stages=2)
+
 CANDIDATES = (
     Tiling(),
     Tiling(block_m=128, block_n=64, num_warps=4),

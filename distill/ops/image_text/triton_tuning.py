@@ -19,11 +19,11 @@ from typing import Literal
 import torch
 import triton
 
-from distill.ops.image_text.triton_launch import Matrices
+from distill.ops.image_text.triton_launch import Operands
 from distill.ops.image_text.triton_sweeps import (
-    Coefficients,
-    gradients,
-    sigmoid_sums,
+    Vectors,
+    sigmoid_pairs,
+    softmax_gradient,
     softmax_sums,
 )
 from distill.ops.image_text.triton_tiling import CANDIDATES, Tiling
@@ -38,17 +38,17 @@ _log = logging.getLogger(__name__)
 _known: dict[str, Tiling] = {}
 
 
-def tiling_for(matrices: Matrices, sweep: Sweep) -> Tiling:
+def tiling_for(operands: Operands, sweep: Sweep) -> Tiling:
     """The tiling to run `sweep` with: known, timed now, or the first candidate."""
-    if not _worth_timing(matrices):
+    if not _worth_timing(operands):
         return CANDIDATES[0]
-    key = _key(matrices, sweep)
+    key = _key(operands, sweep)
     if key not in _known:
         path = tilings_file()
         kept = read_tilings(path)
         if key not in kept:
             _log.info("timing %d tilings for %s (once; kept in %s)", len(CANDIDATES), key, path)
-            keep_tiling(path, key, fastest(matrices, sweep))
+            keep_tiling(path, key, fastest(operands, sweep))
             kept = read_tilings(path)
         _known[key] = kept[key]
     return _known[key]
@@ -81,13 +81,13 @@ def keep_tiling(path: Path, key: str, tiling: Tiling) -> None:
     os.replace(file.name, path)
 
 
-def fastest(matrices: Matrices, sweep: Sweep) -> Tiling:
+def fastest(operands: Operands, sweep: Sweep) -> Tiling:
     """Time every candidate on one super-tile of the user's own rows."""
-    matrices = _head(matrices)
+    operands = _head(operands)
     times = {}
     for tiling in CANDIDATES:
         try:
-            times[tiling] = _milliseconds(_run(matrices, sweep, tiling))
+            times[tiling] = _milliseconds(_run(operands, sweep, tiling))
         except triton.runtime.errors.OutOfResources:
             _log.info("this device has too little shared memory or registers for %s", tiling)
     if not times:
@@ -97,56 +97,62 @@ def fastest(matrices: Matrices, sweep: Sweep) -> Tiling:
     return min(times, key=lambda tiling: times[tiling])
 
 
-def _worth_timing(matrices: Matrices) -> bool:
-    left = matrices.lefts[0]
+def _worth_timing(operands: Operands) -> bool:
+    left = operands.lefts[0]
     return (
         left.is_cuda
-        and min(matrices.shape) >= SMALLEST_TIMED
+        and min(operands.shape) >= SMALLEST_TIMED
         and os.environ.get("CLIP_DISTILL_TILINGS") != "off"
         and not torch.cuda.is_current_stream_capturing()
     )
 
 
-def _key(matrices: Matrices, sweep: Sweep) -> str:
+def _key(operands: Operands, sweep: Sweep) -> str:
     """Everything that the choice may hang on. Rows count up to the next power of two."""
-    left = matrices.lefts[0]
-    rows = [min(2 ** (n - 1).bit_length(), LARGEST_TIMED) for n in matrices.shape]
+    left = operands.lefts[0]
+    rows = [min(2 ** (n - 1).bit_length(), LARGEST_TIMED) for n in operands.shape]
     return " ".join(
         [
             torch.cuda.get_device_name(left.device).replace(" ", "-"),
             f"torch-{torch.__version__} triton-{triton.__version__} {sweep}",
-            f"{'sigmoid' if matrices.sigmoid else 'softmax'}{'-mixed' if matrices.mixed else ''}",
-            "ids" if matrices.row_ids is not None else "diagonal",
-            "+".join(f"{str(x.dtype).removeprefix('torch.')}:{x.shape[1]}" for x in matrices.lefts),
+            "sigmoid" if operands.sigmoid else "softmax",
+            "ids" if operands.row_ids is not None else "diagonal",
+            "negatives" if operands.negatives else "all",
+            "+".join(f"{str(x.dtype).removeprefix('torch.')}:{x.shape[1]}" for x in operands.lefts),
             f"{rows[0]}x{rows[1]}",
         ]
     )
 
 
-def _head(matrices: Matrices) -> Matrices:
+def _head(operands: Operands) -> Operands:
     """The problem's first rows: one super-tile."""
 
     def cut(parts: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return tuple(part[:LARGEST_TIMED] for part in parts)
 
-    lefts, rights = cut(matrices.lefts), cut(matrices.rights)
-    if matrices.row_ids is None or matrices.column_ids is None:
-        return replace(matrices, lefts=lefts, rights=rights)
-    row_ids, column_ids = cut((matrices.row_ids, matrices.column_ids))
-    return replace(matrices, lefts=lefts, rights=rights, row_ids=row_ids, column_ids=column_ids)
+    lefts, rights = cut(operands.lefts), cut(operands.rights)
+    if operands.row_ids is None or operands.column_ids is None:
+        return replace(operands, lefts=lefts, rights=rights)
+    row_ids, column_ids = cut((operands.row_ids, operands.column_ids))
+    return replace(operands, lefts=lefts, rights=rights, row_ids=row_ids, column_ids=column_ids)
 
 
-def _run(matrices: Matrices, sweep: Sweep, tiling: Tiling) -> Callable[[], object]:
+def _run(operands: Operands, sweep: Sweep, tiling: Tiling) -> Callable[[], object]:
     """One call of the sweep with a tiling; coefficients are any."""
-    make_sums = sigmoid_sums if matrices.sigmoid else softmax_sums
+    like, sizes = operands.scales, operands.shape
+    if operands.sigmoid:
+        weights = torch.ones_like(like)
+        shares = like.new_ones(sizes[0]), like.new_ones(sizes[1])
+        upstream = None if sweep == "sums" else like.new_ones(2)
+        values = sweep == "sums" or len(like) == 1  # as one_sweep does
+        return lambda: sigmoid_pairs(operands, tiling, weights, shares, upstream, values)
     if sweep == "sums":
-        return lambda: make_sums(matrices, tiling)
-    like, slots = matrices.scales, matrices.slots
-    rows, columns = (
-        Coefficients(like.new_ones(slots, n), like.new_ones(n)) for n in matrices.shape
-    )
-    softmaxes = None if matrices.sigmoid else softmax_sums(matrices, CANDIDATES[0])
-    return lambda: gradients(matrices, tiling, rows, columns, softmaxes)
+        return lambda: softmax_sums(operands, tiling)
+    sides = []
+    for found in softmax_sums(operands, CANDIDATES[0]):
+        ones = torch.ones_like(found.log_sums)
+        sides.append(Vectors(ones[0], ones, found.log_sums, ones.sum()))
+    return lambda: softmax_gradient(operands, tiling, *sides)
 
 
 def _milliseconds(run: Callable[[], object]) -> float:
