@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from distill.objective import Objective
 from distill.watching import WatchConfig
+from teachers.contract import Kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +54,14 @@ class StudentConfig:
     Attributes:
         name: an open_clip model, a catalog name, or a student's folder to continue from. Of a
             student passed to `train`, its own name.
+        kind: softmax, or sigmoid for a student with a bias (SigLIP). Of one that is trained
+            already, what it is.
         text_from: folder of a model whose text tower the student starts with (same shape).
         lock_text: keep the text tower (and so its meaning of every caption) as it starts.
     """
 
     name: str = ""
+    kind: Kind = "softmax"
     text_from: str | None = None
     lock_text: bool = False
 
@@ -190,13 +194,10 @@ def check_same_run(config: RunConfig, folder: Path) -> None:
     Raises:
         ValueError: names every field that differs, with both values.
     """
-    path = folder / "config.json"
-    before = _flat(json.loads(path.read_text())) if path.is_file() else {}
-    now = _flat(json.loads(json.dumps(config.as_json())))
     changed = [
-        f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
-        for name in sorted(before.keys() | now.keys())
-        if before and before.get(name) != now.get(name) and not name.startswith(_FREE)
+        f"{name}: {before!r} -> {now!r}"
+        for name, (before, now) in differences(config, folder).items()
+        if not name.startswith(_FREE)
     ]
     if changed:
         raise ValueError(
@@ -208,6 +209,25 @@ def check_same_run(config: RunConfig, folder: Path) -> None:
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     """JSON's lists as the tuples they were."""
     return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+
+
+def differences(config: RunConfig, folder: Path) -> dict[str, tuple[Any, Any]]:
+    """Fields in which a configuration differs from the one in a run's folder: (there, here).
+
+    A field that was unknown to the version which wrote the folder had its default there: a new
+    option does not make old runs other runs.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}
+    before = _flat(json.loads(path.read_text()))
+    now, default = (_flat(json.loads(json.dumps(c.as_json()))) for c in (config, RunConfig()))
+    before |= {name: default[name] for name in now.keys() & default.keys() - before.keys()}
+    return {
+        name: (before.get(name), now.get(name))
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    }
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,6 +5,7 @@ needs the weights and the configuration alone; keys are written down for people 
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from distill.config import RunConfig
 from distill.feeding import batches, teacher_dims
 from distill.preparing import accelerator_for
 from distill.run_log import write_json
+from distill.standardizing import standards_of_run
 from distill.stepping import Stepper
 from reinforced_data import ReinforcedDataset
 from students import Student
@@ -65,7 +67,9 @@ def replay_step(
     record = json.loads((Path(dump) / _DUMP).read_text())
     config = config or RunConfig.from_json(record["config"])
     accelerator = accelerator_for(config.precision)
-    stepper = Stepper(student, config, teacher_dims(dataset, config), accelerator)
+    dims = teacher_dims(dataset, config)
+    standards = standards_of_run(dataset, replace(config, out=""), accelerator)
+    stepper = Stepper(student, config, dims, accelerator, standards)
     stepper.module.load_state_dict(load_file(Path(dump) / _WEIGHTS))
     step = record["step"]
     batch = next(iter(batches(dataset, student, config, first=step - 1, last=step)))

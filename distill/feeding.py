@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader
 
 from distill.config import RunConfig
 from reinforced_data import Batch, ReinforcedDataset
+from reinforced_data.reader import StoredTeacher
 from students import Student
 
 
@@ -14,11 +15,16 @@ def teacher_names(config: RunConfig) -> tuple[str, ...] | None:
     return config.data.teachers if config.objective.needs_teachers else ()
 
 
-def teacher_dims(dataset: ReinforcedDataset, config: RunConfig) -> Sequence[int]:
-    """Widths of those teachers, in the order in which batches carry them."""
+def stored_teachers(dataset: ReinforcedDataset, config: RunConfig) -> list[StoredTeacher]:
+    """Those teachers, in the order in which batches carry them."""
     names = teacher_names(config)
-    known = {teacher.name: teacher.embed_dim for teacher in dataset.teachers}
+    known = {teacher.name: teacher for teacher in dataset.teachers}
     return list(known.values()) if names is None else [known[n] for n in names if n in known]
+
+
+def teacher_dims(dataset: ReinforcedDataset, config: RunConfig) -> Sequence[int]:
+    """Their widths."""
+    return [teacher.embed_dim for teacher in stored_teachers(dataset, config)]
 
 
 def batches(

@@ -39,6 +39,7 @@ def cached_backward(
     teachers: Sequence[Embeddings],
     caption_ids: Tensor,
     group: dist.ProcessGroup | None,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """Leave in every parameter the gradient of the whole batch's loss; return its terms.
 
@@ -49,12 +50,19 @@ def cached_backward(
         teachers: rows of the whole share.
         caption_ids: of the whole share.
         group: as for `ObjectiveModule`.
+        seed: as for `ObjectiveModule`.
     """
     module = accelerator.unwrap_model(wrapped)
     assert isinstance(module, TrainingModule)
     rows = _embed(module, micro_batches, accelerator)
     terms, gradients, others = _row_gradients(
-        module, rows, accelerator, teachers=teachers, caption_ids=caption_ids, group=group
+        module,
+        rows,
+        accelerator,
+        teachers=teachers,
+        caption_ids=caption_ids,
+        group=group,
+        seed=seed,
     )
     start = 0
     for number, part in enumerate(micro_batches):
@@ -97,12 +105,13 @@ def _row_gradients(
     teachers: Sequence[Embeddings],
     caption_ids: Tensor,
     group: dist.ProcessGroup | None,
+    seed: int,
 ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor], list[tuple[Tensor, Tensor]]]:
     """The loss's terms; gradients of all rows; parameters outside the towers with theirs."""
     image, text = rows.image.requires_grad_(), rows.text.requires_grad_()
     with accelerator.autocast():
         student = module.student.with_head(image, text)
-        terms = module.objective(student, teachers, caption_ids, group=group)
+        terms = module.objective(student, teachers, caption_ids, group=group, seed=seed)
     outside = [p for p in module.outside_towers() if p.requires_grad]
     found = torch.autograd.grad(terms["total"], [image, text, *outside], allow_unused=True)
     # DDP waits for every parameter, also for those that no term reads.

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from distill.config import RunConfig
+from distill.config import RunConfig, differences
 from distill.doctor import usable_cores
 from distill.run_log import read_log
 from distill.starting import train_from_config
@@ -69,24 +69,20 @@ def finished_result(config: RunConfig) -> dict[str, Any] | None:
     result, written = folder / "result.json", folder / "config.json"
     if not (result.is_file() and written.is_file()):
         return None
-    return json.loads(result.read_text()) if _same(config, written) else None
+    return None if differences(config, folder) else json.loads(result.read_text())
 
 
 def _move_other_run_aside(config: RunConfig, console: Console) -> None:
     """Rename a run's folder to NAME.before-N when what it holds was configured otherwise."""
     folder = Path(config.out)
     written = folder / "config.json"
-    if written.is_file() and not _same(config, written):
+    if written.is_file() and differences(config, folder):
         numbers = (folder.with_name(f"{folder.name}.before-{n}") for n in itertools.count(1))
         free = next(path for path in numbers if not path.exists())
         folder.rename(free)
         console.print(
             f"{folder} held a run of another configuration; it is now {free}", highlight=False
         )
-
-
-def _same(config: RunConfig, written: Path) -> bool:
-    return json.loads(written.read_text()) == json.loads(json.dumps(config.as_json()))
 
 
 def _watch(

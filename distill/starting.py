@@ -49,9 +49,13 @@ def build_from_config(
         spec = SPECS[config.name]
         length = spec.text.context_length
         tokenizer = tokenizer or WordTokenizer.fit(list(dataset.captions()), context_length=length)
-        student = build_student(spec, tokenizer=tokenizer, name=name or config.name)
+        student = build_student(
+            spec, tokenizer=tokenizer, name=name or config.name, kind=config.kind
+        )
     else:
-        student = build_student(config.name, tokenizer=tokenizer, name=name or config.name)
+        student = build_student(
+            config.name, tokenizer=tokenizer, name=name or config.name, kind=config.kind
+        )
     if donor is not None:
         copy_text_tower(student, donor)
     return student

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from distill.config import RunConfig
 from distill.gradient_cache import MicroBatch, cached_backward
+from distill.losses.adapters import Standards
 from distill.optimization import build_optimizer, learning_rate, set_learning_rate
 from distill.preparing import compile_towers, lock_text
 from distill.training_module import TrainingModule
@@ -47,6 +48,7 @@ class Stepper:
         config: the whole run.
         teacher_dims: widths of the stored teachers, in the order batches carry them.
         accelerator: of this process.
+        standards: of each teacher, where the objective standardises (`distill.standardizing`).
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Stepper:
         config: RunConfig,
         teacher_dims: Sequence[int],
         accelerator: Accelerator,
+        standards: Sequence[Standards] | None = None,
     ) -> None:
         """Build objective and optimizer, and wrap everything for this process."""
         self.config, self.accelerator, self.student = config, accelerator, student
@@ -62,7 +65,7 @@ class Stepper:
         self.locked = lock_text(student) if config.student.lock_text else []
         if config.activation_checkpointing:
             student.set_grad_checkpointing(True)
-        objective = config.objective.build(student.embed_dim, teacher_dims)
+        objective = config.objective.build(student.embed_dim, teacher_dims, standards)
         self.module = TrainingModule(student, objective)
         if config.channels_last:
             self.module.to(memory_format=torch.channels_last)
@@ -138,6 +141,7 @@ class Stepper:
     def _backward(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Leave the gradients in the parameters; return the terms."""
         micro_batches = self._micro_batches(batch, step)
+        shared_seed = step_seed(self.config.seed, step, 0)  # what all processes draw alike
         if len(micro_batches) > 1:
             return cached_backward(
                 self.wrapped,
@@ -146,11 +150,17 @@ class Stepper:
                 teachers=batch.teachers,
                 caption_ids=batch.caption_ids,
                 group=self.group,
+                seed=shared_seed,
             )
         (whole,) = micro_batches
         torch.manual_seed(whole.seed)
         terms = self.wrapped(
-            whole.images, whole.tokens, batch.teachers, batch.caption_ids, group=self.group
+            whole.images,
+            whole.tokens,
+            batch.teachers,
+            batch.caption_ids,
+            group=self.group,
+            seed=shared_seed,
         )
         self.accelerator.backward(terms["total"])
         return {name: value.detach() for name, value in terms.items()}

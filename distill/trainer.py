@@ -31,6 +31,7 @@ from distill.feeding import batches, teacher_dims
 from distill.health import Health
 from distill.preparing import accelerator_for, restore_towers
 from distill.run_log import RunLog, write_json
+from distill.standardizing import standards_of_run
 from distill.stepping import Stepper
 from distill.stopping import Stopped, StopSignals
 from reinforced_data import Batch, ReinforcedDataset
@@ -89,8 +90,10 @@ class _Fit:
         self.config, self.dataset, self.show = config, dataset, show
         self.accelerator = accelerator_for(config.precision)
         self.student = student
-        self.stepper = Stepper(student, config, teacher_dims(dataset, config), self.accelerator)
         self.folder = Path(config.out) if config.out else None
+        dims = teacher_dims(dataset, config)
+        standards = standards_of_run(dataset, config, self.accelerator)
+        self.stepper = Stepper(student, config, dims, self.accelerator, standards)
         self.refused = Counter[str]()  # over all processes, up to the last exchange
         self._refused_since = Counter[str]()  # by this process, since then
         self._saved_at = time.monotonic()

@@ -50,13 +50,14 @@ class TrainingModule(nn.Module):
         caption_ids: Tensor | None = None,
         group: dist.ProcessGroup | None = None,
         pulling: RowGradients | None = None,
+        seed: int = 0,
     ) -> dict[str, Tensor]:
         """Return raw terms by name and `total`; with `pulling` only what sends gradients back."""
         rows = self.student(images, tokens)
         if pulling is not None:
             return {"total": pulling.pull(rows)}
         assert caption_ids is not None
-        return self.objective(rows, teachers, caption_ids, group)
+        return self.objective(rows, teachers, caption_ids, group, seed)
 
     def outside_towers(self) -> list[nn.Parameter]:
         """The scale, the bias and what the objective trains, such as adapters."""

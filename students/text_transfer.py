@@ -31,7 +31,8 @@ def copy_text_tower(student: Student, donor: ClipModel) -> int:
     theirs = dict(donor.module.named_parameters())
     mine = dict(student.module.named_parameters())
     names = [*sorted(student.tower_names["text"]), "logit_scale"]
-    names += ["logit_bias"] if student.logit_bias is not None else []
+    # A softmax donor has no bias to give: the student keeps the one it begins with.
+    names += ["logit_bias"] if "logit_bias" in mine and "logit_bias" in theirs else []
     for name in names:
         if name not in theirs:
             raise ValueError(f"{donor.name} has no parameter {name} that {student.name} has")

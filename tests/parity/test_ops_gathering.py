@@ -17,7 +17,7 @@ SPLITS = {1: [11], 2: [8, 3], 4: [4, 1, 3, 3]}
 
 
 def problem():
-    """Two linear towers, a scale, two teachers; captions 0 and 5 are equal."""
+    """Two linear towers, a scale, two teachers and one of images; captions 0 and 5 are equal."""
     g = torch.Generator().manual_seed(0)
 
     def draw(*shape):
@@ -29,6 +29,7 @@ def problem():
     teachers = [
         (unit(draw(N, 4)), unit(draw(N, 4)), 30.0),
         (unit(draw(N, 7)), unit(draw(N, 7)), 12.0),
+        (unit(draw(N, 6)), draw(N, 0), 1.0),
     ]
     return draw(N, IN), draw(N, IN), draw(IN, 5), draw(IN, 5), ids, teachers
 
@@ -51,10 +52,18 @@ def loss_and_gradients(rank, ranks):
         Embeddings(u[own], v[own], torch.tensor(s, dtype=torch.float64)) for u, v, s in teachers
     ]
     torch.manual_seed(0)
-    objective = Objective(contrastive=0.3, affinity=0.7, feature=4.0, teacher_scale=0.3)
-    module = objective.build(5, [4, 7]).double()
+    objective = Objective(
+        contrastive=0.3,
+        affinity=0.7,
+        feature=4.0,
+        interactive=0.5,
+        relational=2.0,
+        teacher_scale=0.3,
+        feature_teacher_dropping=0.5,
+    )
+    module = objective.build(5, [4, 7, (6, 0)]).double()
     group = dist.group.WORLD if ranks > 1 else None
-    total = module(student, taught, ids[own], group)["total"]
+    total = module(student, taught, ids[own], group, seed=3)["total"]
     leaves += list(module.parameters())
     gradients = list(torch.autograd.grad(total, leaves))
     if ranks > 1:  # what DDP does

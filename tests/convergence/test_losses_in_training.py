@@ -1,0 +1,184 @@
+"""All distillation terms in the trainer: standardised once, resumed exactly, left behind on export.
+
+And every row of the ladder trains: `benchmarks/ladder.py` spends hours on them.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from distill import Objective, train
+from distill.cli.parsing import parse
+from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from distill.losses import Moments, phi_s
+from distill.recipes.demo import SPECS
+from distill.run_log import read_log
+from distill.standardizing import FILE, fit_standardization
+from distill.starting import train_from_config
+from reinforced_data import open_dataset, reinforce
+from reinforced_data.testing import TOKENIZER, WORDS, TinyEncoder, tiny_teacher, write_source
+from students import build_student
+from teachers import WordTokenizer
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from ladder_rows import ROWS, Place
+
+TAUGHT = Objective(
+    contrastive=0.3,
+    affinity=0.5,
+    feature=1.0,
+    interactive=0.5,
+    relational=0.5,
+    feature_adapter="mlp",
+    feature_standardize=True,
+    feature_teacher_dropping=0.5,
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Two teachers of different widths."""
+    folder = tmp_path_factory.mktemp("losses")
+    source = write_source(folder / "source", 24)
+    teachers = [tiny_teacher("teacher-a", seed=1), tiny_teacher("teacher-b", seed=2, embed_dim=12)]
+    reinforce(source, folder / "store", teachers=teachers, num_views=3, progress=False)
+    return folder / "store"
+
+
+def learner(seed=5):
+    return build_student(TinyEncoder(seed=seed), image_size=16, tokenizer=TOKENIZER)
+
+
+def recipe(objective=TAUGHT, num_steps=6):
+    return RunConfig(
+        data=DataConfig(batch_size=8, num_workers=0),
+        objective=objective,
+        optimizer=OptimizerConfig(lr=1e-2),
+        schedule=ScheduleConfig(num_steps=num_steps, warmup_steps=1),
+        log_every=1,
+        save_every=2,
+    )
+
+
+def test_the_fit_is_that_of_all_stored_rows(store):
+    dataset = open_dataset(store)
+    loader = dataset.loader(
+        preprocess=learner().preprocess,
+        tokenizer=TOKENIZER,
+        batch_size=24,
+        num_steps=40,
+        teachers=("teacher-b",),
+    )
+    passes = [batch.teachers[0] for batch in loader]  # a step is a pass; all see every view
+    views = {tuple(row.tolist()): row for rows in passes for row in rows.image}
+    stored = {"image": torch.stack(list(views.values())), "text": passes[0].text}
+    assert len(stored["image"]) == 24 * 3 and len(stored["text"]) == 24
+    for modality, rows in stored.items():
+        moments = Moments(12)
+        moments.add(rows)
+        expected = phi_s(moments)
+        found = fit_standardization(dataset, teacher="teacher-b", modality=modality)
+        torch.testing.assert_close(found.mean, expected.mean, rtol=0, atol=1e-12)
+        assert abs(found.deviation / expected.deviation - 1) < 1e-9
+        few = fit_standardization(dataset, teacher="teacher-b", modality=modality, max_rows=10)
+        assert 0.001 < (few.mean - found.mean).norm() < 0.5
+
+
+def test_an_unknown_teacher_is_refused(store):
+    with pytest.raises(ValueError, match="teacher-a"):
+        fit_standardization(open_dataset(store), teacher="teacher-q")
+
+
+def test_all_terms_resume_to_the_same_bits_and_stay_out_of_the_student(store, tmp_path):
+    class StopError(Exception):
+        pass
+
+    def stop_at_five(*_):
+        calls.append(1)
+        if len(calls) == 5:
+            raise StopError
+        return torch.zeros(())
+
+    calls = []
+    goal = dataclasses.replace(TAUGHT, custom={"stop": (0.0, stop_at_five)})
+    with pytest.raises(StopError):
+        train(learner(), store, recipe=recipe(goal), out=tmp_path / "cut", show=False)
+    kept = (tmp_path / "cut" / FILE).read_bytes()
+    train(learner(seed=9), store, recipe=recipe(goal), out=tmp_path / "cut", show=False)
+    assert (tmp_path / "cut" / FILE).read_bytes() == kept
+    train(learner(), store, recipe=recipe(), out=tmp_path / "whole", show=False)
+    whole, cut = (read_log(tmp_path / name) for name in ("whole", "cut"))
+    for term in ("feature", "interactive", "relational", "total"):
+        values = [record[f"loss/{term}"] for record in whole]
+        assert values == [record[f"loss/{term}"] for record in cut]
+        assert len(set(values)) == len(values)
+
+    checkpoint = load_file(tmp_path / "whole/checkpoints/step-00000006/tensors.safetensors")
+    trained = {name for name in checkpoint if name.startswith("model/objective.")}
+    assert {name.split(".")[1] for name in trained} == {"feature", "interactive"}
+    exported = load_file(tmp_path / "whole/model.safetensors")
+    assert set(exported) == set(TinyEncoder().state_dict())
+
+
+def test_micro_batches_give_the_same_terms(store, tmp_path):
+    logs = []
+    for size in (0, 3):
+        config = recipe(num_steps=3)
+        config = dataclasses.replace(
+            config, data=dataclasses.replace(config.data, micro_batch_size=size)
+        )
+        train(learner(), store, recipe=config, out=tmp_path / str(size), show=False)
+        logs.append(read_log(tmp_path / str(size)))
+    for whole, cut in zip(*logs, strict=True):
+        for term in ("affinity", "feature", "interactive", "relational"):
+            assert abs(whole[f"loss/{term}"] - cut[f"loss/{term}"]) < 1e-4
+
+
+def test_the_command_line_sets_every_option():
+    words = (
+        "--objective.interactive 1.5 --objective.relational 0.5 --objective.feature-standardize "
+        "--objective.feature-adapter mlp --objective.relational-kind distance "
+        "--objective.feature-teacher-dropping 0.5 --student.kind sigmoid"
+    )
+    config = parse(RunConfig, "train", words.split(), default=recipe(Objective()))
+    assert config.student.kind == "sigmoid"
+    assert config.objective == Objective(
+        interactive=1.5,
+        relational=0.5,
+        feature_standardize=True,
+        feature_adapter="mlp",
+        relational_kind="distance",
+        feature_teacher_dropping=0.5,
+    )
+
+
+@pytest.fixture(scope="module")
+def donor(tmp_path_factory):
+    """The larger teacher of the ladder, untrained."""
+    folder = tmp_path_factory.mktemp("donor")
+    tokenizer = WordTokenizer(WORDS, 12)
+    build_student(SPECS["demo-teacher-large"], tokenizer=tokenizer).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+def test_every_row_of_the_ladder_trains(name, store, donor, tmp_path):
+    config = ROWS[name](Place(store=str(store), donor=str(donor), splits={}), 2)
+    toy = dataclasses.replace(config.data, batch_size=8, num_workers=0)
+    toy = dataclasses.replace(config, data=toy, out=str(tmp_path / "run"), log_every=1)
+    assert train_from_config(toy, show=False).steps == 2
+    (first, last) = read_log(tmp_path / "run")
+    terms = {key.removeprefix("loss/") for key in first if key.startswith("loss/")}
+    weights = toy.objective.weights()
+    assert {term for term, weight in weights.items() if weight} <= terms
+    assert first["loss/total"] != last["loss/total"]
+
+
+def test_rows_differ_from_distilled(store, donor):
+    place = Place(store=str(store), donor=str(donor), splits={})
+    made = {name: row(place, 2) for name, row in ROWS.items()}
+    assert len({str(config) for config in made.values()}) == len(made)
