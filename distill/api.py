@@ -4,6 +4,7 @@ from distill import losses, ops
 from distill.config import RunConfig
 from distill.evaluation import evaluate, retention
 from distill.objective import Objective
+from distill.standardizing import fit_standardization
 from distill.training import TrainResult, train
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "RunConfig",
     "TrainResult",
     "evaluate",
+    "fit_standardization",
     "losses",
     "ops",
     "retention",

@@ -1,0 +1,50 @@
+"""When a folder's run is the same run: compared field by field, over versions of the toolkit."""
+
+import dataclasses
+import json
+
+import pytest
+
+from distill import Objective
+from distill.config import DataConfig, RunConfig, check_same_run, differences
+from distill.side_by_side import finished_result
+
+CONFIG = RunConfig(
+    data=DataConfig(batch_size=64),
+    evaluate_on={"a": "x", "b": "y"},
+    objective=Objective(feature=2.0),
+)
+
+
+def write(folder, config, without=()):
+    """Write `config.json` as a version that did not know some fields of the objective."""
+    values = config.as_json()
+    for name in without:
+        del values["objective"][name]
+    (folder / "config.json").write_text(json.dumps({**values, "out": str(folder)}))
+    (folder / "result.json").write_text(json.dumps({"steps": 5}))
+    return dataclasses.replace(config, out=str(folder))
+
+
+def test_a_field_that_was_not_known_had_its_default(tmp_path):
+    config = write(tmp_path, CONFIG, without=("interactive", "feature_adapter"))
+    assert differences(config, tmp_path) == {}
+    assert finished_result(config) == {"steps": 5}
+    check_same_run(config, tmp_path)
+
+    goal = dataclasses.replace(config.objective, interactive=1.0)
+    other = dataclasses.replace(config, objective=goal)
+    assert differences(other, tmp_path) == {"objective.interactive": (0.0, 1.0)}
+    assert finished_result(other) is None
+    with pytest.raises(ValueError, match=r"objective.interactive: 0.0 -> 1.0"):
+        check_same_run(other, tmp_path)
+
+
+def test_every_other_difference_counts(tmp_path):
+    config = write(tmp_path, CONFIG)
+    assert differences(config, tmp_path) == {}
+    fewer = dataclasses.replace(config, evaluate_on={"a": "x"})
+    assert differences(fewer, tmp_path) == {"evaluate_on.b": ("y", None)}
+    assert finished_result(fewer) is None
+    check_same_run(fewer, tmp_path)  # what is evaluated may change between parts of a run
+    assert differences(config, tmp_path / "nowhere") == {}
