@@ -1,7 +1,8 @@
-"""Every Triton kernel compiles for a Hopper GPU, which no GPU is needed for.
+"""Every launch of the Triton implementation compiles for a Hopper GPU, which no GPU is needed for.
 
-The interpreter runs what a compiler refuses; ptxas, which comes with Triton, does not. In a process
-of its own: elsewhere TRITON_INTERPRET may be set.
+The interpreter runs what a compiler refuses. Here the host code runs as on a GPU, with a driver
+that compiles (ptxas comes with Triton), checks shared memory, and launches nothing. In a process of
+its own: the driver is Triton's global.
 """
 
 import json
@@ -11,117 +12,98 @@ import sys
 
 import pytest
 
-from distill.ops.image_text.triton_tiling import CANDIDATES, ONLINE
-
-SHARED_BYTES = 227 * 1024  # of one Hopper multiprocessor, as one block may have them
+from distill.ops.image_text.triton_tiling import CANDIDATES
 
 WORKER = """
 import json, sys
-import triton
+import torch
+import torch.nn.functional as F
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from distill.ops.image_text import triton_sigmoid, triton_softmax
+from triton.runtime import driver
 
-KERNELS = {**vars(triton_softmax), **vars(triton_sigmoid)}
-TYPES = {"row_ids": "i64", "column_ids": "i64", "unsafe": "i32", "flag": "i32"}
-INTEGERS = ("M", "N", "stride", "row_stride", "column_stride", "diagonal")
-ALIGNED = [["tt.divisibility", 16]]
+class CompilesOnly:
+    get_current_device = get_current_stream = lambda *_: 0
+    get_current_target = lambda _: GPUTarget("cuda", 90, 32)
+    launcher_cls = lambda *_: lambda *_: None
+    utils = property(lambda self: self)
+    get_device_properties = lambda *_: {"max_shared_mem": 227 * 1024}
+    load_binary = lambda *_: (object(), None, 0, 0, 1024)
 
+driver.set_active(CompilesOnly())
 
-def source(kernel, dtype, constants):
-    # The kernel's signature as a launch would specialise it: every pointer 16-byte aligned.
-    signature, constexprs, attributes = {}, {}, {}
-    count = len(constants["WIDTHS"])
-    rows = "fp32" if constants.get("LIBRARY") else dtype
-    for place, name in enumerate(kernel.arg_names):
-        if name in constants:
-            signature[name], constexprs[name] = "constexpr", constants[name]
-        elif name in ("lefts", "rights"):
-            signature[name] = (f"*{rows}",) * count
-            attributes |= {(place, k): ALIGNED for k in range(count)}
-        elif name in INTEGERS:
-            signature[name] = "i32"
-        else:
-            half = name == "gradient" and dtype != "fp32"
-            signature[name] = "*" + ("fp16" if half else TYPES.get(name, "fp32"))
-            attributes[(place,)] = ALIGNED
-    return ASTSource(kernel, signature, constexprs=constexprs, attrs=attributes)
+from distill.ops import Embeddings
+from distill.ops.image_text import triton_problem, triton_sigmoid, triton_softmax
+from distill.ops.image_text.arguments import Options, normal_form
+from distill.ops.image_text.triton_tiling import CANDIDATES
 
+def model(n, width, dtype):
+    rows = (torch.zeros(n, width, dtype=dtype) for _ in range(2))
+    return Embeddings(*rows, torch.tensor(10.0), torch.tensor(-10.0))
+
+for dtype, n, widths, candidate, kind, with_ids, with_divisors in json.loads(sys.argv[1]):
+    student, *teachers = (model(n, width, getattr(torch, dtype)) for width in widths)
+    ids = torch.zeros(n, dtype=torch.int64) if with_ids else None
+    divisors = (torch.zeros(n), torch.zeros(n)) if with_divisors else None
+    options = Options(kind=kind, positives=ids, divisors=divisors)
+    problem, tiling = normal_form(student, teachers, options), CANDIDATES[candidate]
+    if kind == "sigmoid" and not teachers:
+        triton_problem.one_sweep(problem, tiling)
+    else:
+        swept = triton_problem.statistics(problem, tiling)
+        triton_problem.gradients(problem, swept, torch.ones(()), torch.ones(()), tiling)
 
 report = []
-for name, dtype, constants, warps, stages in json.loads(sys.argv[1]):
-    constants["WIDTHS"] = tuple(constants["WIDTHS"])
-    built = triton.compile(
-        source(KERNELS[name], dtype, constants),
-        target=GPUTarget("cuda", 90, 32),
-        options={"num_warps": warps, "num_stages": stages},
-    )
-    report.append({"shared": built.metadata.shared, "wgmma": "wgmma.mma" in built.asm["ptx"],
-                   "cubin": len(built.asm["cubin"])})
+for name, kernel in {**vars(triton_softmax), **vars(triton_sigmoid)}.items():
+    if name.endswith("_kernel"):
+        for built in kernel.device_caches[0][0].values():
+            report.append([name, "wgmma.mma" in built.asm["ptx"], len(built.asm["cubin"])])
 print(json.dumps(report))
 """
 
 
-def compile_all(builds, cache):
-    """Compile in one other process; return shared memory, use of wgmma and size of each."""
+def compiled(cases, cache):
+    """Run every case in one other process; return (kernel, uses wgmma, bytes) of what it built."""
     environment = {**os.environ, "TRITON_CACHE_DIR": str(cache)}
     environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-c", WORKER, json.dumps(builds)]
+    command = [sys.executable, "-c", WORKER, json.dumps(cases)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    report = json.loads(done.stdout)
+    assert all(size > 0 for _, _, size in report)
+    return report
 
 
-def constants(kernel, widths, tiling, element_bytes, **chosen):
-    """A kernel's compile-time arguments; with diagonal positives unless chosen."""
-    made = {
-        "WIDTHS": widths,
-        "PRECISION": "tf32x3",
-        "BLOCK_M": tiling.block_m,
-        "BLOCK_N": tiling.block_n,
-        "BLOCK_K": tiling.block_bytes // element_bytes,
-    }
-    flags = {"IDS": False, "NEGATIVES": False}
-    if kernel == "online_kernel":
-        return {**made, **flags, "SLOT": len(widths) - 1, **chosen}
-    if kernel == "sigmoid_kernel":
-        flags = {"IDS": False, "VALUES": True, "GRADIENT": True}
-    flags |= {"LIBRARY": tiling.backend == "library", "GROUP": tiling.group}
-    return {**made, **flags, **chosen}
-
-
-def build(kernel, dtype, widths, tiling, **chosen):
-    size = 4 if dtype == "fp32" else 2
-    made = constants(kernel, widths, tiling, size, **chosen)
-    return [kernel, dtype, made, tiling.num_warps, tiling.num_stages]
-
-
-def check(builds, cache):
-    for built, found in zip(builds, compile_all(builds, cache), strict=True):
-        assert found["cubin"] > 0
-        assert found["shared"] <= SHARED_BYTES, built
-        # The tensor cores of Hopper are used, or there is no product in the kernel.
-        assert found["wgmma"] != built[2].get("LIBRARY", False), built
-
-
-def test_default_tiling_compiles_for_hopper(tmp_path):
-    first = CANDIDATES[0]
-    library = next(tiling for tiling in CANDIDATES if tiling.backend == "library")
-    builds = [
-        build("sums_kernel", "bf16", (512, 768), first),
-        build("gradient_kernel", "bf16", (512, 768), first, IDS=True, NEGATIVES=True),
-        build("sigmoid_kernel", "bf16", (768,), first),
-        build("sums_kernel", "fp32", (384,), first, IDS=True, NEGATIVES=True),
-        build("online_kernel", "fp16", (64, 64), ONLINE, IDS=True),
-        build("gradient_kernel", "bf16", (512, 768), library),
+def test_default_tilings_compile_for_hopper(tmp_path):
+    library = next(i for i, tiling in enumerate(CANDIDATES) if tiling.backend == "library")
+    cases = [
+        ("bfloat16", 256, (512,), 0, "softmax", False, False),
+        ("bfloat16", 256, (768,), 0, "sigmoid", False, False),
+        ("float32", 256, (384, 48), 0, "softmax", True, True),
     ]
-    check(builds, tmp_path)
+    report = compiled(cases, tmp_path / "fused")
+    assert {name for name, _, _ in report} == {
+        *("sums_kernel", "gradient_kernel", "online_kernel", "sigmoid_kernel")
+    }
+    assert all(wgmma for _, wgmma, _ in report), "the tensor cores of Hopper are used"
+    cases = [("bfloat16", 256, (768,), library, "sigmoid", False, False)]
+    assert not any(wgmma for _, wgmma, _ in compiled(cases, tmp_path / "library"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
-@pytest.mark.parametrize("widths", [(512,), (512, 768, 768), (1,)])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("widths", [(512,), (512, 768, 768), (1,)], ids=["512", "three", "1"])
 def test_every_candidate_compiles_for_hopper(dtype, widths, tmp_path):
-    kernels = ("sums_kernel", "gradient_kernel", "sigmoid_kernel")
-    builds = [build(kernel, dtype, widths, tiling) for kernel in kernels for tiling in CANDIDATES]
-    check(builds, tmp_path)
+    places, kinds = range(len(CANDIDATES)), ("softmax", "sigmoid")
+    cases = [(dtype, 256, widths, i, kind, False, False) for i in places for kind in kinds]
+    compiled(cases, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [1, 7, 257])
+def test_ragged_sizes_compile_for_hopper(n, tmp_path):
+    """Triton compiles anew for a size of 1 and for sizes that 16 does not divide."""
+    cases = [
+        ("bfloat16", n, (63, 16), 0, kind, True, kind == "softmax")
+        for kind in ("softmax", "sigmoid")
+    ]
+    compiled(cases, tmp_path)

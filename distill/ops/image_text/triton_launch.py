@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass
 
 import torch
+import triton
 from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
 
@@ -78,7 +79,8 @@ class Operands:
 
 def _rows(rows: Tensor) -> Tensor:
     """Contiguous; not float64 beside a float32 student, nor bfloat16 in the interpreter."""
-    wrong = rows.dtype == torch.float64 or (rows.dtype == torch.bfloat16 and not rows.is_cuda)
+    interpreted = triton.knobs.runtime.interpret and rows.dtype == torch.bfloat16
+    wrong = rows.dtype == torch.float64 or interpreted
     return (rows.float() if wrong else rows).contiguous()
 
 

@@ -133,18 +133,21 @@ def gradient_kernel(
     anchored = tl.load(unsafe) == 0
     same = same_tile(row_ids, column_ids, i, j, M, N, diagonal, IDS)
 
+    student = product_tile(
+        *(lefts[0], rights[0], rows, columns, stride, WIDTHS[0]),
+        *(LIBRARY, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION),
+    )
+    student = student * tl.load(scales) + tl.load(offsets)
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for part in tl.static_range(PARTS):
-        if part < COUNT:
+        if part == 0 or part == COUNT:
+            scores = student
+        else:
             scores = product_tile(
                 *(lefts[part], rights[part], rows, columns, stride, WIDTHS[part]),
                 *(LIBRARY, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION),
             )
             scores = scores * tl.load(scales + part) + tl.load(offsets + part)
-        else:
-            scores = student
-        if part == 0:
-            student = scores
         c_row = tl.load(row_vectors + (1 + part) * row_stride)
         c_column = tl.load(column_vectors + (1 + part) * column_stride)
         if anchored:
