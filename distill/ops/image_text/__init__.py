@@ -6,14 +6,14 @@ asked, and dispatches by `impl`. Weights of the terms are the caller's.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from distill.ops.gathering import gather_embeddings, gather_rows
+from distill.ops.gathering import gather_embeddings, gather_rows, world_size
 from distill.ops.image_text import reference
 from distill.ops.image_text.arguments import (
     IntraModal,
@@ -22,10 +22,15 @@ from distill.ops.image_text.arguments import (
     check_values,
     normal_form,
 )
+from distill.ops.image_text.operator import image_text_values
 from distill.ops.image_text.problem import Impl, Targets
+from distill.ops.image_text.sweeps import chosen
 from teachers.contract import Embeddings, Kind
 
-__all__ = ["ImageTextTerms", "Impl", "IntraModal", "Targets", "image_text_loss"]
+__all__ = ["Exchange", "ImageTextTerms", "Impl", "IntraModal", "Targets", "image_text_loss"]
+
+
+Exchange = Literal["gather", "ring"]
 
 
 class ImageTextTerms(NamedTuple):
@@ -50,6 +55,7 @@ def image_text_loss(
     group: dist.ProcessGroup | None = None,
     check: bool = False,
     impl: Impl = "auto",
+    exchange: Exchange = "gather",
 ) -> ImageTextTerms:
     """Contrastive and affinity loss of one batch (equations in `reference.py`).
 
@@ -68,7 +74,9 @@ def image_text_loss(
         group: all rows of this process group are one batch. Gradients are right under DDP's
             averaging. Pass `torch.distributed.group.WORLD` for the default group.
         check: verify values (unit rows, finite scale) on any device; the CPU always does.
-        impl: which implementation.
+        impl: "reference" is N x N, "tiled" and "triton" are O(N d); "auto" looks at device and size.
+        exchange: "gather" brings every rank's texts to every rank; "ring" passes them round, so
+            that no rank holds all rows.
 
     Returns:
         Scalars, mean over both directions (softmax) or summed and divided by n (sigmoid).
@@ -76,6 +84,7 @@ def image_text_loss(
     Raises:
         ValueError: names the argument and what was expected.
     """
+    ranks = None if world_size(group) == 1 else group
     options = Options(
         teacher_weights=teacher_weights,
         kind=kind,
@@ -86,14 +95,21 @@ def image_text_loss(
         row_weights=row_weights,
         divisors=divisors,
         impl=impl,
+        exchange=exchange,
+        partial=ranks is not None,
     )
     check_arguments(student, teachers, options)
     with torch.autocast(student.image.device.type, enabled=False):
         if check or student.image.device.type == "cpu":
             check_values(student, teachers, options)
-        if group is not None:
-            student, teachers, options = _gathered(student, teachers, options, group)
-        return ImageTextTerms(*reference.terms(normal_form(student, teachers, options)))
+        problem = normal_form(student, teachers, options)
+        name = chosen(impl, problem, grouped=ranks is not None)
+        if name != "reference":
+            return ImageTextTerms(*image_text_values(problem, name, ranks, exchange))
+        if ranks is not None:
+            gathered = _gathered(student, teachers, options, ranks)
+            problem = normal_form(*gathered)
+        return ImageTextTerms(*reference.terms(problem))
 
 
 def _gathered(
@@ -115,6 +131,7 @@ def _gathered(
         positives=everybody(options.positives),
         row_weights=everybody(options.row_weights),
         divisors=divisors,
+        partial=False,
     )
     teachers = [gather_embeddings(teacher, group) for teacher in teachers]
     return gather_embeddings(student, group), teachers, options

@@ -52,6 +52,7 @@ class Options:
     divisors: tuple[Float[Tensor, " n"], Float[Tensor, " n"]] | None = None
     exchange: str = "gather"
     impl: str = "auto"
+    partial: bool = False
 
 
 def check_arguments(student: Embeddings, teachers: Sequence[Embeddings], options: Options) -> None:
@@ -164,13 +165,18 @@ def check_values(student: Embeddings, teachers: Sequence[Embeddings], options: O
 
 
 def normal_form(student: Embeddings, teachers: Sequence[Embeddings], options: Options) -> Problem:
-    """Write one process's rows as a `Problem`; shares and counts are those of these rows alone."""
+    """Write one process's rows as a `Problem`; shares and counts are those of these rows alone.
+
+    With `options.partial` the rows are a part of the batch and shares are left as weights.
+    """
     dtype = torch.promote_types(student.image.dtype, student.text.dtype)
     high = torch.promote_types(dtype, torch.float32)
     image, text = student.image.to(dtype), student.text.to(dtype)
     n, ids, weights = image.shape[0], options.positives, options.row_weights
     ones = torch.ones(n, dtype=high, device=image.device)
-    share = ones / n if weights is None else (weights.detach().to(high) / weights.detach().sum())
+    share = ones if weights is None else weights.detach().to(high)
+    if not options.partial:
+        share = share / (n if weights is None else share.sum())
     divisors = options.divisors or (None, None)
     row_divisor, column_divisor = (d if d is None else d.detach().to(high) for d in divisors)
     positives = ones if ids is None else count_positives(ids, ids).to(high)

@@ -202,6 +202,17 @@ def merge(a: Side, b: Side) -> Side:
     )
 
 
+def pack(side: Side) -> Float[Tensor, "q n"]:
+    """All statistics of a side as one matrix of 4 + 2 K rows."""
+    return torch.cat([side.lse, side.dot, torch.stack(side[2:])])
+
+
+def unpack(packed: Float[Tensor, "q n"], num_sources: int) -> Side:
+    """Undo `pack`."""
+    lse, dot, vectors = packed.split([1 + num_sources, num_sources, 3])
+    return Side(lse, dot, *vectors)
+
+
 def terms(problem: Problem, statistics: Statistics) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Contrastive and affinity values from statistics merged over the whole batch.
 
