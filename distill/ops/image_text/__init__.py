@@ -73,8 +73,10 @@ def image_text_loss(
             the contrastive term; no gradient. `distill.losses.FastCLIP` stands on it.
         group: all rows of this process group are one batch. Gradients are right under DDP's
             averaging. Pass `torch.distributed.group.WORLD` for the default group.
-        check: verify values (unit rows, finite scale) on any device; the CPU always does.
-        impl: "reference" is N x N, "tiled" and "triton" are O(N d); "auto" looks at device and size.
+        check: verify values (unit rows, finite scale) on any device; the CPU always does,
+            except under torch.compile.
+        impl: "reference" is N x N, "tiled" and "triton" are O(N d); "auto" looks at device and
+            size.
         exchange: "gather" brings every rank's texts to every rank; "ring" passes them round, so
             that no rank holds all rows.
 
@@ -100,7 +102,8 @@ def image_text_loss(
     )
     check_arguments(student, teachers, options)
     with torch.autocast(student.image.device.type, enabled=False):
-        if check or student.image.device.type == "cpu":
+        on_cpu = student.image.device.type == "cpu" and not torch.compiler.is_compiling()
+        if check or on_cpu:
             check_values(student, teachers, options)
         problem = normal_form(student, teachers, options)
         name = chosen(impl, problem, grouped=ranks is not None)

@@ -62,10 +62,7 @@ def values(
         found = _ring_statistics(problem, everybody, sweeps, group)
     else:
         found = _gather_statistics(problem, everybody, sweeps, group)
-    if problem.kind == "sigmoid":
-        total = found.pairs.clone()
-    else:
-        total = torch.stack(terms(own, found))
+    total = torch.stack(terms(own, found))
     dist.all_reduce(total, group=group)
     return (total[0], total[1]), found
 

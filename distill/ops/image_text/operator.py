@@ -147,8 +147,8 @@ def _values(
             values = terms(problem, statistics)
     rows, columns = (pack(side) for side in (statistics.rows, statistics.columns))
     if early is None:
-        empty = (values[0].new_empty(0) for _ in range(3))
-        return torch.stack(values), rows, columns, *empty
+        image, text, scalars = (values[0].new_empty(0) for _ in range(3))
+        return torch.stack(values), rows, columns, image, text, scalars
     scalars = torch.stack([early.logit_scale, early.logit_bias])
     return torch.stack(values), rows, columns, early.image, early.text, scalars
 
@@ -222,7 +222,7 @@ def _(
     n, packed = image.shape[0], 4 + 2 * (len(sources) // 4)
     sides = (logit_scale.new_empty(packed, n) for _ in range(2))
     made = differentiate and kind == "sigmoid" and not sources and not group
-    early = [share.new_empty(x.shape) for x in (image, text)] if made else [share.new_empty(0)] * 2
+    early = (share.new_empty(x.shape if made else (0,)) for x in (image, text))
     return share.new_empty(2), *sides, *early, share.new_empty(2 if made else 0)
 
 
@@ -267,7 +267,9 @@ def _differentiate(ctx, grad_values, *_unused):
     else:
         image, text, scalars = _gradients(*call, rows, columns, grad_values)
     found = (image, text, scalars[0], scalars[1])
-    return *found, [None] * len(rest), *[None] * (len(Call._fields) - 5 + 1)
+    # A list of tensors takes a list, and torch takes an empty list of numbers for one.
+    weights = None if call.weights else []
+    return *found, [None] * len(rest), *[None] * 5, weights, *[None] * 7
 
 
 _values.register_autograd(_differentiate, setup_context=_remember)
@@ -285,4 +287,4 @@ def image_text_values(
 
 
 def _resolve(group: str) -> dist.ProcessGroup:
-    return dist.distributed_c10d._resolve_process_group(group)
+    return dist.distributed_c10d._resolve_process_group(dist.distributed_c10d.GroupName(group))

@@ -1,6 +1,6 @@
 """The implementations by name, and which one `auto` means."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -10,6 +10,7 @@ from distill.ops.image_text import tiled
 from distill.ops.image_text.problem import Gradients, Problem, Statistics
 
 
+@runtime_checkable
 class Sweeps(Protocol):
     """A module that fulfils the contract of `problem.py`."""
 
