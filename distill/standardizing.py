@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from distill.config import RunConfig
@@ -93,7 +94,7 @@ def fit_all(
     path = None if folder is None else folder / FILE
     tensors: dict[str, torch.Tensor] = {}
     if keep and path is not None and path.is_file():
-        tensors = load_file(path)
+        tensors = _read(path)
     standards: list[Standards] = []
     for teacher in teachers:
         own: Standards = {}
@@ -119,10 +120,24 @@ def _write(path: Path, teachers: Sequence[StoredTeacher], standards: Sequence[St
         for modality, standard in own.items()
         for name, value in standard.tensors().items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"partial-{path.name}")
-    save_file(tensors, partial)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, partial)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} cannot be written ({error}); give another out folder, or make room"
+        ) from error
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); remove it, and the same rows are fitted again"
+        ) from error
 
 
 def _rows(

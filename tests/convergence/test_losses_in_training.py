@@ -182,3 +182,17 @@ def test_rows_differ_from_distilled(store, donor):
     place = Place(store=str(store), donor=str(donor), splits={})
     made = {name: row(place, 2) for name, row in ROWS.items()}
     assert len({str(config) for config in made.values()}) == len(made)
+
+
+def test_a_damaged_or_unwritable_standardization_is_named(store, tmp_path):
+    out = tmp_path / "run"
+    train(learner(), store, recipe=recipe(num_steps=2), out=out, show=False)
+    (out / FILE).write_bytes(b"half a f")
+    with pytest.raises(ValueError, match=f"{FILE} cannot be read .*remove it"):
+        train(learner(), store, recipe=recipe(num_steps=2), out=out, show=False)
+    (out / FILE).unlink()  # fitted again, to the same
+    train(learner(), store, recipe=recipe(num_steps=2), out=out, show=False)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(ValueError, match=f"{FILE} cannot be written"):
+        train(learner(), store, recipe=recipe(), out=blocked / "run", show=False)

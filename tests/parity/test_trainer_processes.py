@@ -25,7 +25,15 @@ store, out = sys.argv[1:]
 student = build_student(TinyEncoder(seed=5), image_size=16, tokenizer=TOKENIZER)
 recipe = RunConfig(
     data=DataConfig(batch_size=12, num_workers=0),
-    objective=Objective(contrastive=0.3, affinity=0.7, feature=1.0),
+    objective=Objective(
+        contrastive=0.3,
+        affinity=0.7,
+        feature=1.0,
+        interactive=0.5,
+        relational=0.5,
+        feature_standardize=True,
+        feature_teacher_dropping=0.5,
+    ),
     # A large epsilon: Adam divides rounding errors by themselves where gradients vanish.
     optimizer=OptimizerConfig(lr=1e-2, eps=1e-3),
     schedule=ScheduleConfig(num_steps=8, warmup_steps=1),
