@@ -101,7 +101,7 @@ def write_unit(
 ) -> Commit | None:
     """Write the data file, then the record; None when another writer was first.
 
-    The loser's file is removed; `remove_leftovers` removes what killed attempts have left.
+    A file without its record is removed; `remove_leftovers` removes what killed attempts have left.
     """
     data = to_ipc(batch)
     attempt = uuid.uuid4().hex[:8]
@@ -117,7 +117,10 @@ def write_unit(
         skipped=tuple(skipped),
         written=time.time(),
     )
-    won = storage.create(commit_path(column.name, shard), commit.to_json())
-    if not won:
-        storage.remove(path)
+    won = False
+    try:
+        won = storage.create(commit_path(column.name, shard), commit.to_json())
+    finally:
+        if not won:
+            storage.remove(path)
     return commit if won else None

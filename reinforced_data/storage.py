@@ -19,6 +19,8 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
+from reinforced_data.write_errors import cannot_write
+
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 
 
@@ -120,25 +122,30 @@ class Storage:
             try:
                 give_name(temporary, self._path(path))
                 named = True
+            except FileExistsError:
+                raise
             except FileNotFoundError:
                 # Another run took it for a dead writer's while this one was paused: once more.
                 continue
+            except OSError as error:
+                raise cannot_write(error, Path(self._path(path)), len(data)) from error
             finally:
                 Path(temporary).unlink(missing_ok=True)
         self._sync_folder(path)
 
     def _write_temporary(self, path: str, data: bytes) -> str:
         target = Path(self._path(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        except OSError as error:
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                temporary.unlink(missing_ok=True)
+            raise cannot_write(error, target, len(data)) from error
         return str(temporary)
 
     def _sync_folder(self, path: str) -> None:
