@@ -1,10 +1,11 @@
 """Bad steps: found before the optimizer takes them, and left out on every process alike.
 
 A step is bad when its loss or gradient norm is not finite, or lies far above what the last steps
-had: above the median by `spike_factor` median absolute deviations (at least a tenth of the median,
-so that a smooth run is not judged by its smoothness). The judgement reads two numbers from the
-device, once a step, after the backward pass. It knows taken steps alone and is kept in checkpoints,
-so that a resumed run judges as an undisturbed one.
+had: above the median by `spike_factor` median absolute deviations. A deviation counts as a tenth of
+the median at least for losses, so that a smooth run is not judged by its smoothness, and as a half
+for gradient norms, whose ordinary outliers clipping takes care of. The judgement reads two numbers
+from the device, once a step, after the backward pass. It knows taken steps alone and is kept in
+checkpoints, so that a resumed run judges as an undisturbed one.
 """
 
 import math
@@ -18,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_LEAST_DEVIATION = 0.1
+# As shares of the median.
+_LEAST_DEVIATIONS = {"loss": 0.1, "grad_norm": 0.5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +83,8 @@ class Watch:
             return None
         middle = median(known)
         deviation = median(abs(other - middle) for other in known)
-        limit = middle + self.config.spike_factor * max(
-            deviation, _LEAST_DEVIATION * abs(middle), 1e-12
-        )
+        least = max(_LEAST_DEVIATIONS[name] * abs(middle), 1e-12)
+        limit = middle + self.config.spike_factor * max(deviation, least)
         if value <= limit:
             return None
         return f"{name} {value:.4g} is above {limit:.4g} (median of {len(known)}: {middle:.4g})"
