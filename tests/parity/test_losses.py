@@ -1,6 +1,7 @@
 """Every distillation loss equals its equation written out, in float64, values and gradients."""
 
 import math
+from contextlib import contextmanager
 
 import open_clip
 import pytest
@@ -17,6 +18,7 @@ from distill.losses import (
     relational_loss,
 )
 from distill.ops import Embeddings
+from distill.ops.image_text.sweeps import CPU_CROSSOVER
 
 N = 9
 
@@ -216,10 +218,26 @@ def test_relations(kind):
             assert value == 0 and not gradient.any()
 
 
-def test_relations_keep_no_square():
-    """Nothing of n x n is saved for the backward pass."""
-    n = 256
-    x = rows(8, 1, n=n).requires_grad_()
+def test_a_large_interactive_loss_keeps_no_square():
+    """From some size on it is tiled, with the same value and gradients."""
+    n = math.isqrt(CPU_CROSSOVER) + 1
+    image, text = rows(4, 1, n=n).requires_grad_(), rows(4, 2, n=n).requires_grad_()
+    teacher = Embeddings(rows(4, 3, n=n), rows(4, 4, n=n), torch.ones(()).double())
+    scale = torch.tensor(14.0).double()
+    with saved_sizes() as saved:
+        found = interactive_contrastive(image, text, teacher, scale)
+    assert max(saved) < n * n // 8
+    clip = open_clip.ClipLoss()
+    expected = (clip(image, teacher.text, scale) + clip(teacher.image, text, scale)) / 2
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    gradients = [torch.autograd.grad(value, [image, text]) for value in (found, expected)]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@contextmanager
+def saved_sizes():
+    """Sizes of what is saved for the backward pass."""
     saved = []
 
     def keep(tensor):
@@ -227,6 +245,14 @@ def test_relations_keep_no_square():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield saved
+
+
+def test_relations_keep_no_square():
+    """Nothing of n x n is saved for the backward pass."""
+    n = 256
+    x = rows(8, 1, n=n).requires_grad_()
+    with saved_sizes() as saved:
         neighbour_divergence(x, rows(8, 2, n=n), 25.0, 64)
         distance_difference(x, rows(8, 2, n=n), 64)
     assert max(saved) < n * n // 8
