@@ -53,7 +53,7 @@ def test_in_the_interpreter_at_length():
 
 def tiny(backend):
     """Tiles so small that a matrix of 65 rows has several, in several super-tiles."""
-    return Tiling(backend=backend, block_m=32, block_n=32, block_bytes=64, side=48)
+    return Tiling(backend=backend, block_m=32, block_n=32, block_bytes=64, side=32)
 
 
 def embeddings(n, width, scale, dtype, align):

@@ -78,6 +78,7 @@ class Pairs(NamedTuple):
 def softmax_sums(operands: Operands, tiling: Tiling) -> tuple[Softmaxes, Softmaxes]:
     """Statistics of rows and of columns."""
     n, m = operands.shape
+    tiling = tiling.without_scratch()
     like, count = operands.scales, len(operands.lefts)
     shifts = _shifts(operands)
     sums = like.new_zeros(operands.num_sums, n), like.new_zeros(operands.num_sums, m)
@@ -139,7 +140,9 @@ def sigmoid_pairs(
     """
     total = weights.new_zeros(3)
     factor, factors, dtype, products = weights.new_ones(()), None, None, None
-    if upstream is not None:
+    if upstream is None:
+        tiling = tiling.without_scratch()
+    else:
         dtype = _gradient_dtype(operands)
         largest = torch.stack([share.abs().amax() for share in shares]).mean()
         factor = _factor(largest * upstream.abs().sum(), dtype)

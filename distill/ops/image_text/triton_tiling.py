@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 Backend = Literal["fused", "library"]
@@ -45,6 +45,10 @@ class Tiling:
     num_stages: int = 3
     group: int = 8
     side: int = 8192
+
+    def without_scratch(self) -> "Tiling":
+        """The same for a sweep that keeps no number per pair: larger, so fewer launches."""
+        return replace(self, side=2 * self.side) if self.backend == "fused" else self
 
     def super_tile(self, rows: int, columns: int) -> tuple[int, int]:
         """Rows and columns of a super-tile of a (rows, columns) matrix."""
