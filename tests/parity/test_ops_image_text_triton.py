@@ -15,8 +15,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from distill.ops import image_text_loss
+from distill.ops.image_text import operator, reference
 from distill.ops.image_text import problem as contract
-from distill.ops.image_text import reference
 from distill.ops.image_text.arguments import IntraModal, Options, normal_form
 from teachers.contract import Embeddings
 
@@ -177,6 +178,47 @@ def test_sigmoid(n, width, teachers, chosen, backend):
 def test_float16(backend):
     check(50, 40, (16,), backend, dtype=torch.float16, scale=50.0)
     check(50, 40, (), backend, dtype=torch.float16, kind="sigmoid")
+
+
+@in_the_interpreter
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("n", [1, 40])
+def test_through_the_front_door(n, kind):
+    """Forward and backward of the operator, with the tiling that is used; a pair has no loss."""
+    student = embeddings(n, 48, 10.0, torch.float32, 1.0)
+    teachers = [embeddings(n, 16, 20.0, torch.float32, 1.0)] if kind == "softmax" else []
+    leaves = Embeddings(*(x.clone().requires_grad_() for x in student))
+    terms = image_text_loss(leaves, teachers, kind=kind, impl="triton")
+    total = UPSTREAM[0] * terms.contrastive + UPSTREAM[1] * terms.affinity
+    found = torch.autograd.grad(total, list(leaves), materialize_grads=True)
+    values, wanted = in_float64(student, teachers, {"kind": kind})
+    for f, w in zip([*terms, *found], [*values, *wanted], strict=True):
+        assert (f.double() - w).abs().max() <= 1e-5 * w.abs().max() + 1e-6 * (n == 1) + 1e-7
+
+
+@in_the_interpreter
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch's own copies
+def test_the_operator_passes_torchs_own_checks():
+    made = normal_form(embeddings(9, 8, 10.0, torch.float32, 1.0), [], Options())
+    call = operator.Call.of(made, "triton", "", "gather")
+    for x in call[:4]:
+        x.requires_grad_()
+    torch.library.opcheck(torch.ops.distill.image_text_values.default, (*call, True))
+
+
+def test_a_device_that_triton_does_not_know_is_refused():
+    if INTERPRETED:
+        pytest.skip("the interpreter runs on a CPU")
+    model = embeddings(4, 8, 10.0, torch.float32, 1.0)
+    with pytest.raises(ValueError, match="impl='triton' needs tensors on an NVIDIA GPU, got cpu"):
+        image_text_loss(model, impl="triton")
+
+
+@in_the_interpreter
+def test_float64_is_tiled():
+    student = Embeddings(*(double(x) for x in embeddings(20, 8, 10.0, torch.float32, 1.0)))
+    terms = [image_text_loss(student, impl=impl).contrastive for impl in ("triton", "tiled")]
+    assert torch.equal(*terms) and terms[0].dtype == torch.float64
 
 
 @in_the_interpreter

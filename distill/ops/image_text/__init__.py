@@ -76,7 +76,8 @@ def image_text_loss(
         check: verify values (unit rows, finite scale) on any device; the CPU always does,
             except under torch.compile.
         impl: "reference" is N x N, "tiled" and "triton" are O(N d); "auto" looks at device and
-            size.
+            size. "triton" is for NVIDIA GPUs, at the speed of the rows' dtype (pass bfloat16 or
+            float16 for the tensor cores' full rate); float64 rows are tiled's.
         exchange: "gather" brings every rank's texts to every rank; "ring" passes them round, so
             that no rank holds all rows.
 
