@@ -5,6 +5,7 @@ whole batch: gathering over ranks is the caller's (`distill.objective`).
 """
 
 from distill.losses.adapters import Adapters
+from distill.losses.fastclip import FastCLIPLoss
 from distill.losses.feature import FeatureLoss, cosine_distances, drop_teachers, squared_distances
 from distill.losses.interactive import InteractiveLoss, interactive_contrastive
 from distill.losses.phi_s import Moments, Standardization, phi_s, standardize, unstandardize
@@ -12,6 +13,7 @@ from distill.losses.relational import distance_difference, neighbour_divergence,
 
 __all__ = [
     "Adapters",
+    "FastCLIPLoss",
     "FeatureLoss",
     "InteractiveLoss",
     "Moments",

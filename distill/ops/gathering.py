@@ -5,7 +5,7 @@ ranks, so a rank must send W * dL/d(its own rows) into its towers; the logit sca
 rank sees whole, needs no factor. Multiplying the *loss* by W instead (or summing gradients over
 ranks, as Inf-CL does) makes the scale's gradient W times too large.
 Batches may be ragged. `group=None` gathers nothing; `torch.distributed.group.WORLD` is everybody.
-Leaves out the ring form.
+`image_text_loss` itself exchanges less (ops/image_text/distributed.py): this is for other terms.
 """
 
 import torch
@@ -19,6 +19,24 @@ from teachers.contract import Embeddings
 def world_size(group: dist.ProcessGroup | None) -> int:
     """Return the number of ranks in `group`; None is this process alone."""
     return 1 if group is None else dist.get_world_size(group)
+
+
+def negatives_group(size: int) -> dist.ProcessGroup:
+    """Return this rank's group of `size` neighbours, to be passed as `group`. All ranks call it.
+
+    It changes the loss: negatives come from the group alone, as in M2-Encoder's grouped
+    aggregation (arXiv:2401.15896), and the loss is the mean of the groups' own losses. Rows then
+    travel within the group only. Gradients stay right under DDP's averaging over all ranks.
+
+    Raises:
+        ValueError: the number of ranks is not a multiple of `size`.
+    """
+    ranks = dist.get_world_size()
+    if size < 1 or ranks % size:
+        raise ValueError(f"size must divide the {ranks} ranks, got {size}")
+    group, _ = dist.new_subgroups(size, group=dist.group.WORLD)
+    assert group is not None
+    return group
 
 
 def gather_rows(
@@ -70,7 +88,13 @@ def gather_with_gradient(
 
 def gather_embeddings(embeddings: Embeddings, group: dist.ProcessGroup | None = None) -> Embeddings:
     """Gather a model's rows over all ranks; scale and bias are already the same everywhere."""
-    return embeddings._replace(
-        image=gather_with_gradient(embeddings.image, group),
-        text=gather_with_gradient(embeddings.text, group),
-    )
+    if world_size(group) == 1:
+        return embeddings
+    image, text = embeddings.image, embeddings.text
+    if image.dtype != text.dtype:
+        return embeddings._replace(
+            image=gather_with_gradient(image, group), text=gather_with_gradient(text, group)
+        )
+    both = gather_with_gradient(torch.cat([image, text], dim=1), group)
+    image, text = both.split([image.shape[1], text.shape[1]], dim=1)
+    return embeddings._replace(image=image, text=text)

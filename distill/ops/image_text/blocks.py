@@ -22,7 +22,9 @@ def unpack_rows(
     """Undo `pack_rows`; `like` tells widths and dtypes."""
     widths = [part.shape[1] * part.dtype.itemsize for part in like]
     split = packed.split(widths, dim=1)
-    return [part.contiguous().view(x.dtype) for part, x in zip(split, like, strict=True)]
+    # A copy: a single row is contiguous wherever it lies, but not aligned for a wider dtype.
+    fresh = (part.clone(memory_format=torch.contiguous_format) for part in split)
+    return [part.view(x.dtype) for part, x in zip(fresh, like, strict=True)]
 
 
 def gather_blocks(
