@@ -14,7 +14,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from distill.losses.adapters import MODALITIES, AdapterKind, Standards, Width, width_of
+from distill.losses.adapters import AdapterKind, Standards, Width, width_of
 from distill.losses.feature import Distance, FeatureLoss
 from distill.losses.image_text import contrastive_and_affinity
 from distill.losses.interactive import InteractiveLoss
@@ -152,7 +152,7 @@ class Objective:
                 + " to 0"
             )
         weights = self.teacher_weights
-        if taught and weights is not None and len(weights) != len(teacher_dims):
+        if teacher_dims and weights is not None and len(weights) != len(teacher_dims):
             raise ValueError(
                 f"teacher_weights has {len(weights)} numbers for {len(teacher_dims)} teachers"
             )
@@ -181,12 +181,10 @@ class ObjectiveModule(nn.Module):
         """Build what trains: the terms' adapters, custom terms that are modules."""
         super().__init__()
         self.objective = objective
-        widths = [
-            tuple(width_of(dims, modality) for modality in MODALITIES) for dims in teacher_dims
-        ]
+        widths = [(width_of(dims, "image"), width_of(dims, "text")) for dims in teacher_dims]
         shares = objective.teacher_weights or [1.0] * len(widths)
-        # Affinity and interactive terms are about both modalities of one teacher.
-        self._both = [k for k, width in enumerate(widths) if all(width) and shares[k]]
+        # Affinity and interactive terms compare a teacher's images with its texts.
+        self._both = [k for k, (x, s) in enumerate(widths) if x == s > 0 and shares[k]]
         if (objective.affinity or objective.interactive) and not self._both:
             raise ValueError(
                 "affinity and interactive terms need a teacher with image and text embeddings; "
