@@ -48,3 +48,11 @@ def test_every_other_difference_counts(tmp_path):
     assert finished_result(fewer) is None
     check_same_run(fewer, tmp_path)  # what is evaluated may change between parts of a run
     assert differences(config, tmp_path / "nowhere") == {}
+
+
+def test_a_configuration_survives_its_file():
+    goal = dataclasses.replace(
+        CONFIG.objective, relational_kind="distance", feature_standardize=True, interactive=2.0
+    )
+    config = dataclasses.replace(CONFIG, objective=goal)
+    assert RunConfig.from_json(json.loads(json.dumps(config.as_json()))) == config

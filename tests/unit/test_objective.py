@@ -114,3 +114,21 @@ def test_a_sigmoid_student_learns_rows_of_a_softmax_teacher():
     pairwise = F.binary_cross_entropy_with_logits(scores, q, reduction="sum") / 6
     taught = objective.build(5, [5])(student, [hard], ids)
     torch.testing.assert_close(taught["affinity"], pairwise)
+
+
+def test_under_autocast_nothing_is_rounded():
+    objective = Objective(
+        affinity=1.0, feature=1.0, interactive=1.0, relational=1.0, feature_adapter="mlp"
+    )
+    module = objective.build(5, [5, 7])
+    batch = model(5, 1), [model(5, 2), model(7, 3)], torch.arange(6)
+    expected = module(*batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = module(*batch)
+    for name, value in expected.items():
+        assert found[name].dtype == torch.float32
+        torch.testing.assert_close(found[name], value)
+    rounded = batch[0]._replace(image=batch[0].image.bfloat16(), text=batch[0].text.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):  # towers that end in bfloat16
+        close = module(rounded, *batch[1:])
+    torch.testing.assert_close(close["total"], expected["total"], rtol=2e-2, atol=0)
