@@ -1,0 +1,222 @@
+"""The plan: what every weight of the student starts from, decided before anything is changed.
+
+Plain frozen values. A plan goes through JSON unchanged, prints as a table, and says itself which
+student and which donor it was made for.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from students.student import TowerName
+
+FORMAT = 1
+Method = Literal["copy", "resize_patches", "recentre", "resize_positions", "cut_positions", "zero"]
+Outcome = Literal["copied", "selected", "resampled", "grown", "silenced", "own"]
+OUTCOMES: tuple[Outcome, ...] = ("copied", "selected", "resampled", "grown", "silenced", "own")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AxisMap:
+    """Where a student's axis comes from.
+
+    Attributes:
+        name, donor: the axis in the student and in the donor.
+        kind: as in `annotation.Axis`.
+        donor_size: units that the donor has.
+        indices: the donor's unit for each of the student's; one may serve several (growing), -1
+            is none (a token the donor does not know).
+        selector: how they were chosen.
+    """
+
+    name: str
+    donor: str
+    kind: str
+    donor_size: int
+    indices: tuple[int, ...]
+    selector: str
+
+    @property
+    def identity(self) -> bool:
+        """Whether every unit stays where it is."""
+        return self.indices == tuple(range(self.donor_size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A stored tensor as its role's matrix; see `annotation.Slot`."""
+
+    key: str
+    shape: tuple[int, ...]
+    part: tuple[int, int] | None = None
+    transposed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """One weight's inheritance.
+
+    Attributes:
+        role: its name within the tower.
+        student, donor: where it is stored; no donor for method "zero".
+        axes: names of `AxisMap`s along each dimension; () where `method` does the work.
+        summed: axes whose copies share one unit's weight (the input side).
+        spread: axes whose copies each get a part of its length, so that dot products stay.
+        factor: multiplies the result.
+    """
+
+    role: str
+    student: View
+    donor: View | None
+    axes: tuple[tuple[str, ...], ...] = ()
+    summed: tuple[str, ...] = ()
+    spread: tuple[str, ...] = ()
+    method: Method = "copy"
+    factor: float = 1.0
+    outcome: Outcome = "copied"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerPlan:
+    """One tower's inheritance.
+
+    Attributes:
+        depth: container of blocks -> the donor's block for each of the student's (None: none).
+        own: state-dict key, with the part of it where it is fused, -> why it keeps its own start.
+        own_sizes: how many numbers each of these has.
+    """
+
+    selector: str
+    depth_rule: str
+    axes: dict[str, AxisMap]
+    depth: dict[str, tuple[int | None, ...]]
+    transfers: tuple[Transfer, ...]
+    own: dict[str, str]
+    own_sizes: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InheritancePlan:
+    """What `plan_inheritance` decided; `apply_plan` carries it out.
+
+    Attributes:
+        student, donor: their names.
+        student_fingerprint: of names and shapes; `donor_fingerprint` of the weights too.
+        towers: image, text; only those that were asked for.
+        scalars: `logit_scale` and `logit_bias`, where both models have them.
+    """
+
+    student: str
+    donor: str
+    student_fingerprint: str
+    donor_fingerprint: str
+    towers: dict[TowerName, TowerPlan]
+    scalars: tuple[str, ...]
+
+    @cached_property
+    def coverage(self) -> dict[TowerName, dict[Outcome, int]]:
+        """How many numbers of each tower have which outcome (statistics included)."""
+        counts: dict[TowerName, dict[Outcome, int]] = {}
+        for name, tower in self.towers.items():
+            found: Counter[Outcome] = Counter()
+            for transfer in tower.transfers:
+                found[transfer.outcome] += _numel(transfer.student.shape)
+            found["own"] += sum(tower.own_sizes.values())
+            counts[name] = {outcome: found[outcome] for outcome in OUTCOMES if found[outcome]}
+        return counts
+
+    @property
+    def inherited(self) -> float:
+        """The share of the planned towers' numbers that start from the donor's."""
+        counts = Counter[Outcome]()
+        for tower in self.coverage.values():
+            counts.update(tower)
+        own = counts["own"] + counts["silenced"]
+        return 1 - own / max(counts.total(), 1)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON."""
+        Path(path).write_text(json.dumps(self.as_json()), encoding="utf-8")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON values; `InheritancePlan.from_json` reads them back."""
+        values = {"format": FORMAT, **asdict(self)}
+        for tower in values["towers"].values():
+            for axis in tower["axes"].values():
+                axis["indices"] = _runs(axis["indices"])
+        return json.loads(json.dumps(values))
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "InheritancePlan":
+        """Rebuild from `as_json()`.
+
+        Raises:
+            ValueError: for another format.
+        """
+        if values.get("format") != FORMAT:
+            raise ValueError(
+                f"this inheritance plan has format {values.get('format')!r}, this version reads "
+                f"format {FORMAT}: plan anew"
+            )
+        rest = {k: v for k, v in values.items() if k not in ("format", "towers", "scalars")}
+        towers = {name: _tower(tower) for name, tower in values["towers"].items()}
+        return cls(towers=towers, scalars=tuple(values["scalars"]), **rest)
+
+
+def load_plan(path: str | Path) -> InheritancePlan:
+    """Read what `InheritancePlan.save` wrote."""
+    return InheritancePlan.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+def _tower(values: dict[str, Any]) -> TowerPlan:
+    axes = {
+        name: AxisMap(**{**axis, "indices": _unrun(axis["indices"])})
+        for name, axis in values["axes"].items()
+    }
+    depth = {name: tuple(blocks) for name, blocks in values["depth"].items()}
+    transfers = tuple(_transfer(each) for each in values["transfers"])
+    return TowerPlan(**{**values, "axes": axes, "depth": depth, "transfers": transfers})
+
+
+def _transfer(values: dict[str, Any]) -> Transfer:
+    tuples = {name: tuple(values[name]) for name in ("summed", "spread")}
+    return Transfer(
+        **{
+            **values,
+            **tuples,
+            "axes": tuple(tuple(dim) for dim in values["axes"]),
+            "student": _view(values["student"]),
+            "donor": _view(values["donor"]) if values["donor"] else None,
+        }
+    )
+
+
+def _view(values: dict[str, Any]) -> View:
+    part = tuple(values["part"]) if values["part"] else None
+    return View(**{**values, "shape": tuple(values["shape"]), "part": part})
+
+
+def _runs(indices: Sequence[int]) -> list[list[int]]:
+    """[first, length] of every run of consecutive numbers: a table of words is one line."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][0] + runs[-1][1] and index > 0:
+            runs[-1][1] += 1
+        else:
+            runs.append([index, 1])
+    return runs
+
+
+def _unrun(runs: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    return tuple(first + at for first, length in runs for at in range(length))
+
+
+def _numel(shape: Sequence[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
