@@ -52,7 +52,7 @@ class Slot:
         transposed: the role's matrix is stored the other way round.
         dims: the axes' names of each dimension longer than 1, the slowest first.
         shape: sizes of these dimensions.
-        summed: the axes that the weight is summed over (its input side).
+        summed: the dimensions that the weight is summed over (its input side).
         learned: a parameter; else a statistic.
     """
 
@@ -62,8 +62,13 @@ class Slot:
     transposed: bool
     dims: tuple[tuple[str, ...], ...]
     shape: tuple[int, ...]
-    summed: frozenset[str]
+    summed: frozenset[int]
     learned: bool
+
+    def places(self, axis: str) -> list[tuple[int, int]]:
+        """Where an axis occurs: (number among all axes of the slot, dimension)."""
+        flat = [(name, at) for at, dim in enumerate(self.dims) for name in dim]
+        return [(number, at) for number, (name, at) in enumerate(flat) if name == axis]
 
     def read(self, stored: Tensor) -> Tensor:
         """The slot's view of its stored tensor; writing into it writes there."""
@@ -108,8 +113,9 @@ def annotate(model: ClipModel) -> Annotation:
         ValueError: when an encoder does not run.
     """
     size = model.preprocess.image_size
+    dtype = next(each.dtype for each in model.module.parameters() if each.is_floating_point())
     inputs: dict[TowerName, tuple[str, Tensor]] = {
-        "image": ("encode_image", torch.zeros(1, 3, size, size, device=model.device)),
+        "image": ("encode_image", torch.zeros(1, 3, size, size, dtype=dtype, device=model.device)),
         "text": (
             "encode_text",
             torch.zeros(
@@ -171,10 +177,10 @@ def _slots(
     tensor: Tensor,
     names: dict[int, str],
 ) -> list[Slot]:
-    summed = {leaf for leaf in (f for dim in dims for f in dim) if (key, leaf) in seen.summed}
-    kept = [dim for dim in dims if dim]
-    transposed = len(dims) == len(kept) == 2 and set(kept[0]) <= summed and not set(kept[1]) & summed
-    kept = kept[::-1] if transposed else kept
+    places = [at for at, dim in enumerate(dims) if dim]
+    transposed = len(dims) == len(places) == 2 and (key, 0) in seen.summed
+    places = places[::-1] if transposed else places
+    kept = [dims[at] for at in places]
     slot = Slot(
         role=role,
         key=key,
@@ -182,7 +188,7 @@ def _slots(
         transposed=transposed,
         dims=tuple(tuple(names[leaf] for leaf in dim) for dim in kept),
         shape=tuple(seen.factors.length(dim) for dim in kept),
-        summed=frozenset(names[leaf] for leaf in summed),
+        summed=frozenset(new for new, old in enumerate(places) if (key, old) in seen.summed),
         learned=isinstance(tensor, nn.Parameter),
     )
     first = kept[0][0] if kept else None
@@ -211,12 +217,10 @@ def _projection(seen: Trace, key: str) -> str | None:
 
     Libraries disagree about this one's name and home more than about any other.
     """
-    kept = [dim for dim in seen.dims.get(key, ()) if dim]
-    others = [dim for dim in kept if dim != seen.output]
-    if len(kept) == 2 and len(others) == 1 and (key, others[0][0]) in seen.summed:
-        return "projection.weight"
-    if kept == [seen.output] and _is(seen, seen.output[0], "embed"):
-        return "projection.bias"
+    kept = [(at, dim) for at, dim in enumerate(seen.dims.get(key, ())) if dim]
+    makes = [dim for at, dim in kept if (key, at) not in seen.summed]
+    if makes == [seen.output]:
+        return {2: "projection.weight", 1: "projection.bias"}.get(len(kept))
     return None
 
 
@@ -247,8 +251,8 @@ def _name_axes(module: nn.Module, seen: Trace) -> dict[int, str]:
     kinds = Counter(_kind(seen, leaf) for leaf in leaves)
     for wanted in (False, True):
         for key, dims in seen.dims.items():
-            for leaf in (leaf for dim in dims for leaf in dim):
-                if leaf in names or ((key, leaf) in seen.summed) is not wanted:
+            for at, leaf in ((at, leaf) for at, dim in enumerate(dims) for leaf in dim):
+                if leaf in names or ((key, at) in seen.summed) is not wanted:
                     continue
                 kind = _kind(seen, leaf)
                 home = role_path(module, key).rpartition(".")[0]

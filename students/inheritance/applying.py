@@ -99,13 +99,13 @@ def _gather(
     result = source.reshape(sum(sizes, []))
     known: Tensor | None = None
     place = 0
-    for dim in maps:
+    for at, dim in enumerate(maps):
         for axis in dim:
             if not axis.identity:
                 index = torch.tensor(axis.indices, device=source.device)
                 result = result.index_select(place, index.clamp(min=0))
                 shape = [-1] + [1] * (result.ndim - place - 1)
-                shares = _shares(axis, transfer)
+                shares = _shares(axis, at in transfer.summed, axis.name in transfer.spread)
                 if shares is not None:
                     result = result * shares.to(result).view(shape)
                 if (index < 0).any():
@@ -122,16 +122,16 @@ def _gather(
     return result.reshape(lengths), known
 
 
-def _shares(axis: AxisMap, transfer: Transfer) -> Tensor | None:
+def _shares(axis: AxisMap, summed: bool, spread: bool) -> Tensor | None:
     """What part of a donor unit's weight each of its copies gets; None when there are no copies.
 
     On the input side the parts add up to one, and differ (1 : 2 : ...), so that the copies
     learn different things; in a dot product their squares do (Net2Net, arXiv:1511.05641).
     """
     counts = Counter(axis.indices)
-    if len(counts) == len(axis.indices) or not {axis.name} & {*transfer.summed, *transfer.spread}:
+    if len(counts) == len(axis.indices) or not (summed or spread):
         return None
-    if axis.name in transfer.spread:
+    if spread:
         return torch.tensor([counts[unit] ** -0.5 for unit in axis.indices], dtype=torch.float64)
     seen: Counter[int] = Counter()
     shares: list[float] = []

@@ -6,7 +6,7 @@ was, in evaluation mode, gradients included.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,12 +31,12 @@ class Measurement:
 
     Attributes:
         inputs: key -> mean square of each of its inputs, flat over its summed dimension.
-        taylor: (key and part, axis) -> a score for each unit of the axis, added over batches.
+        taylor: (key and part, number of the axis in the slot) -> a score for each of its units.
         changes: (tower, container) -> 1 - cosine of input and output, for each block.
     """
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
-    taylor: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    taylor: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     changes: dict[tuple[TowerName, str], dict[int, float]] = field(default_factory=dict)
 
 
@@ -142,7 +142,7 @@ def _measure_taylor(
     annotation: Annotation,
     batch: Batch,
     loss: Loss,
-    scores: dict[tuple[str, str], Tensor],
+    scores: dict[tuple[str, int], Tensor],
 ) -> None:
     named = dict(module.named_parameters())
     wanted = {name: value.requires_grad for name, value in named.items()}
@@ -164,9 +164,9 @@ def _measure_taylor(
         for slot in tower.slots.values():
             if slot.key in products:
                 product = slot.read(products[slot.key])
-                for axis in {name for dim in slot.dims for name in dim}:
-                    change = by_unit(tower, slot, product, axis).sum(1).square()
-                    where = (slot_id(slot), axis)
+                for number in range(sum(map(len, slot.dims))):
+                    change = by_unit(tower, slot, product, number).sum(1).square()
+                    where = (slot_id(slot), number)
                     scores[where] = scores[where] + change if where in scores else change
 
 
@@ -175,20 +175,19 @@ def slot_id(slot: Slot) -> str:
     return slot.key if slot.part is None else f"{slot.key} [{slot.part[0]}]"
 
 
-def by_unit(tower: TowerAxes, slot: Slot, tensor: Tensor, axis: str) -> Tensor:
-    """Bring one axis of a slot to the front and flatten the rest: (units, rest)."""
-    names = [name for dim in slot.dims for name in dim]
-    sizes = [tower.axes[name].size for name in names]
-    return tensor.reshape(sizes).movedim(names.index(axis), 0).flatten(1)
+def by_unit(tower: TowerAxes, slot: Slot, tensor: Tensor, number: int) -> Tensor:
+    """Bring the slot's axis of this number to the front and flatten the rest: (units, rest)."""
+    sizes = [tower.axes[name].size for dim in slot.dims for name in dim]
+    return tensor.reshape(sizes).movedim(number, 0).reshape(sizes[number], -1)
 
 
 def inputs_by_unit(
-    tower: TowerAxes, slot: Slot, squares: Tensor, axis: str
+    tower: TowerAxes, slot: Slot, squares: Tensor, axis: str, dim: int
 ) -> Tensor | None:
-    """Root mean square of an axis's units as a slot's inputs, or None if it is no input."""
-    for dim in slot.dims:
-        if axis in dim and axis in slot.summed:
-            sizes: Sequence[int] = [tower.axes[name].size for name in dim]
-            units = squares.reshape(list(sizes)).movedim(dim.index(axis), 0).flatten(1)
-            return units.mean(1).sqrt()
-    return None
+    """Root mean square of an axis's units as a slot's inputs; None where it is no input."""
+    if dim not in slot.summed:
+        return None
+    names = slot.dims[dim]
+    units = squares.reshape([tower.axes[name].size for name in names])
+    units = units.movedim(names.index(axis), 0)
+    return units.reshape(len(units), -1).mean(1).sqrt()

@@ -12,6 +12,7 @@ from open_clip.timm_model import TimmModel
 from torch import nn
 
 from students.two_tower import TwoTower
+from teachers.split_attention import SplitAttention
 
 _TOWERS = {"visual": "", "text": ""}
 _TEXT = {
@@ -49,6 +50,7 @@ _NAMES: tuple[tuple[type[nn.Module], dict[str, str]], ...] = (
     (open_clip.transformer.ResidualAttentionBlock, _BLOCK),
     (open_clip.transformer.CustomResidualAttentionBlock, _BLOCK),
     (open_clip.transformer.Attention, _ATTENTION),
+    (SplitAttention, _ATTENTION),
     (nn.MultiheadAttention, _ATTENTION),
     (nn.Sequential, {"c_fc": "fc1", "c_proj": "fc2"}),
     (

@@ -24,6 +24,7 @@ class Pairing:
         depth: student container -> the donor's block for each of its own.
         own: student role -> why it keeps its own start.
         silent: student roles inside blocks that no donor block stands for.
+        zero: student biases where the donor computes the same without one.
     """
 
     slots: dict[str, str] = field(default_factory=dict)
@@ -31,6 +32,7 @@ class Pairing:
     depth: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     own: dict[str, str] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
+    zero: set[str] = field(default_factory=set)
 
 
 def pair(student: TowerAxes, donor: TowerAxes, choose: BlockChoice) -> Pairing:
@@ -48,6 +50,8 @@ def pair(student: TowerAxes, donor: TowerAxes, choose: BlockChoice) -> Pairing:
             found.own[role] = reason
             if reason == DEEPER:
                 found.silent.add(role)
+            elif role.endswith(".bias") and f"{role.removesuffix('bias')}weight" in student.slots:
+                found.zero.add(role)
             continue
         reason = _misfit(student, donor, role, theirs)
         if reason:
@@ -56,6 +60,9 @@ def pair(student: TowerAxes, donor: TowerAxes, choose: BlockChoice) -> Pairing:
             found.slots[role] = theirs
     _refuse_strangers(student, found)
     _settle_axes(student, donor, found)
+    found.zero = {role for role in found.zero if f"{role.removesuffix('bias')}weight" in found.slots}
+    for role in found.zero:
+        del found.own[role]
     return found
 
 

@@ -64,7 +64,7 @@ class Transfer:
         role: its name within the tower.
         student, donor: where it is stored; no donor for method "zero".
         axes: names of `AxisMap`s along each dimension; () where `method` does the work.
-        summed: axes whose copies share one unit's weight (the input side).
+        summed: dimensions on the input side: copies of a unit share its weight.
         spread: axes whose copies each get a part of its length, so that dot products stay.
         factor: multiplies the result.
     """
@@ -73,7 +73,7 @@ class Transfer:
     student: View
     donor: View | None
     axes: tuple[tuple[str, ...], ...] = ()
-    summed: tuple[str, ...] = ()
+    summed: tuple[int, ...] = ()
     spread: tuple[str, ...] = ()
     method: Method = "copy"
     factor: float = 1.0

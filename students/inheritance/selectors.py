@@ -26,6 +26,7 @@ class Carrier:
     Attributes:
         role: its name within the tower.
         weight: float32, the axis's units first, all else flattened.
+        reads: the weight is summed over the axis; else it writes to it or scales it.
         taylor: squared change of the loss without each unit's part of the weight, to first order;
             None unless it was measured.
         inputs: root mean square of what each unit feeds into the weight; None unless the weight is
@@ -34,6 +35,7 @@ class Carrier:
 
     role: str
     weight: Float[Tensor, "units rest"]
+    reads: bool
     taylor: Float[Tensor, " units"] | None = None
     inputs: Float[Tensor, " units"] | None = None
 
@@ -44,8 +46,14 @@ Selector = SelectorName | Scorer
 
 
 def magnitude(carriers: Sequence[Carrier]) -> Float[Tensor, " units"]:
-    """Squared norm of a unit's weights; each weight's scores are divided by their mean."""
-    return _sum(carriers, [each.weight.square().sum(1) for each in carriers])
+    """How much is written to a unit times how much is read from it.
+
+    Each a sum of squared norms over the weights that do so. A plain sum over all weights would
+    keep a unit that is written and never read.
+    """
+    sides = [[each for each in carriers if each.reads is reads] for reads in (False, True)]
+    sums = [_sum(side, [each.weight.square().sum(1) for each in side]) for side in sides if side]
+    return torch.stack(sums).prod(0)
 
 
 def activation(carriers: Sequence[Carrier]) -> Float[Tensor, " units"]:

@@ -48,9 +48,11 @@ def plan_tower(
         else:
             transfers.append(made)
     silenced = _silence(mine, pairing.silent)
-    transfers += silenced
-    for transfer in silenced:
-        del own[transfer.role]
+    for role in silenced:
+        del own[role]
+    transfers += [_zero(mine.slots[role], "silenced") for role in silenced]
+    # A bias that the donor does not have is a bias of zero.
+    transfers += [_zero(mine.slots[role], "copied") for role in sorted(pairing.zero)]
     return TowerPlan(
         selector=selector_name(selector),
         depth_rule=depth_rule,
@@ -104,26 +106,29 @@ def _carriers(context: Context, places: list[TowerName], axis: str) -> list[Carr
         tower = context.donor.towers[place]
         for role in dict.fromkeys(context.pairings[place].slots.values()):
             slot = tower.slots[role]
-            if not slot.learned or role.endswith("bias") or all(axis not in d for d in slot.dims):
-                continue
-            stored = context.weights[slot.key]
-            if stored.is_meta:
-                raise ValueError(
-                    "the donor is on the meta device: its weights have no values to choose by. "
-                    'Load it, or select "leading" or "uniform"'
-                )
-            squares = context.seen.inputs.get(slot.key)
-            inputs = None if squares is None else inputs_by_unit(tower, slot, squares, axis)
-            weight = slot.read(stored.detach().float().cpu())
-            found.append(
-                Carrier(
-                    role=role,
-                    weight=by_unit(tower, slot, weight, axis),
-                    taylor=context.seen.taylor.get((slot_id(slot), axis)),
-                    inputs=inputs,
-                )
-            )
+            if slot.learned and not role.endswith("bias"):
+                found += [_carrier(context, tower, slot, axis, *at) for at in slot.places(axis)]
     return found
+
+
+def _carrier(
+    context: Context, tower: TowerAxes, slot: Slot, axis: str, number: int, dim: int
+) -> Carrier:
+    stored = context.weights[slot.key]
+    if stored.is_meta:
+        raise ValueError(
+            "the donor is on the meta device: its weights have no values to choose by. Load it, "
+            'or select "leading" or "uniform"'
+        )
+    squares = context.seen.inputs.get(slot.key)
+    inputs = None if squares is None else inputs_by_unit(tower, slot, squares, axis, dim)
+    return Carrier(
+        role=slot.role,
+        weight=by_unit(tower, slot, slot.read(stored.detach().float().cpu()), number),
+        reads=dim in slot.summed,
+        taylor=context.seen.taylor.get((slot_id(slot), number)),
+        inputs=inputs,
+    )
 
 
 def _transfer(
@@ -150,7 +155,7 @@ def _transfer(
         student=view(slot),
         donor=view(source),
         axes=names,
-        summed=tuple(sorted(slot.summed & known.keys())),
+        summed=tuple(sorted(slot.summed)),
         spread=spread,
         method=method,
         factor=factor,
@@ -194,13 +199,16 @@ def _spread(
     spread: list[str] = []
     factor = 1.0
     for name, axis in known.items():
-        ends = not any(name in each.summed for each in tower.slots.values())
-        if axis.kind == "embed" and ends:
+        if axis.kind == "embed" and not any(_reads(each, name) for each in tower.slots.values()):
             spread.append(name)
-        if axis.kind == "head_width" and asks and name not in slot.summed:
+        if axis.kind == "head_width" and asks and not _reads(slot, name):
             spread.append(name)
             factor *= (len(axis.indices) / axis.donor_size) ** 0.25
     return tuple(spread), factor
+
+
+def _reads(slot: Slot, axis: str) -> bool:
+    return any(dim in slot.summed for _, dim in slot.places(axis))
 
 
 def _outcome(method: Method, known: Mapping[str, AxisMap]) -> Outcome:
@@ -211,33 +219,20 @@ def _outcome(method: Method, known: Mapping[str, AxisMap]) -> Outcome:
     return "copied" if all(axis.identity for axis in known.values()) else "selected"
 
 
-def _silence(tower: TowerAxes, roles: set[str]) -> list[Transfer]:
+def _silence(tower: TowerAxes, roles: set[str]) -> list[str]:
     """Extra blocks of a deeper student add nothing yet: what they write to the stream is zero."""
-    writers = {
-        role
-        for role in roles
-        if tower.slots[role].summed
-        and any(
-            tower.axes[name].kind == "hidden" and name not in tower.slots[role].summed
-            for dim in tower.slots[role].dims
-            for name in dim
-        )
-    }
-    homes = {role.rpartition(".")[0] for role in writers}
-    biases = {role for role in roles if role.rpartition(".") == (*_home(role, homes), "bias")}
-    return [
-        Transfer(
-            role=role,
-            student=view(tower.slots[role]),
-            donor=None,
-            method="zero",
-            outcome="silenced",
-        )
-        for role in tower.slots
-        if role in writers | biases
+    writers = [
+        role for role in roles if tower.slots[role].summed and _writes(tower, tower.slots[role])
     ]
+    biases = {f"{role.removesuffix('weight')}bias" for role in writers}
+    return sorted({*writers, *(biases & roles)})
 
 
-def _home(role: str, homes: set[str]) -> tuple[str, str]:
-    home = role.rpartition(".")[0]
-    return (home, ".") if home in homes else ("", ".")
+def _writes(tower: TowerAxes, slot: Slot) -> bool:
+    """Whether a matrix adds to a residual stream."""
+    outputs = [dim for at, dim in enumerate(slot.dims) if at not in slot.summed]
+    return any(tower.axes[name].kind == "hidden" for dim in outputs for name in dim)
+
+
+def _zero(slot: Slot, outcome: Outcome) -> Transfer:
+    return Transfer(role=slot.role, student=view(slot), donor=None, method="zero", outcome=outcome)

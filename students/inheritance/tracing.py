@@ -32,7 +32,7 @@ class Trace:
     Attributes:
         factors: the axes.
         dims: state-dict key -> one dimension each; only of tensors that the run used.
-        summed: (key, factor) pairs: the tensor is summed over this factor (a matrix's input side).
+        summed: (key, dimension) pairs: the tensor is summed over it (a matrix's input side).
         output: the embedding's dimension.
         unread: what no rule covered, as operation names.
     """
@@ -140,7 +140,6 @@ class Tracer(TorchDispatchMode):
         leaves = self.factors.leaves
         embed = leaves(self.dims(output)[-1])
         self.factors.mark(embed, "embed")
-        summed = {(key, leaf) for key, dim in self._summed for leaf in leaves(dim)}
         return Trace(
             factors=self.factors,
             dims={
@@ -148,10 +147,22 @@ class Tracer(TorchDispatchMode):
                 for key, tensor in self.own.items()
                 if key in self.touched
             },
-            summed=frozenset(summed),
+            summed=frozenset((key, self._place(key, over)) for key, over in self._summed),
             output=embed,
             unread=frozenset(self.unread),
         )
+
+
+    def _place(self, key: str, over: Dim) -> int:
+        """Which dimension of a weight a sum ran over.
+
+        A square matrix may have one axis twice: before anything was resolved they differ.
+        """
+        dims = self.dims(self.own[key])
+        if over in dims:
+            return dims.index(over)
+        resolved = self.factors.leaves(over)
+        return max(at for at, dim in enumerate(dims) if self.factors.leaves(dim) == resolved)
 
 
 def _tensors(values: Any) -> list[Any]:

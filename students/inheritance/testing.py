@@ -1,0 +1,152 @@
+"""For tests: towers of any size under one roof, and units planted so that nothing needs them."""
+
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from students.building import build_student
+from students.inheritance.annotation import Annotation, annotate
+from students.inheritance.plan import InheritancePlan
+from students.student import Student
+from teachers.tokenizers import WordTokenizer
+
+WORDS = WordTokenizer(("a", "cat", "dog", "two", "on", "mat", "red", "blue"), 8)
+TEXTS = ("a cat", "two dog on mat", "red", "blue cat on a red mat", "dog")
+
+
+class Towers(nn.Module):
+    """An image and a text tower, named as in open_clip's CustomTextCLIP."""
+
+    def __init__(self, visual: nn.Module, text: nn.Module) -> None:
+        """Hold both."""
+        super().__init__()
+        self.visual = visual
+        self.text = text
+        self.logit_scale = nn.Parameter(torch.tensor(2.6))
+
+    def encode_image(self, images: Tensor, /) -> Tensor:
+        """Embed pixels."""
+        return self.visual(images)
+
+    def encode_text(self, tokens: Tensor, /) -> Tensor:
+        """Embed token ids."""
+        return self.text(tokens)
+
+
+def text_tower(embed_dim: int = 16, **sizes: Any) -> nn.Module:
+    """A small open_clip text tower."""
+    values = {"width": 32, "heads": 2, "layers": 2, **sizes}
+    return open_clip.transformer.TextTransformer(
+        context_length=WORDS.context_length,
+        vocab_size=WORDS.vocab_size,
+        output_dim=embed_dim,
+        **values,
+    )
+
+
+def student_of(
+    visual: nn.Module, text: nn.Module | None = None, *, size: int = 32, seed: int = 0, **given: Any
+) -> Student:
+    """A float64 student whose every number is drawn at random, layer scales and statistics too."""
+    text = text if text is not None else text_tower()
+    module = Towers(visual, text)
+    student = build_student(module, image_size=size, tokenizer=WORDS, name="towers", **given)
+    return randomise(student, seed)
+
+
+def randomise(student: Student, seed: int) -> Student:
+    """Draw every number so that each input has an output of its own; float64, evaluation mode."""
+    generator = torch.Generator().manual_seed(seed)
+    student.double().eval()
+    for name, tensor in student.module.state_dict().items():
+        if not tensor.is_floating_point() or tensor.numel() == 1:
+            continue
+        drawn = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+        if name.endswith("running_var") or (tensor.ndim == 1 and "bias" not in name):
+            tensor.copy_(1 + 0.5 * drawn.tanh())
+        else:
+            fan = tensor[0].numel() if tensor.ndim > 1 else 1
+            tensor.copy_(drawn * ((2 / fan) ** 0.5 if tensor.ndim > 1 else 0.2))
+    return _settle(student)
+
+
+@torch.no_grad()
+def _settle(student: Student) -> Student:
+    """Let BatchNorms see their inputs once: else deep convolutional towers say one thing only."""
+    norms = [part for part in student.modules() if isinstance(part, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    student.encode_image(inputs_for(student, seed=1)[0])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return student.eval()
+
+
+def inputs_for(student: Student, seed: int = 9) -> tuple[Tensor, Tensor]:
+    """Five pictures of noise and five texts."""
+    size = student.preprocess.image_size
+    generator = torch.Generator().manual_seed(seed)
+    dtype = next(student.module.parameters()).dtype
+    pixels = torch.randn(len(TEXTS), 3, size, size, generator=generator, dtype=dtype)
+    return pixels, student.tokenizer(TEXTS)
+
+
+@torch.no_grad()
+def difference(one: Student, other: Student) -> float:
+    """Largest difference of two students' rows, relative to how far apart different inputs are.
+
+    At random weights all pictures embed nearly alike: a difference of 1e-5 may be all there is.
+    """
+    worst = 0.0
+    for encode, given in zip(("encode_image", "encode_text"), inputs_for(one), strict=True):
+        rows, others = (getattr(each, encode)(given) for each in (one, other))
+        spread = (rows - rows.mean(0)).abs().mean()
+        worst = max(worst, ((rows - others).abs().max() / spread).item())
+    return worst
+
+
+def plant_dead_units(donor: Student, plan: InheritancePlan, seed: int = 5) -> Annotation:
+    """Make as many units superfluous as the plan leaves out, in every axis that it narrows.
+
+    Nobody reads a dead unit. Each writes what a living one writes: then the mean and variance
+    that a LayerNorm sees stay the same without it, if every living unit is copied equally often
+    (zeros would change them).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    annotation = annotate(donor)
+    tensors = donor.module.state_dict()
+    done: set[str] = set()
+    for tower, planned in plan.towers.items():
+        for axis in planned.axes.values():
+            narrower = len(axis.indices) < axis.donor_size and axis.kind != "vocabulary"
+            if not narrower or axis.donor in done:
+                continue
+            done |= {axis.donor} if axis.kind == "embed" else set()
+            order = torch.randperm(axis.donor_size, generator=generator)
+            living, dead = order[: len(axis.indices)], order[len(axis.indices) :]
+            copied = living.repeat(-(-len(dead) // len(living)))[: len(dead)]
+            places = plan.towers if axis.kind == "embed" else (tower,)
+            for place in places:
+                _plant(annotation, place, tensors, axis.donor, dead, copied)
+    return annotation
+
+
+def _plant(
+    annotation: Annotation,
+    tower: Any,
+    tensors: dict[str, Tensor],
+    axis: str,
+    dead: Tensor,
+    copied: Tensor,
+) -> None:
+    axes = annotation.towers[tower]
+    for slot in axes.slots.values():
+        # A square matrix may write to the axis and read from it.
+        for number, dim in slot.places(axis):
+            sizes = [axes.axes[name].size for each in slot.dims for name in each]
+            units = slot.read(tensors[slot.key]).reshape(sizes).movedim(number, 0)
+            units[dead] = torch.zeros_like(units[dead]) if dim in slot.summed else units[copied]
