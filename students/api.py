@@ -3,6 +3,7 @@
 from students.building import build_student
 from students.catalog import CATALOG, CatalogStudent
 from students.exporters import ExportReport, export
+from students.inheritance import InheritancePlan, apply_plan, inherit, plan_inheritance
 from students.loading import load_student
 from students.profiling import Profile, profile
 from students.spec import StudentSpec, TextSpec
@@ -13,14 +14,18 @@ __all__ = [
     "CATALOG",
     "CatalogStudent",
     "ExportReport",
+    "InheritancePlan",
     "Profile",
     "Student",
     "StudentSpec",
     "TextSpec",
     "Tower",
+    "apply_plan",
     "build_student",
     "copy_text_tower",
     "export",
+    "inherit",
     "load_student",
+    "plan_inheritance",
     "profile",
 ]

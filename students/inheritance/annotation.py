@@ -6,6 +6,7 @@ dimensions of length 1 are left out, so that a 1x1 convolution and a Linear are 
 """
 
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,8 +19,16 @@ from students.student import TowerName
 from teachers.clip_model import ClipModel
 
 Kind = Literal[
-    *("hidden", "inner", "heads", "head_width", "embed", "vocabulary", "position", "patch"),
-    *("kernel", "fixed"),
+    "hidden",
+    "inner",
+    "heads",
+    "head_width",
+    "embed",
+    "vocabulary",
+    "position",
+    "patch",
+    "kernel",
+    "fixed",
 ]
 
 
@@ -118,12 +127,10 @@ def annotate(model: ClipModel) -> Annotation:
         "image": ("encode_image", torch.zeros(1, 3, size, size, dtype=dtype, device=model.device)),
         "text": (
             "encode_text",
-            torch.zeros(
-                1, model.tokenizer.context_length, dtype=torch.int64, device=model.device
-            ),
+            torch.zeros(1, model.tokenizer.context_length, dtype=torch.int64, device=model.device),
         ),
     }
-    towers = {
+    towers: dict[TowerName, TowerAxes] = {
         name: _tower(model.module, trace(model.module, method, given))
         for name, (method, given) in inputs.items()
     }
@@ -140,11 +147,14 @@ def _tower(module: nn.Module, seen: Trace) -> TowerAxes:
         # BatchNorm's step counter takes no part in evaluation.
         if tensor.ndim == 0 and key not in dims and key.rpartition(".")[0] in homes - {""}:
             dims[key] = ()
-    names = _name_axes(module, seen)
+    parts = repeated_parts(module)
+    start = _common_home(dims, parts)
+    roles = {key: role_path(module, key, start) for key in dims}
+    names = _name_axes(roles, seen)
     projections = Counter(_projection(seen, key) for key in dims)
     slots: dict[str, Slot] = {}
     for key, found in dims.items():
-        role = role_path(module, key)
+        role = roles[key]
         final = _projection(seen, key)
         if final is not None and projections[final] == 1:
             role = final
@@ -155,18 +165,29 @@ def _tower(module: nn.Module, seen: Trace) -> TowerAxes:
         name: Axis(name=name, kind=_kind(seen, leaf), size=seen.factors.size(leaf))
         for leaf, name in names.items()
     }
-    parts = {
+    used = {
         path: tuple(classes)
-        for path, classes in repeated_parts(module).items()
+        for path, classes in parts.items()
         if any(key.startswith(f"{path}.") for key in dims)
     }
     return TowerAxes(
         slots=slots,
         axes=axes,
-        containers={role_path(module, path): classes for path, classes in parts.items()},
-        homes={role_path(module, path): path for path in parts},
+        containers={role_path(module, path, start): used[path] for path in used},
+        homes={role_path(module, path, start): path for path in used},
         unread=seen.unread,
     )
+
+
+def _common_home(keys: Collection[str], containers: Collection[str]) -> str:
+    """The path of the module that holds all of a tower, which is no part of its roles."""
+    home: list[str] = []
+    for names in zip(*(key.split(".")[:-1] for key in keys), strict=False):
+        path = ".".join([*home, names[0]])
+        if len(set(names)) > 1 or path in containers:
+            break
+        home.append(names[0])
+    return ".".join(home)
 
 
 def _slots(
@@ -240,10 +261,13 @@ def _kind(seen: Trace, leaf: int) -> Kind:
         *(("constant", "fixed"), ("patch", "patch"), ("kernel", "kernel"), ("embed", "embed")),
         *(("heads", "heads"), ("head_width", "head_width"), ("residual", "hidden")),
     )
-    return next((kind for mark, kind in table if mark in marks), "inner")
+    for mark, kind in table:
+        if mark in marks:
+            return kind
+    return "inner"
 
 
-def _name_axes(module: nn.Module, seen: Trace) -> dict[int, str]:
+def _name_axes(roles: Mapping[str, str], seen: Trace) -> dict[int, str]:
     """Name every factor by its kind and, where there are several, the weight it is an output of."""
     names: dict[int, str] = {}
     taken: Counter[str] = Counter()
@@ -255,7 +279,7 @@ def _name_axes(module: nn.Module, seen: Trace) -> dict[int, str]:
                 if leaf in names or ((key, at) in seen.summed) is not wanted:
                     continue
                 kind = _kind(seen, leaf)
-                home = role_path(module, key).rpartition(".")[0]
+                home = roles[key].rpartition(".")[0]
                 name = kind if kinds[kind] == 1 else f"{kind} of {home}"
                 taken[name] += 1
                 names[leaf] = name if taken[name] == 1 else f"{name} ({taken[name]})"

@@ -68,6 +68,8 @@ def _write(
     maps = [[tower.axes[name] for name in dim] for dim in transfer.axes]
     gathered, known = _gather(source, maps, transfer)
     gathered = _resample(gathered, transfer) * transfer.factor
+    if transfer.method == "resize_positions":
+        target = target[target.shape[0] - gathered.shape[0] :]
     assert gathered.shape == target.shape, (transfer.role, gathered.shape, target.shape)
     gathered = gathered.to(dtype).to(target.dtype)
     target.copy_(gathered if known is None else torch.where(known, gathered, target))
@@ -96,7 +98,7 @@ def _gather(
         [axis.donor_size for axis in dim] or [length]
         for dim, length in zip(maps, source.shape, strict=True)
     ]
-    result = source.reshape(sum(sizes, []))
+    result = source.reshape([size for dim in sizes for size in dim])
     known: Tensor | None = None
     place = 0
     for at, dim in enumerate(maps):

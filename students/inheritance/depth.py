@@ -13,7 +13,7 @@ DepthRule = Literal["uniform", "leading", "similarity"]
 DEPTH_RULES: tuple[str, ...] = get_args(DepthRule)
 
 # The same block in three libraries (students/inheritance/naming.py).
-_SAME = dict.fromkeys(
+_SAME: dict[str, str] = dict.fromkeys(
     ("ResidualAttentionBlock", "CustomResidualAttentionBlock", "Block", "CLIPEncoderLayer"),
     "transformer block",
 )

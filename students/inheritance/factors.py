@@ -1,4 +1,4 @@
-"""Which dimensions are one and the same: a union-find in which an axis can turn out to be a product.
+"""Which dimensions are one and the same: a union-find whose axes can turn out to be products.
 
 A dimension is a tuple of factors, the slowest first: the rows of a fused qkv projection begin as
 one factor and become (3, heads, head width) when the model views them so. Equal by computation,
@@ -7,10 +7,12 @@ not by size: two factors are one only when an operation made them meet.
 
 from collections.abc import Iterable, Sequence
 from math import prod
+from typing import no_type_check
 
 Dim = tuple[int, ...]
 
 
+@no_type_check  # called hundreds of thousands of times; the tests would spend their time here
 class Factors:
     """Factors by number, their sizes, and what is known of them.
 

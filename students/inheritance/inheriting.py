@@ -3,12 +3,10 @@
 from collections.abc import Iterable
 
 from students.inheritance.applying import apply_plan
-from students.inheritance.depth import DepthRule
 from students.inheritance.measuring import Batch, Loss
 from students.inheritance.plan import InheritancePlan
 from students.inheritance.planning import TOWERS, ByTower, plan_inheritance
-from students.inheritance.selectors import Selector
-from students.student import TowerName
+from students.inheritance.selectors import Scorer
 from teachers.clip_model import ClipModel
 
 
@@ -16,9 +14,9 @@ def inherit(
     student: ClipModel,
     donor: ClipModel,
     *,
-    selector: Selector | ByTower = "magnitude",
-    depth: DepthRule | ByTower = "uniform",
-    towers: Iterable[TowerName] = TOWERS,
+    selector: str | Scorer | ByTower = "magnitude",
+    depth: str | ByTower = "uniform",
+    towers: Iterable[str] = TOWERS,
     batches: Iterable[Batch] | None = None,
     loss: Loss | None = None,
 ) -> InheritancePlan:

@@ -11,10 +11,8 @@ import timm.models.vision_transformer as timm_vit
 from open_clip.timm_model import TimmModel
 from torch import nn
 
-from students.two_tower import TwoTower
 from teachers.split_attention import SplitAttention
 
-_TOWERS = {"visual": "", "text": ""}
 _TEXT = {
     "token_embedding": "tokens",
     "positional_embedding": "position.weight",
@@ -28,9 +26,7 @@ _ATTENTION = {"in_proj_weight": "qkv.weight", "in_proj_bias": "qkv.bias", "out_p
 
 # Subclasses come before their parents.
 _NAMES: tuple[tuple[type[nn.Module], dict[str, str]], ...] = (
-    (TwoTower, _TOWERS),
-    (open_clip.model.CustomTextCLIP, _TOWERS),
-    (open_clip.model.CLIP, _TOWERS | _TEXT),
+    (open_clip.model.CLIP, _TEXT),
     (TimmModel, {"trunk": ""}),
     (open_clip.transformer.TextTransformer, _TEXT),
     (
@@ -94,17 +90,18 @@ def _renamed(module: nn.Module, child: str) -> str:
     return child
 
 
-def role_path(module: nn.Module, key: str) -> str:
+def role_path(module: nn.Module, key: str, home: str = "") -> str:
     """Translate a state-dict key, or a module's path, to its role.
 
-    >>> role_path(clip, "visual.transformer.resblocks.3.mlp.c_fc.weight")
-    'blocks.3.mlp.fc1.weight'
+    "visual.transformer.resblocks.3.mlp.c_fc.weight" is "blocks.3.mlp.fc1.weight" in the tower
+    whose home is "visual".
     """
     found: list[str] = []
     at: nn.Module | None = module
-    for name in key.split("."):
+    skipped = len(home.split(".")) if home else 0
+    for place, name in enumerate(key.split(".")):
         role = _renamed(at, name) if at is not None else name
-        if role:
+        if role and place >= skipped:
             found.append(role)
         at = getattr(at, name, None) if at is not None else None
         at = at if isinstance(at, nn.Module) else None

@@ -20,8 +20,11 @@ Rule = Callable[["Tracer", Sequence[Any], dict[str, Any], Any], Result]
 
 # Their result is the weight itself, seen differently.
 KEEPS_ORIGIN = frozenset(
-    "t transpose permute view _unsafe_view unsqueeze squeeze expand select split unbind slice "
-    "split_with_sizes clone _to_copy alias detach".split()
+    (
+        *("t", "transpose", "permute", "view", "_unsafe_view", "unsqueeze", "squeeze", "expand"),
+        *("select", "split", "unbind", "slice", "split_with_sizes"),
+        *("clone", "_to_copy", "alias", "detach"),
+    )
 )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from students.inheritance.annotation import Slot, TowerAxes
+from students.inheritance.depth import choose_blocks
 
 BlockChoice = Callable[[str, tuple[str, ...], tuple[str, ...]], tuple[int | None, ...]]
 _RESAMPLED = ("position", "patch", "kernel")
@@ -60,7 +61,9 @@ def pair(student: TowerAxes, donor: TowerAxes, choose: BlockChoice) -> Pairing:
             found.slots[role] = theirs
     _refuse_strangers(student, found)
     _settle_axes(student, donor, found)
-    found.zero = {role for role in found.zero if f"{role.removesuffix('bias')}weight" in found.slots}
+    found.zero = {
+        role for role in found.zero if f"{role.removesuffix('bias')}weight" in found.slots
+    }
     for role in found.zero:
         del found.own[role]
     return found
@@ -83,7 +86,12 @@ def _translate(
         if mine in student.containers and theirs in donor.containers:
             ours, others = student.containers[mine], donor.containers[theirs]
             if mine not in depth:
-                depth[mine] = choose(theirs, ours, others)
+                depth[mine] = (
+                    # Stages are not interchangeable as blocks are.
+                    choose_blocks("leading", ours, others)
+                    if _holds_containers(student, mine)
+                    else choose(theirs, ours, others)
+                )
             block = depth[mine][int(name)]
             if block is None:
                 here = ours[int(name)]
@@ -95,6 +103,15 @@ def _translate(
     if theirs not in donor.slots:
         return None, f"the donor has no {theirs}"
     return theirs, ""
+
+
+def _holds_containers(tower: TowerAxes, path: str) -> bool:
+    """Whether every child of a container is, or has as a child, another: a list of stages."""
+    below = [
+        each.removeprefix(f"{path}.") for each in tower.containers if each.startswith(f"{path}.")
+    ]
+    near = {each.split(".")[0] for each in below if each.count(".") <= 1}
+    return len(near) == len(tower.containers[path])
 
 
 def _misfit(student: TowerAxes, donor: TowerAxes, role: str, theirs: str) -> str:
@@ -132,7 +149,8 @@ def _kinds(tower: TowerAxes, dim: tuple[str, ...]) -> list[str]:
 def _refuse_strangers(student: TowerAxes, found: Pairing) -> None:
     """Towers of different families may share a projection and a norm; that is no inheritance."""
     inside = [role for role in student.slots if _home(student, role)]
-    if inside and not any(role in found.slots for role in inside):
+    matrices = [role for role, slot in student.slots.items() if len(slot.dims) > 1]
+    if not any(role in found.slots for role in inside or matrices):
         for role in found.slots:
             found.own[role] = "the donor's tower is of another family: no block in common"
         found.slots.clear()
@@ -151,7 +169,9 @@ def _settle_axes(student: TowerAxes, donor: TowerAxes, found: Pairing) -> None:
     found.axes = {mine: count.most_common(1)[0][0] for mine, count in votes.items()}
     for role, theirs in list(found.slots.items()):
         for mine, other in _meetings(student, donor, student.slots[role], donor.slots[theirs]):
-            if found.axes[mine] != other:
+            # The width of queries and of values is one axis where they are one matrix, two where
+            # not: as wide as each other, one choice serves both.
+            if donor.axes[found.axes[mine]].size != donor.axes[other].size:
                 found.own[role] = (
                     f"{mine} is the donor's {found.axes[mine]} elsewhere, {other} in this weight"
                 )

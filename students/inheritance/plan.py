@@ -9,8 +9,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
 
 from students.student import TowerName
 
@@ -124,7 +128,12 @@ class InheritancePlan:
         for name, tower in self.towers.items():
             found: Counter[Outcome] = Counter()
             for transfer in tower.transfers:
-                found[transfer.outcome] += _numel(transfer.student.shape)
+                size = prod(transfer.student.shape)
+                # Rows of tokens that the donor does not know.
+                maps = [tower.axes[name].indices for dim in transfer.axes for name in dim]
+                unknown = [size * each.count(-1) // len(each) for each in maps if -1 in each]
+                found["own"] += sum(unknown)
+                found[transfer.outcome] += size - sum(unknown)
             found["own"] += sum(tower.own_sizes.values())
             counts[name] = {outcome: found[outcome] for outcome in OUTCOMES if found[outcome]}
         return counts
@@ -137,6 +146,13 @@ class InheritancePlan:
             counts.update(tower)
         own = counts["own"] + counts["silenced"]
         return 1 - own / max(counts.total(), 1)
+
+    def __str__(self) -> str:
+        """The coverage table as text."""
+        console = Console(width=100, no_color=True)
+        with console.capture() as capture:
+            console.print(coverage_table(self))
+        return capture.get()
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON."""
@@ -165,6 +181,36 @@ class InheritancePlan:
         rest = {k: v for k, v in values.items() if k not in ("format", "towers", "scalars")}
         towers = {name: _tower(tower) for name, tower in values["towers"].items()}
         return cls(towers=towers, scalars=tuple(values["scalars"]), **rest)
+
+
+def coverage_table(plan: InheritancePlan) -> Table:
+    """What every tower starts from, how its axes and blocks were chosen, what stays out and why."""
+    table = Table("tower", "what", "how", "numbers", title=f"{plan.student} from {plan.donor}")
+    for name, tower in plan.towers.items():
+        counts = plan.coverage[name]
+        total = sum(counts.values())
+        for outcome, count in counts.items():
+            table.add_row(name, outcome, "", f"{count:,} ({count / total:.1%})")
+        sizes = Counter(
+            (axis.kind, axis.donor_size, len(axis.indices), axis.selector)
+            for axis in tower.axes.values()
+            if not axis.identity
+        )
+        for (kind, old, new, selector), times in sizes.items():
+            times_text = f"{times} x " if times > 1 else ""
+            table.add_row(name, f"{times_text}{kind} {old} -> {new}", selector, "")
+        for container, blocks in tower.depth.items():
+            if blocks != tuple(range(len(blocks))):
+                chosen = " ".join("-" if block is None else str(block) for block in blocks)
+                table.add_row(name, container, tower.depth_rule, f"blocks {chosen}")
+        reasons: Counter[str] = Counter()
+        for key, reason in tower.own.items():
+            reasons[reason] += tower.own_sizes[key]
+        for reason, count in reasons.most_common(8):
+            table.add_row(name, "own start", reason, f"{count:,}")
+        if len(reasons) > 8:
+            table.add_row(name, "own start", f"{len(reasons) - 8} more reasons: see the plan", "")
+    return table
 
 
 def load_plan(path: str | Path) -> InheritancePlan:
@@ -213,10 +259,3 @@ def _runs(indices: Sequence[int]) -> list[list[int]]:
 
 def _unrun(runs: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(first + at for first, length in runs for at in range(length))
-
-
-def _numel(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

@@ -9,7 +9,7 @@ from students.inheritance.fingerprints import shapes_fingerprint, weights_finger
 from students.inheritance.measuring import Batch, Loss, Measurement, measure
 from students.inheritance.pairing import BlockChoice, Pairing, pair
 from students.inheritance.plan import InheritancePlan
-from students.inheritance.selectors import MEASURED, SELECTORS, Selector
+from students.inheritance.selectors import MEASURED, SELECTORS, Scorer
 from students.inheritance.tower_plan import Context, plan_tower
 from students.student import TowerName
 from teachers.clip_model import ClipModel
@@ -23,9 +23,9 @@ def plan_inheritance(
     student: ClipModel,
     donor: ClipModel,
     *,
-    selector: Selector | ByTower = "magnitude",
-    depth: DepthRule | ByTower = "uniform",
-    towers: Iterable[TowerName] = TOWERS,
+    selector: str | Scorer | ByTower = "magnitude",
+    depth: str | ByTower = "uniform",
+    towers: Iterable[str] = TOWERS,
     batches: Iterable[Batch] | None = None,
     loss: Loss | None = None,
 ) -> InheritancePlan:
@@ -59,7 +59,7 @@ def plan_inheritance(
     seen = Measurement()
     if wanted:
         seen = measure(donor, theirs, batches or (), what=wanted, loss=loss)
-    pairings = {
+    pairings: dict[TowerName, Pairing] = {
         name: pair(mine.towers[name], theirs.towers[name], _blocks(rules[name], name, seen))
         for name in names
     }
@@ -77,9 +77,7 @@ def plan_inheritance(
         donor=donor.name,
         student_fingerprint=shapes_fingerprint(student.module),
         donor_fingerprint=weights_fingerprint(donor.module),
-        towers={
-            name: plan_tower(context, name, selectors[name], rules[name]) for name in names
-        },
+        towers={name: plan_tower(context, name, selectors[name], rules[name]) for name in names},
         scalars=_shared_scalars(student, donor),
     )
 
@@ -93,12 +91,12 @@ def _blocks(rule: DepthRule, tower: TowerName, seen: Measurement) -> BlockChoice
     return choose
 
 
-def _checked_towers(towers: Iterable[TowerName]) -> tuple[TowerName, ...]:
+def _checked_towers(towers: Iterable[str]) -> tuple[TowerName, ...]:
     asked = set(towers)
-    names = tuple(name for name in TOWERS if name in asked)
+    names: list[TowerName] = [name for name in TOWERS if {str(name)} <= asked]
     if not names or len(names) != len(asked):
         raise ValueError(f"towers must be image, text or both, got {sorted(map(str, asked))}")
-    return names
+    return tuple(names)
 
 
 def _by_tower(
@@ -111,7 +109,9 @@ def _by_tower(
             raise ValueError(
                 f"{what} must name every tower that inherits and no other: {sorted(missing)}"
             )
-    values = {name: value[name] if isinstance(value, Mapping) else value for name in names}
+    values: dict[TowerName, Any] = {
+        name: value[name] if isinstance(value, Mapping) else value for name in names
+    }
     for each in values.values():
         custom: Callable[..., Any] | None = each if callable(each) and what == "selector" else None
         if custom is None and each not in known:

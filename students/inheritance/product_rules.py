@@ -16,8 +16,11 @@ def _mm(tracer: "Tracer", args: Sequence[Any], kwargs: dict[str, Any], out: Any)
     left, right = args
     one, other = tracer.dims(left), tracer.dims(right)
     over = tracer.same(one[-1], other[-2])
-    tracer.product(right, other[-2], left, left.ndim - 1)
-    tracer.product(left, one[-1], right, right.ndim - 2)
+    # Of two weights (a learned query and its matrix) the right one reads what the left one is.
+    if tracer.origin(right) is not None:
+        tracer.product(right, other[-2], left, left.ndim - 1)
+    else:
+        tracer.product(left, one[-1], right, right.ndim - 2)
     batch = [tracer.same(*pair) for pair in zip(one[:-2], other[:-2], strict=True)]
     if tracer.origin(left) is None and tracer.origin(right) is None:
         _mark_attention(tracer, batch, over, other[-1])

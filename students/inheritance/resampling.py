@@ -63,19 +63,15 @@ def grid_of(tokens: int) -> tuple[int, int] | None:
 
 def resize_positions(
     table: Float[Tensor, "tokens width"], tokens: int
-) -> Float[Tensor, "new width"]:
-    """Interpolate a picture's positions (bicubic); extra tokens are kept, or left out.
+) -> Float[Tensor, "rows width"]:
+    """Interpolate a picture's positions (bicubic).
 
-    Raises:
-        ValueError: when either count is no square grid with a few extra tokens, or the new
-            table has extra tokens that the old one lacks.
+    Extra tokens are kept as far as there are some: the result has fewer than `tokens` rows when
+    the new table has more of them than the old. Both counts must be grids (`grid_of`).
     """
     old, new = grid_of(table.shape[0]), grid_of(tokens)
-    if old is None or new is None:
-        raise ValueError(f"{table.shape[0]} or {tokens} positions are no square grid")
-    extra = new[0]
-    if extra > old[0]:
-        raise ValueError(f"{extra} extra positions wanted, the donor has {old[0]}")
+    assert old is not None and new is not None
+    extra = min(old[0], new[0])
     grid = table[old[0] :].T.reshape(1, -1, old[1], old[1]).float()
     if old[1] != new[1]:
         shrinks = new[1] < old[1]

@@ -8,14 +8,12 @@ whole hidden units. Where student and donor are equally wide every selector keep
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-SelectorName = Literal["leading", "uniform", "magnitude", "activation", "taylor"]
-SELECTORS: tuple[str, ...] = get_args(SelectorName)
+SELECTORS = ("leading", "uniform", "magnitude", "activation", "taylor")
 MEASURED = ("activation", "taylor")
 
 
@@ -42,7 +40,7 @@ class Carrier:
 
 # The weights that carry one axis -> a score for each of its units.
 Scorer = Callable[[Sequence[Carrier]], Float[Tensor, " units"]]
-Selector = SelectorName | Scorer
+Selector = str | Scorer
 
 
 def magnitude(carriers: Sequence[Carrier]) -> Float[Tensor, " units"]:
@@ -58,16 +56,15 @@ def magnitude(carriers: Sequence[Carrier]) -> Float[Tensor, " units"]:
 
 def activation(carriers: Sequence[Carrier]) -> Float[Tensor, " units"]:
     """What a unit passes on: its root mean square times its outgoing norm (arXiv:2306.11695)."""
-    passed = [
-        each.inputs * each.weight.norm(dim=1) for each in carriers if each.inputs is not None
-    ]
+    passed = [each.inputs * each.weight.norm(dim=1) for each in carriers if each.inputs is not None]
     # An axis that nothing sums over (a BatchNorm's alone) has only its magnitude.
     return _sum(carriers, passed) if passed else magnitude(carriers)
 
 
 def taylor(carriers: Sequence[Carrier]) -> Float[Tensor, " units"]:
-    """The squared first-order change of the loss without the unit (arXiv:1906.10771)."""
-    changes = [each.taylor for each in carriers if each.taylor is not None]
+    """The squared first-order change of the loss when a unit is not read (arXiv:1906.10771)."""
+    readers = [each for each in carriers if each.reads] or carriers
+    changes = [each.taylor for each in readers if each.taylor is not None]
     return torch.stack(changes).sum(0) if changes else magnitude(carriers)
 
 

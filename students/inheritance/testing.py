@@ -53,7 +53,8 @@ def student_of(
     """A float64 student whose every number is drawn at random, layer scales and statistics too."""
     text = text if text is not None else text_tower()
     module = Towers(visual, text)
-    student = build_student(module, image_size=size, tokenizer=WORDS, name="towers", **given)
+    given = {"tokenizer": WORDS, "name": "towers", **given}
+    student = build_student(module, image_size=size, **given)
     return randomise(student, seed)
 
 

@@ -1,7 +1,7 @@
 """One tower's part of a plan: an index map per axis, then a transfer per weight."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -84,7 +84,7 @@ def _axis_map(
     else:
         # The embedding is one axis of both towers: what one keeps the other keeps.
         shared = "embed" in (mine.kind, donor.kind)
-        places = list(context.pairings) if shared else [tower]
+        places: list[TowerName] = list(context.pairings) if shared else [tower]
         indices = choose_units(
             selector, mine.size, donor.size, lambda: _carriers(context, places, theirs)
         )
@@ -99,7 +99,7 @@ def _axis_map(
     )
 
 
-def _carriers(context: Context, places: list[TowerName], axis: str) -> list[Carrier]:
+def _carriers(context: Context, places: Collection[TowerName], axis: str) -> list[Carrier]:
     """The donor's weights that carry an axis and that a student weight starts from."""
     found: list[Carrier] = []
     for place in places:
@@ -179,9 +179,8 @@ def _method(tower: TowerAxes, slot: Slot, source: Slot, name: TowerName) -> Meth
             return None
         if name == "text":
             return "cut_positions"
-        new, old = grid_of(slot.shape[0]), grid_of(source.shape[0])
-        fits = new is not None and old is not None and new[0] <= old[0]
-        return "resize_positions" if fits else None
+        grids_fit = grid_of(slot.shape[0]) and grid_of(source.shape[0])
+        return "resize_positions" if grids_fit else None
     if grids != [len(slot.dims) - 2, len(slot.dims) - 1]:
         return None
     return "resize_patches" if kinds == {"patch"} else "recentre"
@@ -214,7 +213,8 @@ def _reads(slot: Slot, axis: str) -> bool:
 def _outcome(method: Method, known: Mapping[str, AxisMap]) -> Outcome:
     if method != "copy":
         return "resampled"
-    if any(len(axis.indices) > axis.donor_size for axis in known.values()):
+    units = [axis for axis in known.values() if axis.kind != "vocabulary"]
+    if any(len(axis.indices) > axis.donor_size for axis in units):
         return "grown"
     return "copied" if all(axis.identity for axis in known.values()) else "selected"
 

@@ -12,7 +12,7 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ class Trace:
     unread: frozenset[str]
 
 
+@no_type_check  # as Factors
 class Tracer(TorchDispatchMode):
     """Follows dimensions from operation to operation.
 
@@ -152,7 +153,6 @@ class Tracer(TorchDispatchMode):
             unread=frozenset(self.unread),
         )
 
-
     def _place(self, key: str, over: Dim) -> int:
         """Which dimension of a weight a sum ran over.
 
@@ -186,7 +186,7 @@ def trace(module: nn.Module, method: str, inputs: Tensor) -> Trace:
     """
     try:
         return _run(_hollow(module), method, inputs.to("meta"))
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError, AssertionError):
         # Some modules branch on values, which the meta device has none of.
         pass
     try:
