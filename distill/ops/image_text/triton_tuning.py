@@ -26,7 +26,7 @@ from distill.ops.image_text.triton_sweeps import (
     softmax_gradient,
     softmax_sums,
 )
-from distill.ops.image_text.triton_tiling import CANDIDATES, Tiling
+from distill.ops.image_text.triton_tiling import CANDIDATES, Tiling, candidates
 
 Sweep = Literal["sums", "gradients"]
 
@@ -47,7 +47,7 @@ def tiling_for(operands: Operands, sweep: Sweep) -> Tiling:
         path = tilings_file()
         kept = read_tilings(path)
         if key not in kept:
-            _log.info("timing %d tilings for %s (once; kept in %s)", len(CANDIDATES), key, path)
+            _log.info("timing tilings for %s (once; kept in %s)", key, path)
             keep_tiling(path, key, fastest(operands, sweep))
             kept = read_tilings(path)
         _known[key] = kept[key]
@@ -82,18 +82,16 @@ def keep_tiling(path: Path, key: str, tiling: Tiling) -> None:
 
 
 def fastest(operands: Operands, sweep: Sweep) -> Tiling:
-    """Time every candidate on one super-tile of the user's own rows."""
+    """Time the candidates on one super-tile of the user's own rows."""
     operands = _head(operands)
     times = {}
-    for tiling in CANDIDATES:
+    for tiling in candidates(len(operands.lefts)):
         try:
             times[tiling] = _milliseconds(_run(operands, sweep, tiling))
         except triton.runtime.errors.OutOfResources:
             _log.info("this device has too little shared memory or registers for %s", tiling)
     if not times:
-        raise RuntimeError(
-            f"no tiling of {len(CANDIDATES)} fits {torch.cuda.get_device_name()}; use impl='tiled'"
-        )
+        raise RuntimeError(f"no tiling fits {torch.cuda.get_device_name()}; use impl='tiled'")
     return min(times, key=lambda tiling: times[tiling])
 
 
