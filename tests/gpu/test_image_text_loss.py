@@ -4,7 +4,10 @@ bfloat16, the compiled kernels of both back ends, memory, no synchronisation, to
 quarter of a million rows. `benchmarks/ops/gpu_check.py` runs this file and then the benchmark.
 """
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -180,22 +183,10 @@ def test_nothing_waits_for_the_device(kind):
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-def test_one_graph_under_compile_and_autocast(kind):
-    student, teacher = embeddings(500, 128), embeddings(500, 96)
-
-    def loss(image, text, scale, bias):
-        model = Embeddings(image, text, scale, bias)
-        terms = image_text_loss(model, [teacher], kind=kind, impl="triton")
-        return terms.contrastive + terms.affinity
-
-    results = []
-    for call in (loss, torch.compile(loss, fullgraph=True)):
-        inputs = list(differentiable(student))
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            value = call(*inputs)
-        results.append([value, *torch.autograd.grad(value, inputs, materialize_grads=True)])
-    torch.testing.assert_close(results[0], results[1])
+def test_one_graph_under_compile_and_autocast():
+    command = [sys.executable, str(Path(__file__).parent / "compiled_call.py"), "cuda"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def peak_extra(n, teachers):

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from distill.ops import image_text_loss
-from distill.ops.image_text import operator, reference
 from distill.ops.image_text import problem as contract
+from distill.ops.image_text import reference
 from distill.ops.image_text.arguments import IntraModal, Options, normal_form
 from teachers.contract import Embeddings
 
@@ -196,14 +196,15 @@ def test_through_the_front_door(n, kind):
         assert (f.double() - w).abs().max() <= 1e-5 * w.abs().max() + 1e-6 * (n == 1) + 1e-7
 
 
-@in_the_interpreter
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch's own copies
-def test_the_operator_passes_torchs_own_checks():
-    made = normal_form(embeddings(9, 8, 10.0, torch.float32, 1.0), [], Options())
-    call = operator.Call.of(made, "triton", "", "gather")
-    for x in call[:4]:
-        x.requires_grad_()
-    torch.library.opcheck(torch.ops.distill.image_text_values.default, (*call, True))
+@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETED, reason="starts the interpreter itself")
+def test_one_graph_under_compile_and_autocast():
+    """With torch's own checks of the operators: what tests/gpu does on a GPU."""
+    script = Path(__file__).parents[1] / "gpu" / "compiled_call.py"
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, str(script), "cpu"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_a_device_that_triton_does_not_know_is_refused():
