@@ -33,8 +33,9 @@ from distill.preparing import accelerator_for, restore_towers
 from distill.run_log import RunLog, write_json
 from distill.standardizing import standards_of_run
 from distill.stepping import Stepper
-from distill.stopping import Stopped, StopSignals
+from distill.stopping import Stopped
 from reinforced_data import Batch, ReinforcedDataset
+from reinforced_data.stop_signals import StopSignals
 from students import Student
 
 

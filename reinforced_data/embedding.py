@@ -71,10 +71,16 @@ class ImageEmbedder:
         self._filled = 0
 
 
-def embed_texts(teacher: ClipModel, texts: Sequence[str], batch_size: int) -> Rows:
+def embed_texts(
+    teacher: ClipModel,
+    texts: Sequence[str],
+    batch_size: int,
+    between_batches: Callable[[], None] = lambda: None,
+) -> Rows:
     """Embed texts in batches, in order."""
     rows = []
     for start in range(0, len(texts), batch_size):
+        between_batches()
         tokens = teacher.tokenizer(list(texts[start : start + batch_size]))
         rows.append(_embed(teacher, teacher.module.encode_text, tokens.to(teacher.device)))
     return _join(rows, teacher.embed_dim)

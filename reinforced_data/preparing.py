@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -92,14 +92,19 @@ class Preparer:
         return {look: drawn[look.image_size, look.interpolation] for look in self._looks}
 
 
-def in_threads(function: Callable[[int, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def in_threads(
+    function: Callable[[int, Item], Result], items: Iterable[Item]
+) -> Generator[Result, None, None]:
     """Yield function(i, item) in order, a few items ahead; Pillow lets go of the GIL."""
     threads = min(8, os.cpu_count() or 1)
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         for number, item in enumerate(items):
             waiting.append(pool.submit(function, number, item))
             if len(waiting) > 2 * threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

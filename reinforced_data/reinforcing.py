@@ -4,6 +4,7 @@ The unit is (column, shard). The same command resumes; several processes may run
 machine or many: RANK and WORLD_SIZE only say where in the list of shards each one begins.
 """
 
+import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from reinforced_data.plan import Plan, make_plan
 from reinforced_data.shard_pass import reinforce_shard
 from reinforced_data.shard_walk import ShardWalk
 from reinforced_data.source import BrokenShard, expand_sources
+from reinforced_data.stop_signals import Interrupted, StopSignals
 from reinforced_data.views import ViewPolicy
 from teachers import Ensemble, Teacher
 
@@ -88,7 +90,11 @@ def reinforce(
 
     Raises:
         ValueError: an argument or the source is not usable, the store was made from another
-            source or with other views, captions or a teacher of the same name.
+            source or with other views, captions or a teacher of the same name, or a teacher
+            gives nothing usable.
+        OSError: the store cannot be written; what is committed is whole.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the same call goes on. A second signal does
+            what it always does, at once.
     """
     if num_views < 1 or batch_size < 1:
         raise ValueError(
@@ -125,12 +131,22 @@ def _run(
     store: Store, plan: Plan, already: set[int], *, batch_size: int, progress: bool
 ) -> dict[str, str]:
     failed = {}
-    with _Bar(store, already, progress) as bar:
+    with StopSignals() as signals, _Bar(store, already, progress) as bar:
+
+        def stop_if_told() -> None:
+            if signals.received:
+                raise _interrupted(store, plan, signals.received)
+
         walk = ShardWalk(store.num_shards, already)
         for shard in walk:
             try:
                 alone = reinforce_shard(
-                    store, plan, shard, batch_size=batch_size, on_sample=bar.sample
+                    store,
+                    plan,
+                    shard,
+                    batch_size=batch_size,
+                    on_sample=bar.sample,
+                    between_batches=stop_if_told,
                 )
                 if not alone:
                     walk.met_another()
@@ -139,6 +155,15 @@ def _run(
                 bar.say(str(error))
             bar.shard_done(shard)
     return failed
+
+
+def _interrupted(store: Store, plan: Plan, signum: int) -> Interrupted:
+    done = len(_done_shards(store, plan))
+    return Interrupted(
+        f"stopped by {signal.Signals(signum).name} with {done} of {store.num_shards} shards done "
+        f"in {store.name}; the same command goes on from there",
+        128 + signum,
+    )
 
 
 def _report(

@@ -1,5 +1,6 @@
 """One pass over one source shard: each picture decoded once, for all columns that are missing."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -37,6 +38,7 @@ def reinforce_shard(
     *,
     batch_size: int,
     on_sample: Callable[[int], None],
+    between_batches: Callable[[], None],
 ) -> bool:
     """Write the units of a shard that are missing; False when another process was at it too.
 
@@ -46,6 +48,7 @@ def reinforce_shard(
         shard: which source shard.
         batch_size: views, or texts, per call of a teacher.
         on_sample: called with the bytes of each sample's image, for progress.
+        between_batches: called where the work may stop, which it does when this raises.
 
     Raises:
         BrokenShard: the shard is truncated or not a tar.
@@ -65,18 +68,20 @@ def reinforce_shard(
     looks = {embedder.teacher.preprocess for embedder in embedders.values()}
     unit = _ShardRows(store, plan, shard, missing)
     samples = scan_shard(store.sources[shard], captions_from=plan.captions_from)
-    for prepared in in_threads(Preparer(plan, stored, looks), samples):
-        unit.add(prepared)
-        for pixels in prepared.pixels:
-            for embedder in embedders.values():
-                embedder.add(pixels[embedder.teacher.preprocess])
-        on_sample(prepared.row.size or 0)
+    with contextlib.closing(in_threads(Preparer(plan, stored, looks), samples)) as ready:
+        for prepared in ready:
+            unit.add(prepared)
+            for pixels in prepared.pixels:
+                for embedder in embedders.values():
+                    embedder.add(pixels[embedder.teacher.preprocess])
+            on_sample(prepared.row.size or 0)
+            between_batches()
     unit.write_source_columns()
     for entry in plan.teachers:
         if entry.image.name in missing:
             unit.write_image(entry, embedders[entry.image.name].finish())
         if entry.text.name in missing:
-            unit.write_text(entry, batch_size)
+            unit.write_text(entry, batch_size, between_batches)
     return unit.alone
 
 
@@ -138,12 +143,14 @@ class _ShardRows:
         codec = codec_of(self.store.storage, entry.image)
         self._write(entry.image, image_batch(codec, rows, num_views, kept, self.keys), reasons)
 
-    def write_text(self, entry: TeacherColumns, batch_size: int) -> None:
+    def write_text(
+        self, entry: TeacherColumns, batch_size: int, between_batches: Callable[[], None]
+    ) -> None:
         unique: dict[str, int] = {}
         for texts in self.captions:
             for text in texts or ():
                 unique.setdefault(text, len(unique))
-        embedded = embed_texts(entry.teacher, list(unique), batch_size)
+        embedded = embed_texts(entry.teacher, list(unique), batch_size, between_batches)
         self._check_first(entry, entry.text, embedded)
         problems = embedded.problems()
         reasons, picked, counts = [], [], []

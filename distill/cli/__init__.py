@@ -54,7 +54,7 @@ def _run(given: list[str], as_json: bool) -> Outcome:
         wrong = f"`distill {given[0]}` does not take these arguments; see --help"
         return Outcome(values={"error": wrong} if code else {}, exit_code=code)
     except KeyboardInterrupt as interrupt:
-        # `distill.stopping.Stopped` says more than a bare Ctrl-C.
+        # `reinforced_data.stop_signals.Interrupted` says more than a bare Ctrl-C.
         said = str(interrupt) or "interrupted; the same command goes on from here"
         return _failed(said, getattr(interrupt, "exit_code", 130))
     except (ValueError, FileNotFoundError, PermissionError) as error:
