@@ -179,4 +179,5 @@ def _finish(problem: Problem, products: Products, gradient_sum: Float32[Tensor, 
     """Gradients of the rows and of the scale from dL/dlogit's products; the bias's is its sum."""
     scale = problem.logit_scale.float()
     of_scale = (products.image * problem.image).sum()  # = sum_ij G_ij <image_i, text_j>
-    return Gradients(products.image * scale, products.text * scale, of_scale, gradient_sum)
+    image, text = products.image.mul_(scale), products.text.mul_(scale)
+    return Gradients(image, text, of_scale, gradient_sum)

@@ -87,7 +87,7 @@ def fastest(operands: Operands, sweep: Sweep) -> Tiling:
     times = {}
     for tiling in candidates(len(operands.lefts)):
         try:
-            times[tiling] = _milliseconds(_run(operands, sweep, tiling))
+            times[tiling] = _milliseconds(sweep_once(operands, sweep, tiling))
         except triton.runtime.errors.OutOfResources:
             _log.info("this device has too little shared memory or registers for %s", tiling)
     if not times:
@@ -135,7 +135,7 @@ def _head(operands: Operands) -> Operands:
     return replace(operands, lefts=lefts, rights=rights, row_ids=row_ids, column_ids=column_ids)
 
 
-def _run(operands: Operands, sweep: Sweep, tiling: Tiling) -> Callable[[], object]:
+def sweep_once(operands: Operands, sweep: Sweep, tiling: Tiling) -> Callable[[], object]:
     """One call of the sweep with a tiling; coefficients are any."""
     like, sizes = operands.scales, operands.shape
     if operands.sigmoid:
