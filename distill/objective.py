@@ -218,14 +218,17 @@ class ObjectiveModule(nn.Module):
     ) -> dict[str, Float[Tensor, ""]]:
         """Return each raw term by name, and `total`, their weighted sum.
 
-        Rows are gathered over `group` once, here; all terms then see the whole batch. `seed` is
-        what the step draws from (teacher dropping), the same on every rank.
+        All terms see the whole batch of `group`. The image-text loss brings ranks together by
+        itself; only where other terms are on, every rank gathers all rows. `seed` is what the
+        step draws from (teacher dropping), the same on every rank.
         """
         spec = self.objective
-        student = gather_embeddings(student, group)
-        teachers = [gather_embeddings(teacher, group) for teacher in teachers]
-        ids = gather_rows(caption_ids, group) if spec.equal_captions_are_positives else None
-        terms = self._image_text(student, teachers, ids)
+        ids = caption_ids if spec.equal_captions_are_positives else None
+        terms = self._image_text(student, teachers, ids, group)
+        if self.feature or self.interactive or spec.relational or spec.custom:
+            student = gather_embeddings(student, group)
+            teachers = [gather_embeddings(teacher, group) for teacher in teachers]
+            ids = ids if ids is None else gather_rows(ids, group)
         if self.feature is not None:
             terms["feature"] = self.feature(student, teachers, seed)
         if self.interactive is not None:
@@ -249,7 +252,11 @@ class ObjectiveModule(nn.Module):
         return {**terms, "total": sum(weighted, unused)}
 
     def _image_text(
-        self, student: Embeddings, teachers: Sequence[Embeddings], ids: Tensor | None
+        self,
+        student: Embeddings,
+        teachers: Sequence[Embeddings],
+        ids: Tensor | None,
+        group: dist.ProcessGroup | None,
     ) -> dict[str, Tensor]:
         """Contrastive and affinity terms, as far as they are switched on."""
         spec = self.objective
@@ -264,6 +271,7 @@ class ObjectiveModule(nn.Module):
             targets=spec.targets,
             positives=ids,
             label_smoothing=spec.label_smoothing,
+            group=group,
         )
         terms = {"contrastive": pair.contrastive}
         return {**terms, "affinity": pair.affinity} if spec.affinity else terms

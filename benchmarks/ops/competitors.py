@@ -7,8 +7,8 @@ library has no distillation, its row says so.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 
+import rivals
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -162,35 +162,17 @@ def _logits(model: Embeddings, rows: slice) -> Tensor:
     return model.logit_scale * model.image[rows].to(high) @ model.text.to(high).T
 
 
-def inf_cl(case: Case) -> Loss | str:
-    """Inf-CL's Triton kernels, both directions (inf-cl 1.2.1)."""
-    if case.device != "cuda":
-        return "needs an NVIDIA GPU"
-    if find_spec("inf_cl") is None:
-        return "inf-cl is not installed"
-    if case.loss != "hard":
-        return "has the hard softmax loss only"
-    from inf_cl import cal_flash_loss
+def rival(run: Loss, loss: str) -> Callable[[Case], Loss | str]:
+    """A package of `rivals.py`: CUDA only, one loss only, not a dependency of ours."""
 
-    def loss(student: Embeddings, teachers: list[Embeddings]) -> Tensor:
-        image, text, scale = student[:3]
-        one, other = (
-            cal_flash_loss(a, b, scale=scale).mean() for a, b in ((image, text), (text, image))
-        )
-        return (one + other) / 2
+    def make(case: Case) -> Loss | str:
+        if case.device != "cuda":
+            return "needs an NVIDIA GPU"
+        if not rivals.installed(run.__name__):
+            return f"{run.__name__} is not installed"
+        return run if case.loss == loss else f"has the {loss} loss only"
 
-    return loss
-
-
-def siglip_kernel(case: Case) -> Loss | str:
-    """siglip-kernel 0.1.2's fused, chunked sigmoid loss."""
-    if case.device != "cuda":
-        return "needs an NVIDIA GPU"
-    if find_spec("siglip_kernel") is None:
-        return "siglip-kernel is not installed"
-    if case.kind != "sigmoid":
-        return "has the sigmoid loss only"
-    return "its call is not written: no machine here had it to try"
+    return make
 
 
 COMPETITORS: dict[str, Callable[[Case], Loss | str]] = {
@@ -200,6 +182,6 @@ COMPETITORS: dict[str, Callable[[Case], Loss | str]] = {
     "open_clip": open_clip,
     "open_clip, compiled": compiled_open_clip,
     "chunk + checkpoint": chunked,
-    "inf-cl": inf_cl,
-    "siglip-kernel": siglip_kernel,
+    "inf-cl": rival(rivals.inf_cl, "hard"),
+    "siglip-kernel": rival(rivals.siglip_kernel, "sigmoid"),
 }

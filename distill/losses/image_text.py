@@ -7,6 +7,7 @@ affinity is the softmax one then; the student's bias plays no part in it.
 
 from collections.abc import Sequence
 
+import torch.distributed as dist
 from jaxtyping import Int64
 from torch import Tensor
 
@@ -25,6 +26,7 @@ def contrastive_and_affinity(
     targets: Targets = "mean_prob",
     positives: Int64[Tensor, " n"] | None = None,
     label_smoothing: float = 0.0,
+    group: dist.ProcessGroup | None = None,
 ) -> ImageTextTerms:
     """Both losses; affinity is 0 without teachers.
 
@@ -38,6 +40,7 @@ def contrastive_and_affinity(
         targets: how teachers are averaged.
         positives: one id per row; equal ids are positives of each other.
         label_smoothing: of the hard targets.
+        group: as in `image_text_loss`.
     """
     kind = kind or ("softmax" if student.logit_bias is None else "sigmoid")
     taught = [soften(teacher, teacher_scale) for teacher in teachers]
@@ -51,11 +54,14 @@ def contrastive_and_affinity(
         targets=targets,
         positives=positives,
         label_smoothing=label_smoothing,
+        group=group,
     )
     if not apart:
         return terms
     without_bias = student._replace(logit_bias=None)
-    soft = image_text_loss(without_bias, taught, teacher_weights=teacher_weights, targets=targets)
+    soft = image_text_loss(
+        without_bias, taught, teacher_weights=teacher_weights, targets=targets, group=group
+    )
     return terms._replace(affinity=soft.affinity)
 
 
