@@ -1,10 +1,8 @@
-"""What `image_text_loss` is measured against: each the whole objective, as its users write it.
+"""What the GPU's goals are measured against: each the whole objective, as its users write it.
 
 A rival takes a student and its teachers and returns contrastive + affinity, ready for backward.
 Products are in the rows' dtype, softmaxes in float32, as open_clip has them under autocast.
 
-    eager             open_clip's losses: every N x N matrix is kept for backward
-    compiled          `torch.compile` of it
     chunk_checkpoint  strips of rows, each recomputed in backward: the strong baseline in O(N d)
     inf_cl            inf-cl 1.2.1 (Inf-CLIP), both directions; hard loss only
     siglip_kernel     siglip-kernel 0.1.2; hard sigmoid loss only
@@ -13,46 +11,40 @@ The last two are no dependencies: `pip install --no-deps inf-cl==1.2.1 siglip-ke
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from distill.ops import Embeddings
-
-Rival = Callable[[Embeddings, Sequence[Embeddings]], Tensor]
 
 STRIP = 2048  # rows
 
 
 def installed(name: str) -> bool:
     """Whether a rival can run here."""
-    package = {"inf_cl": "inf_cl", "siglip_kernel": "siglip_kernel"}.get(name)
-    return package is None or importlib.util.find_spec(package) is not None
-
-
-def eager(student: Embeddings, teachers: Sequence[Embeddings] = ()) -> Tensor:
-    """Softmax losses of both directions over whole matrices."""
-    rows = _strip(student, teachers, slice(0, len(student.image)))
-    columns = _strip(_swapped(student), [*map(_swapped, teachers)], slice(0, len(student.image)))
-    return (rows + columns) / (2 * len(student.image))
-
-
-compiled = torch.compile(eager)
+    return name == "chunk_checkpoint" or importlib.util.find_spec(name) is not None
 
 
 def chunk_checkpoint(student: Embeddings, teachers: Sequence[Embeddings] = ()) -> Tensor:
-    """The same strip by strip; backward computes a strip again instead of keeping it."""
-    total = student.image.new_zeros((), dtype=torch.float32)
+    """Softmax losses strip by strip; backward computes a strip again instead of keeping it.
+
+    A strip of the student's logits serves both directions; the teachers' column log-sum-exps take
+    a pass of their own.
+    """
     n = len(student.image)
-    sides = ((student, teachers), (_swapped(student), [*map(_swapped, teachers)]))
-    for start in range(0, n, STRIP):
-        rows = slice(start, min(start + STRIP, n))
-        for model, taught in sides:
-            total = total + checkpoint(_strip, model, taught, rows, use_reentrant=False)
-    return total / (2 * n)
+    strips = [slice(start, min(start + STRIP, n)) for start in range(0, n, STRIP)]
+    with torch.no_grad():
+        columns = [
+            _over([_scores(teacher, rows).logsumexp(0) for rows in strips]) for teacher in teachers
+        ]
+    parts = [
+        checkpoint(_strip, student, teachers, columns, rows, use_reentrant=False) for rows in strips
+    ]
+    by_column = _over([column for _, column in parts]).sum()
+    total = torch.stack([value for value, _ in parts]).sum()
+    return (total + by_column * (2 if teachers else 1)) / (2 * n)
 
 
 def inf_cl(student: Embeddings, teachers: Sequence[Embeddings] = ()) -> Tensor:
@@ -67,14 +59,6 @@ def inf_cl(student: Embeddings, teachers: Sequence[Embeddings] = ()) -> Tensor:
     ) / 2
 
 
-def eager_sigmoid(student: Embeddings, teachers: Sequence[Embeddings] = ()) -> Tensor:
-    """SigLIP's loss over the whole matrix."""
-    assert not teachers and student.logit_bias is not None
-    scores = _scores(student, slice(0, len(student.image))) + student.logit_bias
-    signs = 2 * torch.eye(len(scores), device=scores.device) - 1
-    return -F.logsigmoid(signs * scores).sum() / len(scores)
-
-
 def siglip_kernel(student: Embeddings, teachers: Sequence[Embeddings] = ()) -> Tensor:
     """siglip-kernel's own choice for the device."""
     from siglip_kernel import fused_siglip_loss
@@ -85,22 +69,25 @@ def siglip_kernel(student: Embeddings, teachers: Sequence[Embeddings] = ()) -> T
     )
 
 
-def _swapped(model: Embeddings) -> Embeddings:
-    return model._replace(image=model.text, text=model.image)
-
-
 def _scores(model: Embeddings, rows: slice) -> Tensor:
     return model.logit_scale * (model.image[rows] @ model.text.T).float()
 
 
-def _strip(student: Embeddings, teachers: Sequence[Embeddings], rows: slice) -> Tensor:
-    """Sum over some rows of the hard loss and of the mean-probability affinity."""
-    log_chances = F.log_softmax(_scores(student, rows), dim=1)
-    here = torch.arange(rows.start, rows.stop, device=log_chances.device)
-    loss = F.nll_loss(log_chances, here, reduction="sum")
-    if teachers:
+def _over(strips: list[Tensor]) -> Tensor:
+    """Log-sum-exp of whole columns from those of strips."""
+    return torch.stack(strips).logsumexp(0)
+
+
+def _strip(
+    student: Embeddings, teachers: Sequence[Embeddings], columns: list[Tensor], rows: slice
+) -> tuple[Tensor, Tensor]:
+    """The terms that need a strip's rows only, and the strip's column log-sum-exps."""
+    scores = _scores(student, rows)
+    by_row = scores.logsumexp(1).sum()
+    total = by_row - 2 * scores.diagonal(rows.start).sum()
+    for teacher, column in zip(teachers, columns, strict=True):
         with torch.no_grad():
-            chances = [F.softmax(_scores(teacher, rows), dim=1) for teacher in teachers]
-            target = torch.stack(chances).mean(0) if len(chances) > 1 else chances[0]
-        loss = loss - (target * log_chances).sum()
-    return loss
+            taught = _scores(teacher, rows)
+            target = taught.softmax(1) + (taught - column).exp()
+        total = total + (by_row - (target * scores).sum()) / len(teachers)
+    return total, scores.logsumexp(0)
