@@ -24,6 +24,7 @@ from reinforced_data.auditing_samples import (
     read_members,
 )
 from reinforced_data.layout import Store, open_store
+from reinforced_data.storage import Storage
 from teachers import ClipModel
 
 
@@ -111,7 +112,12 @@ def audit(
     """
     if samples < 0:
         raise ValueError(f"samples must be 0 or more, got {samples}")
-    opened = open_store(store)
+    try:
+        opened = open_store(store)
+    except ValueError as error:
+        if not Storage(store).exists("sources.json"):
+            raise
+        return _unreadable(store, error)
     members = [teachers] if isinstance(teachers, ClipModel) else list(teachers)
     found = check_files(opened)
     found.problems += orphans(opened, [entry.column for entry in found.columns])
@@ -136,6 +142,19 @@ def audit(
         counts=_counts(opened, found, sum(map(len, chosen.values()))),
         columns=tuple(_numbers(entry) for entry in found.columns),
         cosines=cosines,
+    )
+
+
+def _unreadable(store: str | Path, error: ValueError) -> AuditReport:
+    """Without its list of shards nothing of a store can be checked."""
+    found = f"{error}. Restore the file: it says which source shard each row belongs to"
+    names = ("shards", "samples", "usable", "skipped", "columns", "files", "bytes", "members")
+    return AuditReport(
+        store=Storage(store).name,
+        problems=(found,),
+        counts=dict.fromkeys(names, 0),
+        columns=(),
+        cosines={},
     )
 
 

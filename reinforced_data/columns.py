@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from reinforced_data.stamped_json import check_stamp, to_stamped_json
+
 FORMAT_VERSION = 1
 KINDS = (
     "index",
@@ -26,6 +28,7 @@ KINDS = (
 ORIGINAL = "original"
 """The caption set that holds the source's own texts."""
 
+_FIELDS = ("format_version", "column", "kind", "fingerprint", "identity", "facts")
 _LIBRARIES = ("clip-distill", "torch", "torchvision", "open_clip_torch", "timm", "Pillow")
 _DATA_LIBRARIES = ("simplejpeg", "pyarrow", "numpy")
 
@@ -58,15 +61,15 @@ class Column:
             "identity": self.identity,
             "facts": self.facts,
         }
-        return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+        return to_stamped_json(content)
 
     @classmethod
     def from_json(cls, content: dict[str, Any], where: str) -> "Column":
         """Read it back.
 
         Raises:
-            ValueError: another format version, a missing field, an unknown kind, or an identity
-                that does not hash to the fingerprint (the file was edited).
+            ValueError: another format version, a missing or an unknown field, an unknown kind, or
+                a fingerprint or checksum that does not match (the file was edited).
         """
         if content.get("format_version") != FORMAT_VERSION:
             raise ValueError(
@@ -87,6 +90,7 @@ class Column:
             raise ValueError(f"{where} is of the unknown kind {column.kind!r}")
         if column.fingerprint != fingerprint_of(column.kind, column.identity):
             raise ValueError(f"{where} was changed: its identity does not match its fingerprint")
+        check_stamp(content, _FIELDS, where)
         return column
 
 

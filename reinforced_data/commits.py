@@ -5,8 +5,8 @@ only if there is none. So two writers of one unit, or one that comes back from t
 work but never harm: the first commit wins, and redoing a unit is always safe.
 """
 
+import dataclasses
 import hashlib
-import json
 import time
 import uuid
 from dataclasses import asdict, dataclass
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from reinforced_data.arrow_rows import to_ipc
 from reinforced_data.columns import FORMAT_VERSION, Column
+from reinforced_data.stamped_json import check_stamp, to_stamped_json
 from reinforced_data.storage import Storage
 
 
@@ -54,19 +55,21 @@ class Commit:
 
     def to_json(self) -> bytes:
         """Return the content of `commits/COLUMN/SHARD.json`."""
-        content = {"format_version": FORMAT_VERSION, **asdict(self)}
-        return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+        return to_stamped_json({"format_version": FORMAT_VERSION, **asdict(self)})
 
     @classmethod
     def from_json(cls, content: dict[str, Any], where: str) -> "Commit":
         """Read it back.
 
         Raises:
-            ValueError: another format version or a missing field.
+            ValueError: another format version, a missing or an unknown field, or a checksum that
+                does not match.
         """
         if content.get("format_version") != FORMAT_VERSION:
             raise ValueError(f"{where} has format version {content.get('format_version')!r}")
-        fields = {name: value for name, value in content.items() if name != "format_version"}
+        names = [field.name for field in dataclasses.fields(cls)]
+        fields = check_stamp(content, ["format_version", *names], where)
+        del fields["format_version"]
         try:
             fields["skipped"] = tuple(Skipped(**skip) for skip in fields["skipped"])
             return cls(**fields)

@@ -4,10 +4,8 @@ The source shards are never copied. A local source that lies beside the store is
 relative to it, so that both can be moved together.
 """
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -17,6 +15,7 @@ from reinforced_data.arrow_rows import from_ipc
 from reinforced_data.columns import FORMAT_VERSION, Column
 from reinforced_data.commits import Commit, Skipped, commit_path, read_commit, write_unit
 from reinforced_data.shard_reader import CUTS
+from reinforced_data.stamped_json import check_stamp, to_stamped_json
 from reinforced_data.storage import Storage
 
 _SOURCES = "sources.json"
@@ -34,8 +33,13 @@ class Store:
                 f"{storage.name}/{_SOURCES} has format version {listing.get('format_version')!r}, "
                 f"this release reads version {FORMAT_VERSION}"
             )
-        self.source_bytes = [int(shard["bytes"]) for shard in listing["shards"]]
-        self.sources = [_absolute(storage, shard["path"]) for shard in listing["shards"]]
+        where = f"{storage.name}/{_SOURCES}"
+        try:
+            shards = check_stamp(listing, ("format_version", "shards"), where)["shards"]
+            self.source_bytes = [int(shard["bytes"]) for shard in shards]
+            self.sources = [_absolute(storage, shard["path"]) for shard in shards]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{where} is no list of source shards: {error!r}") from error
 
     @property
     def name(self) -> str:
@@ -139,7 +143,7 @@ def create_store(path: str | Path, shards: list[str]) -> Store:
         "format_version": FORMAT_VERSION,
         "shards": [{"path": _recorded(storage, shard), "bytes": _size(shard)} for shard in shards],
     }
-    storage.create(_SOURCES, _listing_json(listing))
+    storage.create(_SOURCES, to_stamped_json(listing))
     store = Store(storage)
     wanted = [_absolute(storage, shard["path"]) for shard in listing["shards"]]
     if store.sources != wanted:
@@ -150,7 +154,7 @@ def create_store(path: str | Path, shards: list[str]) -> Store:
         )
         raise _other_source(store, detail)
     if _check_sizes(store, [shard["bytes"] for shard in listing["shards"]]):
-        storage.write(_SOURCES, _listing_json(listing))
+        storage.write(_SOURCES, to_stamped_json(listing))
     return Store(storage)
 
 
@@ -185,10 +189,6 @@ def _other_source(store: Store, detail: str) -> ValueError:
         f"{store.name} was made from other source shards: {detail}. Give the same source, or "
         "another folder for the new store"
     )
-
-
-def _listing_json(listing: dict[str, Any]) -> bytes:
-    return (json.dumps(listing, indent=1) + "\n").encode()
 
 
 def _size(path: str) -> int:

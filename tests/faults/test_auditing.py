@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from distill.cli import main
 from reinforced_data import ViewPolicy, reinforce
 from reinforced_data.arrow_rows import from_ipc, to_ipc
 from reinforced_data.auditing import AuditReport, audit
+from reinforced_data.layout import Store, open_store
 from reinforced_data.shard_writer import write_shards
 from teachers import Preprocess, Teacher, WordTokenizer, load_teacher
 
@@ -102,7 +104,9 @@ def data_file(copy: Path, kind: str, shard: int = 1) -> Path:
 
 def edit_commit(copy: Path, kind: str, shard: int = 1, **changes: object) -> None:
     path = commit_file(copy, kind, shard)
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    record = {**json.loads(path.read_text()), **changes}
+    record.pop("checksum", None)  # a fault that it cannot see
+    path.write_text(json.dumps(record))
 
 
 def rewrite(
@@ -307,8 +311,7 @@ def test_broken_json_files(copy):
 
 def test_a_column_file_that_is_gone_or_edited(copy):
     (column,) = (copy / "store" / "columns").glob("text-first-*.json")
-    content = column.read_text()
-    column.write_text(content.replace("float16", "float32"))
+    column.write_text(column.read_text().replace("float16", "float32"))
     report = audit(copy / "store")
     assert any("its identity does not match its fingerprint" in p for p in report.problems)
     column.unlink()
@@ -318,3 +321,63 @@ def test_a_column_file_that_is_gone_or_edited(copy):
 def test_no_store(tmp_path):
     with pytest.raises(ValueError, match="is not a reinforced dataset"):
         audit(tmp_path)
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x10, 0x80])
+@pytest.mark.parametrize("kind", ["sources", "columns", "commits"])
+def test_any_flipped_bit_of_a_json_file_is_noticed(copy, kind, mask):
+    """Every byte of one file of each kind, read as the store reads it; white space aside."""
+    store = open_store(copy / "store")
+    column = store.columns("image_embeddings")[0]
+    read, path = {
+        "sources": (lambda: Store(store.storage), "sources.json"),
+        "columns": (store.columns, f"columns/{column.name}.json"),
+        "commits": (lambda: store.commit(column, 0), f"commits/{column.name}/00000.json"),
+    }[kind]
+    file = copy / "store" / path
+    whole = file.read_bytes()
+    unnoticed = []
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= mask
+        file.write_bytes(flipped)
+        try:
+            read()
+        except ValueError as error:
+            assert str(file) in str(error)
+        else:
+            unnoticed.append(place)
+    assert [place for place in unnoticed if not chr(whole[place]).isspace()] == []
+    for place in unnoticed:
+        flipped = bytearray(whole)
+        flipped[place] ^= mask
+        assert json.loads(flipped) == json.loads(whole)
+
+
+@pytest.mark.parametrize(
+    "path", ["sources.json", "columns/image-first-*", "commits/views-*/00001*"]
+)
+def test_the_command_names_a_flipped_byte_and_ends_with_3(copy, capsys, path):
+    (file,) = (copy / "store").glob(path)
+    data = bytearray(file.read_bytes())
+    place = data.index(b'"format_version": 1') - 4  # inside the value before it
+    data[place] ^= 1
+    file.write_bytes(data)
+    assert main(["audit", str(copy / "store"), "--json"]) == 3
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    assert (str(file) in problems[0] and "Restore" in problems[0]) or "Delete" in problems[0]
+
+
+def test_a_damaged_data_file_is_not_mixed_with_new_ones(copy, teachers):
+    """`reinforce` leaves what is committed alone; the record gone, the shard is as it was."""
+    wanted = data_file(copy, "image-first").read_bytes()
+    path = data_file(copy, "image-first")
+    path.write_bytes(wanted[:-1] + bytes([wanted[-1] ^ 1]))
+    (problem,) = audit(copy / "store").problems
+    assert path.name in problem and "Delete" in problem
+    commit_file(copy, "image-first").unlink()
+    again = {"num_views": 3, "policy": ViewPolicy(scale=(0.5, 1.0)), "progress": False}
+    report = reinforce(copy / "source", copy / "store", teachers=teachers, **again)
+    assert (report.shards_already_done, report.shards) == (2, 3)
+    assert data_file(copy, "image-first").read_bytes() == wanted and not path.exists()
+    assert audit(copy / "store", teachers=teachers).problems == ()

@@ -150,6 +150,7 @@ def test_a_store_keeps_its_own_table_of_operations(tmp_path):
     (views,) = (tmp_path / "out" / "columns").glob("views-*.json")
     described = json.loads(views.read_text())
     described["facts"]["operations"].reverse()
+    del described["checksum"]
     views.write_text(json.dumps(described))
     (tmp_path / "out" / "commits" / views.stem / "00000.json").unlink()
     write(tmp_path / "source", tmp_path / "out", policy=ViewPolicy())

@@ -25,7 +25,9 @@ def set_times(store, column, times):
         if shard not in times:
             path.unlink()
             continue
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"written": times[shard]}))
+        record = json.loads(path.read_text()) | {"written": times[shard]}
+        record.pop("checksum", None)
+        path.write_text(json.dumps(record))
 
 
 def column(progress, prefix):
