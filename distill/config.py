@@ -57,12 +57,20 @@ class StudentConfig:
         kind: softmax, or sigmoid for a student with a bias (SigLIP). Of one that is trained
             already, what it is.
         text_from: folder of a model whose text tower the student starts with (same shape).
+        donor: a student's folder or a teacher whose weights the student starts with, both towers,
+            as far as they fit (distill inherit shows how far).
+        selector: which units of a wider donor it keeps; activation and taylor measure the donor
+            on the store's pictures.
+        depth: which blocks of a deeper donor it keeps; similarity measures too.
         lock_text: keep the text tower (and so its meaning of every caption) as it starts.
     """
 
     name: str = ""
     kind: Kind = "softmax"
     text_from: str | None = None
+    donor: str | None = None
+    selector: Literal["leading", "uniform", "magnitude", "activation", "taylor"] = "magnitude"
+    depth: Literal["uniform", "leading", "similarity"] = "uniform"
     lock_text: bool = False
 
 

@@ -1,11 +1,13 @@
 """Real pictures with their captions: what exported files are checked on and reports show."""
 
+from collections.abc import Sequence
+
 from PIL import Image
 
 from reinforced_data.source import decode_image, open_source
 
 
-def real_samples(source: str, count: int) -> list[tuple[Image.Image, str]]:
+def real_samples(source: str | Sequence[str], count: int) -> list[tuple[Image.Image, str]]:
     """Return the first `count` (picture, first caption) pairs of a source."""
     pairs: list[tuple[Image.Image, str]] = []
     for sample in open_source(source):

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 
 from distill.config import RunConfig, StudentConfig
+from distill.inheriting import plan_from_data
+from distill.model_loading import load_model
 from distill.recipes.demo import SPECS
 from distill.training import TrainResult, run
 from reinforced_data import ReinforcedDataset, open_dataset
-from students import Student, build_student, load_student
+from students import Student, StudentSpec, apply_plan, build_student, load_student
 from students.student import CONFIG_FILE
-from students.text_transfer import copy_text_tower
 from teachers import ClipModel, WordTokenizer
 
 
@@ -29,33 +30,48 @@ def train_from_config(config: RunConfig, *, show: bool = True) -> TrainResult:
 def build_from_config(
     config: StudentConfig, dataset: ReinforcedDataset, *, name: str | None = None, seed: int = 0
 ) -> Student:
-    """Build the student that a configuration names, with a donor's text tower when it says so.
+    """Build the student that a configuration names, with a donor's weights when it says so.
 
     The small demo students read words; their vocabulary comes from the donor, or from the
     captions of `dataset`. Equal seeds give equal image towers, with and without a donor.
     """
     if (Path(config.name) / CONFIG_FILE).is_file():
-        if config.text_from:
-            raise ValueError(
-                f"student.text_from={config.text_from!r} would replace the text tower of the "
-                f"trained student {config.name!r}; give one of the two"
-            )
+        for field in ("text_from", "donor"):
+            given = getattr(config, field)
+            if given:
+                raise ValueError(
+                    f"student.{field}={given!r} would replace the weights of the trained student "
+                    f"{config.name!r}; give one of the two"
+                )
         return load_student(config.name)
-    donor: ClipModel | None = load_student(config.text_from) if config.text_from else None
-    tokenizer = donor.tokenizer if donor is not None else None
+    if config.text_from and config.donor:
+        raise ValueError(
+            f"student.text_from={config.text_from!r} and student.donor={config.donor!r}: a donor "
+            "gives both towers; give one of the two"
+        )
+    donor: ClipModel | None = None
+    if config.text_from:
+        donor = load_student(config.text_from)
+    elif config.donor:
+        donor = load_model(config.donor)
+    # With both towers the student keeps a tokenizer of its own: shared tokens are inherited.
+    tokenizer = donor.tokenizer if donor is not None and config.text_from else None
     # After the donor is loaded: that draws random weights too.
     torch.manual_seed(seed)
+    what: str | StudentSpec = config.name
     if config.name in SPECS:
-        spec = SPECS[config.name]
-        length = spec.text.context_length
+        what = SPECS[config.name]
+        length = what.text.context_length
         tokenizer = tokenizer or WordTokenizer.fit(list(dataset.captions()), context_length=length)
-        student = build_student(
-            spec, tokenizer=tokenizer, name=name or config.name, kind=config.kind
-        )
-    else:
-        student = build_student(
-            config.name, tokenizer=tokenizer, name=name or config.name, kind=config.kind
-        )
+    student = build_student(what, tokenizer=tokenizer, name=name or config.name, kind=config.kind)
     if donor is not None:
-        copy_text_tower(student, donor)
+        plan = plan_from_data(
+            student,
+            donor,
+            selector=config.selector,
+            depth=config.depth,
+            towers=("text",) if config.text_from else ("image", "text"),
+            data=dataset.path,
+        )
+        apply_plan(plan, student, donor)
     return student

@@ -103,7 +103,7 @@ def train(
         out=config.out if out is None else str(out),
     )
     # The recipe's own student is not the one that learns here.
-    own = replace(config.student, name=student.name, kind=student.kind, text_from=None)
+    own = replace(config.student, name=student.name, kind=student.kind, text_from=None, donor=None)
     dataset = data if isinstance(data, ReinforcedDataset) else open_dataset(data)
     return run(student, dataset, replace(config, student=own), teachers=teachers, show=show)
 

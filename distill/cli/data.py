@@ -93,7 +93,7 @@ class Reinforce:
 def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
     """Load the teachers, write, print the counts."""
     asked = parse(Reinforce, "reinforce", arguments)
-    from distill.cli.model_loading import load_model
+    from distill.model_loading import load_model
     from reinforced_data import reinforce
     from teachers import load_teacher
 
@@ -145,7 +145,7 @@ class Audit:
 def run_audit(arguments: Sequence[str], console: Console) -> Outcome:
     """Audit, print a row a column and every problem; exit code 3 when there is one."""
     asked = parse(Audit, "audit", arguments)
-    from distill.cli.model_loading import load_model
+    from distill.model_loading import load_model
     from reinforced_data import audit
     from teachers import load_teacher
 

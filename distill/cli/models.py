@@ -66,8 +66,8 @@ def run_evaluate(arguments: Sequence[str], console: Console) -> Outcome:
 
 def _metrics(asked: Evaluate, model: str) -> dict[str, float]:
     """Load a model and evaluate it on every split."""
-    from distill.cli.model_loading import load_model
     from distill.evaluation.splits import evaluate_splits
+    from distill.model_loading import load_model
 
     return evaluate_splits(
         load_model(model, device=asked.device),

@@ -47,7 +47,7 @@ def _check(config: "RunConfig") -> None:
         raise ValueError("which reinforced dataset? Add --data.store FOLDER (distill reinforce)")
     if not config.out:
         raise ValueError("where to? Add --out FOLDER; the same command resumes from there")
-    if config.student.lock_text and not config.student.text_from:
+    if config.student.lock_text and not (config.student.text_from or config.student.donor):
         raise ValueError(
             "--student.lock-text needs a trained tower: add --student.text-from FOLDER"
         )

@@ -40,6 +40,12 @@ def _audit(arguments: Sequence[str], console: Console) -> Outcome:
     return run_audit(arguments, console)
 
 
+def _inherit(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.inherit import run
+
+    return run(arguments, console)
+
+
 def _train(arguments: Sequence[str], console: Console) -> Outcome:
     from distill.cli.train import run
 
@@ -87,6 +93,7 @@ VERBS: dict[str, Verb] = {
     "pack": Verb(summary="make WebDataset shards from a folder, CSV or JSONL", run=_pack),
     "reinforce": Verb(summary="write the teachers' knowledge down", run=_reinforce),
     "audit": Verb(summary="check a reinforced dataset", run=_audit),
+    "inherit": Verb(summary="start a student from a donor's weights", run=_inherit),
     "train": Verb(summary="train a student by a recipe", run=_train),
     "evaluate": Verb(summary="zero-shot and retrieval scores of any model", run=_evaluate),
     "export": Verb(summary="write files that a phone or server runs, checked", run=_export),

@@ -1,4 +1,4 @@
-"""TinyCLIP (arXiv:2309.12314): affinity mimicking at a fixed, soft temperature.
+"""TinyCLIP (arXiv:2309.12314): inherited weights, affinity mimicking at a fixed, soft temperature.
 
 The released scripts train on the soft loss alone, with the scale of teacher and student held at
 50. Here the usual teacher's scale, 100, is halved by `teacher_scale`, and the student's is learned
@@ -7,8 +7,10 @@ and capped at 50. Hardware of the paper: 32 GPUs, batch 32,768. Command:
     accelerate launch --config_file $(distill show accelerate ddp) -m distill train tinyclip \\
         --data.store laion400m-dr --out runs/tinyclip
 
-Leaves out weight inheritance and its progressive stages: start from a donor's folder by
-`--student.name` when you have one.
+The student starts from the paper's teacher, by the paper's manual rule (the first units), with
+blocks spaced evenly where the paper's integer step is not; `--student.selector magnitude` and the
+others are a flag away, `distill inherit` shows the plan. Leaves out learned masks and the
+progressive stages.
 """
 
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, StudentConfig
@@ -16,9 +18,9 @@ from distill.objective import Objective
 
 
 def tinyclip() -> RunConfig:
-    """A ViT student (ViT-S-32) at TinyCLIP's rates."""
+    """A ViT student (ViT-S-32), half as wide as its donor, at TinyCLIP's rates."""
     return RunConfig(
-        student=StudentConfig(name="ViT-S-32"),
+        student=StudentConfig(name="ViT-S-32", donor="ViT-B-32/laion2b_e16", selector="leading"),
         data=DataConfig(batch_size=32_768, num_workers=8),
         objective=Objective(contrastive=0.0, affinity=1.0, teacher_scale=0.5),
         optimizer=OptimizerConfig(

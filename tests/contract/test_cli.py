@@ -19,6 +19,7 @@ PROMISED = [
     "pack",
     "reinforce",
     "audit",
+    "inherit",
     "train",
     "evaluate",
     "export",
