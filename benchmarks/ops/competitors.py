@@ -111,7 +111,7 @@ def chunked(case: Case) -> Loss | str:
 
 
 def _chunked_softmax(student: Embeddings, teachers: list[Embeddings], strip: int = 1024) -> Tensor:
-    n, text = len(student.image), student.text.to(_high(student.text))
+    n, text = len(student.image), student.text
     tops = range(0, n, strip)
     with torch.no_grad():
         columns = [
@@ -121,7 +121,7 @@ def _chunked_softmax(student: Embeddings, teachers: list[Embeddings], strip: int
 
     def part(image: Tensor, text: Tensor, scale: Tensor, top: int) -> tuple[Tensor, Tensor]:
         rows = slice(top, top + strip)
-        scores = scale * image[rows].to(text) @ text.T
+        scores = scale * _product(image[rows], text)
         own = scores.diagonal(top).sum()
         by_row = scores.logsumexp(1)
         total = by_row.sum() - 2 * own
@@ -142,10 +142,10 @@ def _chunked_softmax(student: Embeddings, teachers: list[Embeddings], strip: int
 
 
 def _chunked_sigmoid(student: Embeddings, teachers: list[Embeddings], strip: int = 1024) -> Tensor:
-    n, text = len(student.image), student.text.to(_high(student.text))
+    n, text = len(student.image), student.text
 
     def part(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, top: int) -> Tensor:
-        scores = scale * image[top : top + strip].to(text) @ text.T + bias
+        scores = scale * _product(image[top : top + strip], text) + bias
         return -F.logsigmoid(-scores).sum() - scores.diagonal(top).sum()
 
     student_part = (student.image, text, student.logit_scale, student.logit_bias)
@@ -153,13 +153,13 @@ def _chunked_sigmoid(student: Embeddings, teachers: list[Embeddings], strip: int
     return sum(parts) / n
 
 
-def _high(rows: Tensor) -> torch.dtype:
-    return torch.promote_types(rows.dtype, torch.float32)
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Multiplied in the rows' own dtype, as under autocast; what follows is float32 at least."""
+    return (a @ b.T).to(torch.promote_types(a.dtype, torch.float32))
 
 
 def _logits(model: Embeddings, rows: slice) -> Tensor:
-    high = _high(model.image)
-    return model.logit_scale * model.image[rows].to(high) @ model.text.to(high).T
+    return model.logit_scale * _product(model.image[rows], model.text)
 
 
 def rival(run: Loss, loss: str) -> Callable[[Case], Loss | str]:

@@ -20,35 +20,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(ROOT)]
 
-import rivals  # noqa: E402
+from competitors import COMPETITORS, Case  # noqa: E402
+from image_text_loss import inputs  # noqa: E402
 from ladder_table import provenance  # noqa: E402
 
-from distill.ops import Embeddings, image_text_loss  # noqa: E402
+from distill.ops import Embeddings  # noqa: E402
 
 ALL_SECONDS, TEST_SECONDS = 590, 330
-RUNS = 10
+ROWS, RUNS = 65_536, 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
     """One number to reach. `factor`: how many times as fast as the rival at least."""
 
-    name: str
-    kind: str = "softmax"
-    width: int = 512
-    teachers: int = 0
-    rows: int = 65_536
+    loss: str
+    width: int
     milliseconds: float | None
     floor: float
     rival: str
@@ -63,26 +60,14 @@ class Measured:
     peak_mib: float
 
 
-GOALS = (
-    Goal(name="hard d=512", milliseconds=34, floor=22.3, rival="inf_cl", factor=4),
-    Goal(
-        name="sigmoid d=768",
-        kind="sigmoid",
-        width=768,
-        milliseconds=None,
-        floor=25.1,
-        rival="siglip_kernel",
-        factor=1,
-    ),
-    Goal(
-        name="hard + 2 teachers of 768, d=512",
-        teachers=2,
-        milliseconds=86,
-        floor=55.7,
-        rival="chunk_checkpoint",
-        factor=2,
-    ),
+HARD = Goal(loss="hard", width=512, milliseconds=34, floor=22.3, rival="inf-cl", factor=4)
+SIGMOID = Goal(
+    loss="sigmoid", width=768, milliseconds=None, floor=25.1, rival="siglip-kernel", factor=1
 )
+TWO_TEACHERS = Goal(
+    loss="2 teachers", width=512, milliseconds=86, floor=55.7, rival="chunk + checkpoint", factor=2
+)
+GOALS = (HARD, SIGMOID, TWO_TEACHERS)
 
 
 def verdict(goal: Goal, ours: Measured | None, rival: Measured | None) -> str:
@@ -96,21 +81,6 @@ def verdict(goal: Goal, ours: Measured | None, rival: Measured | None) -> str:
     return "pass" if rival.milliseconds >= goal.factor * ours.milliseconds else "fail"
 
 
-def model(rows: int, width: int, differentiable: bool = False) -> Embeddings:
-    """Random unit rows in bfloat16 on the GPU; texts lean to their images as trained ones do."""
-    image = torch.randn(rows, width, device="cuda")
-    text = image / 3 + torch.randn(rows, width, device="cuda")
-    parts = [F.normalize(part).bfloat16() for part in (image, text)]
-    parts += [torch.tensor(value, device="cuda") for value in (50.0, -10.0)]
-    return Embeddings(*(part.requires_grad_(differentiable) for part in parts))
-
-
-def ours(kind: str, student: Embeddings, teachers: Sequence[Embeddings]) -> torch.Tensor:
-    """Contrastive and affinity, added."""
-    terms = image_text_loss(student, teachers, kind=kind, impl="triton")
-    return terms.contrastive + terms.affinity
-
-
 def measure(loss: Callable[[], torch.Tensor], student: Embeddings, runs: int = RUNS) -> Measured:
     """Time forward and backward after two runs that compile and warm up."""
     times = []
@@ -120,7 +90,7 @@ def measure(loss: Callable[[], torch.Tensor], student: Embeddings, runs: int = R
         before = torch.cuda.memory_allocated()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        torch.autograd.grad(loss(), list(student), materialize_grads=True)
+        torch.autograd.grad(loss(), [leaf for leaf in student if leaf is not None])
         end.record()
         end.synchronize()
         if run >= 2:
@@ -130,15 +100,19 @@ def measure(loss: Callable[[], torch.Tensor], student: Embeddings, runs: int = R
 
 
 def measure_goal(goal: Goal, runs: int = RUNS) -> tuple[Measured, Measured | None]:
-    """Ours, then the rival if it is installed."""
-    torch.manual_seed(0)
-    student = model(goal.rows, goal.width, differentiable=True)
-    teachers = [model(goal.rows, 768) for _ in range(goal.teachers)]
-    mine = measure(partial(ours, goal.kind, student, teachers), student, runs)
-    if not rivals.installed(goal.rival):
-        return mine, None
-    rival = getattr(rivals, goal.rival)
-    return mine, measure(partial(rival, student, teachers), student, runs)
+    """Ours, then the rival if it is installed; the same rows for both."""
+    case = Case(loss=goal.loss, rows=ROWS, width=goal.width, dtype="bfloat16", device="cuda")
+    student, teachers = inputs(case, ROWS, torch.bfloat16)
+    measured = []
+    for name in ("ours, triton", goal.rival):
+        loss = COMPETITORS[name](case)
+        if isinstance(loss, str):
+            print(f"{name}: not measured, {loss}")
+            measured.append(None)
+        else:
+            measured.append(measure(partial(loss, student, teachers), student, runs))
+    assert measured[0] is not None
+    return measured[0], measured[1]
 
 
 def run_tests() -> bool:
@@ -172,8 +146,9 @@ def report(goal: Goal, mine: Measured, rival: Measured | None) -> str:
     """Print one goal, append its line to the table, return its verdict."""
     result = verdict(goal, mine, rival)
     row = {
-        "goal": goal.name,
-        "rows": goal.rows,
+        "loss": goal.loss,
+        "rows": ROWS,
+        "width": goal.width,
         "dtype": "bfloat16",
         "ms": f"{mine.milliseconds:.1f}",
         "at_most_ms": goal.milliseconds or "",
