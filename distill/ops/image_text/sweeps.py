@@ -38,7 +38,7 @@ class Sweeps(Protocol):
 
 # Logits of one call, all matrices together, above which tiles beat autograd on a CPU, where both
 # were measured; docs/image-text-loss.md says how. Below, small operations cost more than they save.
-CPU_CROSSOVER = 1 << 20
+CPU_CROSSOVER = 1 << 21
 
 
 # Read once, at import: a compiler that traces a call need not follow.

@@ -249,6 +249,8 @@ class _Accumulated(NamedTuple):
 
     def gradients(self, problem: Problem) -> Gradients:
         """Finish: the scale's gradient is read off the rows before they are scaled."""
-        scale = (problem.image.double() * self.image).sum().to(problem.dtype)
-        a = problem.logit_scale
+        # Strip by strip: the product of all rows would be as large as both gradients.
+        pairs = zip(problem.image.split(1024), self.image.split(1024), strict=True)
+        parts = [(rows * found).sum(dtype=torch.float64) for rows, found in pairs]
+        scale, a = torch.stack(parts).sum().to(problem.dtype), problem.logit_scale
         return Gradients(self.image.mul_(a), self.text.mul_(a), scale, self.bias)
