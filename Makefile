@@ -9,6 +9,9 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
+MACHINE := 'import os, platform, torch as t; print(platform.machine(), f"{os.cpu_count()} cores", \
+  t.cuda.get_device_name() if t.cuda.is_available() else "no GPU", f"torch {t.__version__}", sep=", ")'
+
 .PHONY: demo test test-full check format bench bench-quick clean
 
 .venv/.installed: pyproject.toml
@@ -27,8 +30,13 @@ demo: .venv/.installed
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest -m "not slow" --durations=10
 
+# Everything, the slow proofs too; the last output is kept with its commit and machine. Pytest's
+# exit code counts, not that of tee.
+test-full: SHELL := /bin/bash
+test-full: .SHELLFLAGS := -o pipefail -c
 test-full: .venv/.installed-dev
-	$(BIN)/python -m pytest --durations=20
+	{ echo "commit $$(git describe --always --dirty), $$($(BIN)/python -c $(MACHINE))"; \
+	  $(BIN)/python -m pytest -rs --durations=20; } 2>&1 | tee benchmarks/results/test-full.txt
 
 check: .venv/.installed-dev
 	$(BIN)/ruff format --check .

@@ -254,4 +254,5 @@ def test_fifty_kills_over_two_workers(source, calm, tmp_path):
         stores += 1
         again += redone(log)
         waste.append((killed, redone(log)))
+    assert again <= kills, waste
     print(f"{kills} kills over {stores} stores, {again} shards begun again: {waste}")
