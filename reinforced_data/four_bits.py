@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.linalg import hadamard
 
 _SEED = 4
 _ROUNDS = 2
@@ -81,5 +80,13 @@ def _rotation(dim: int) -> _Rotation:
         signs=np.where(raw[0] & 1, 1, -1).astype(np.float32),
         # A stable sort of raw numbers is the same in every NumPy.
         orders=np.argsort(raw[1], axis=1, kind="stable"),
-        block=(hadamard(size) / np.sqrt(size)).astype(np.float32),
+        block=(_hadamard(size) / np.sqrt(size)).astype(np.float32),
     )
+
+
+def _hadamard(size: int) -> np.ndarray:
+    """Sylvester's matrix of ones and minus ones; `size` is a power of two."""
+    matrix = np.ones((1, 1))
+    while len(matrix) < size:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return matrix
