@@ -111,7 +111,7 @@ class InheritancePlan:
         student, donor: their names.
         student_fingerprint: of names and shapes; `donor_fingerprint` of the weights too.
         towers: image, text; only those that were asked for.
-        scalars: `logit_scale` and `logit_bias`, where both models have them.
+        scalars: `logit_scale` and `logit_bias`, between models of one kind (softmax or sigmoid).
     """
 
     student: str

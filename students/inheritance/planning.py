@@ -146,7 +146,7 @@ def _check_common(
 
 
 def _shared_scalars(student: ClipModel, donor: ClipModel) -> tuple[str, ...]:
-    shared = ["logit_scale"]
-    if student.logit_bias is not None and donor.logit_bias is not None:
-        shared.append("logit_bias")
-    return tuple(shared)
+    """The scale and bias, where they mean the same: a softmax's scale is none for a sigmoid."""
+    if student.kind != donor.kind:
+        return ()
+    return ("logit_scale",) if student.logit_bias is None else ("logit_scale", "logit_bias")

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from students import StudentSpec, TextSpec, build_student
 from students.inheritance import annotate, inherit, plan_inheritance
 from students.inheritance.depth import choose_blocks
 from students.inheritance.factors import Factors
@@ -195,3 +196,17 @@ def test_the_report_says_what_happened() -> None:
     student = student_of(SmallConv(4, 16), text_tower(layers=3), seed=2)
     text = str(plan_inheritance(student, donor))
     assert "hidden 64 -> 32" in text and "magnitude" in text and "blocks 0 2 4" in text
+
+
+def test_a_scale_is_inherited_within_its_kind_of_loss() -> None:
+    text = TextSpec(width=16, layers=1, heads=1, context_length=8)
+    spec = StudentSpec(image="smallconv-4", text=text, embed_dim=16, image_size=16)
+    kinds = ("softmax", "sigmoid")
+    softmax, sigmoid = (build_student(spec, tokenizer=WORDS, kind=kind) for kind in kinds)
+    assert inherit(sigmoid, softmax).scalars == ()
+    assert sigmoid.logit_scale.exp().item() == pytest.approx(10)
+    other = build_student(spec, tokenizer=WORDS, kind="sigmoid")
+    with torch.no_grad():
+        other.logit_bias.fill_(-7.0)
+    assert inherit(sigmoid, other).scalars == ("logit_scale", "logit_bias")
+    assert sigmoid.logit_bias.item() == -7
