@@ -198,9 +198,10 @@ def test_entropy_of_targets_between_one_hot_and_uniform():
 def test_dead_affinity_targets_are_said_once(store, tmp_path, factor, said, capsys):
     config = recipe(objective=Objective(affinity=1.0, teacher_scale=factor))
     result = train(student(), store, recipe=config, out=tmp_path / "run", show=False)
-    assert [text for text in result.warnings if said in text] == result.warnings != []
-    assert f"objective.teacher_scale (now {factor})" in result.warnings[0]
-    warned = [r for r in read_log(tmp_path / "run") if "warning" in r]
+    # A busy machine may add that it waits for data.
+    (text,) = [text for text in result.warnings if "affinity" in text]
+    assert said in text and f"objective.teacher_scale (now {factor})" in text
+    warned = [r for r in read_log(tmp_path / "run") if r.get("warning") == text]
     assert len(warned) == 1 and said in " ".join(capsys.readouterr().err.split())
 
 
