@@ -4,7 +4,7 @@
 # make bench  the ladder on glyphs (hours); make bench-quick: one row in minutes
 PYTHON ?= python3
 BIN := .venv/bin
-# Two threads on two busy cores are often slower than one (docs/benchmarks.md); raise it on a
+# Two threads on two busy cores are often slower than one; raise it on a
 # quiet machine with more cores.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false

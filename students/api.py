@@ -8,7 +8,6 @@ from students.loading import load_student
 from students.profiling import Profile, profile
 from students.spec import StudentSpec, TextSpec
 from students.student import Student, Tower
-from students.text_transfer import copy_text_tower
 
 __all__ = [
     "CATALOG",
@@ -22,7 +21,6 @@ __all__ = [
     "Tower",
     "apply_plan",
     "build_student",
-    "copy_text_tower",
     "export",
     "inherit",
     "load_student",
