@@ -1,5 +1,9 @@
 """The public names of `teachers`, which `teachers/__init__.py` hands out."""
 
+from teachers.captioners.catalog import load_captioner
+from teachers.captioners.rules import RuleCaptioner
+from teachers.captioners.settings import CaptionerSettings
+from teachers.captioning import Captioner, CaptionRequest
 from teachers.catalog import PretrainedWeights, list_teachers
 from teachers.clip_model import ClipModel
 from teachers.contract import DualEncoder, Embeddings, Preprocess, Tokenizer
@@ -15,6 +19,9 @@ from teachers.tokenizers import (
 )
 
 __all__ = [
+    "CaptionRequest",
+    "Captioner",
+    "CaptionerSettings",
     "ClipModel",
     "DualEncoder",
     "Embeddings",
@@ -23,10 +30,12 @@ __all__ = [
     "OpenClipTokenizer",
     "Preprocess",
     "PretrainedWeights",
+    "RuleCaptioner",
     "Teacher",
     "Tokenizer",
     "WordTokenizer",
     "list_teachers",
+    "load_captioner",
     "load_teacher",
     "load_tokenizer",
     "quantized_share",
