@@ -15,20 +15,17 @@ from reinforced_data.column_rows import (
     captions_batch,
     image_batch,
     index_batch,
-    text_batch,
     views_batch,
 )
 from reinforced_data.columns import Column
 from reinforced_data.commits import Skipped
-from reinforced_data.embedding import ImageEmbedder, Rows, embed_texts
+from reinforced_data.embedded_texts import captions_unit, check_first_rows, embed_captions
+from reinforced_data.embedding import ImageEmbedder, Rows
 from reinforced_data.layout import Store
 from reinforced_data.plan import Plan, TeacherColumns
 from reinforced_data.preparing import Prepared, Preparer, in_threads
 from reinforced_data.source import scan_shard
 from reinforced_data.views import View
-
-# Of fewer rows, all may be bad by bad luck.
-_ENOUGH_TO_JUDGE = 4
 
 
 def reinforce_shard(
@@ -128,7 +125,7 @@ class _ShardRows:
             self._write(plan.views, views_batch(plan.views, self.views, self.keys), [])
 
     def write_image(self, entry: TeacherColumns, rows: Rows) -> None:
-        self._check_first(entry, entry.image, rows)
+        check_first_rows(self.store, entry.image, self.shard, rows)
         valid = np.array([bool(views) for views in self.views], dtype=bool)
         num_views = self.plan.num_views
         # One bad view makes the sample useless: which view training reads is not known here.
@@ -146,24 +143,10 @@ class _ShardRows:
     def write_text(
         self, entry: TeacherColumns, batch_size: int, between_batches: Callable[[], None]
     ) -> None:
-        unique: dict[str, int] = {}
-        for texts in self.captions:
-            for text in texts or ():
-                unique.setdefault(text, len(unique))
-        embedded = embed_texts(entry.teacher, list(unique), batch_size, between_batches)
-        self._check_first(entry, entry.text, embedded)
-        problems = embedded.problems()
-        reasons, picked, counts = [], [], []
-        for texts in self.captions:
-            ids = [unique[text] for text in texts or ()]
-            reason = next(filter(None, [problems[i] for i in ids]), None)
-            ids = [] if reason else ids
-            reasons.append(reason)
-            picked += ids
-            counts.append(len(ids))
-        rows = Rows(embedded.unit[picked], embedded.norms[picked])
+        places, embedded = embed_captions(entry.teacher, self.captions, batch_size, between_batches)
+        check_first_rows(self.store, entry.text, self.shard, embedded)
         codec = codec_of(self.store.storage, entry.text)
-        self._write(entry.text, text_batch(codec, rows, np.array(counts), self.keys), reasons)
+        self._write(entry.text, *captions_unit(codec, self.captions, places, embedded, self.keys))
 
     def _write(self, column: Column, batch: pa.RecordBatch, reasons: list[str | None]) -> None:
         skipped = [
@@ -173,19 +156,6 @@ class _ShardRows:
         ]
         if self.store.write(column, self.shard, batch, skipped) is None:
             self.alone = False
-
-    def _check_first(self, entry: TeacherColumns, column: Column, rows: Rows) -> None:
-        """A teacher that fails from the start must not empty the whole store, row by row."""
-        usable = np.isfinite(rows.norms) & (rows.norms > 0)
-        if len(usable) < _ENOUGH_TO_JUDGE or usable.any() or self.store.done(column):
-            return
-        raise ValueError(
-            f"teacher {entry.teacher.name!r} gave nothing usable for {column.name} in its first "
-            f"shard, {self.store.sources[self.shard]}: all {len(usable)} rows are NaN, infinite "
-            "or zero, also when tried again in float32. Nothing was written of this column. "
-            "Check the teacher's weights, preprocessing and precision, then give the same "
-            "command again"
-        )
 
     def _check_index(self, stored: IndexRows) -> None:
         if stored.keys != self.keys:
