@@ -25,6 +25,7 @@ class DataConfig:
         micro_batch_size: pairs that a process holds activations of at a time; the gradient is the
             whole batch's all the same (gradient cache), for one more forward. 0: all at once.
         teachers: names of the stored teachers to learn from; all of them when None.
+        view_set: name of the stored view set; when None the only one, or the default one.
         views: use only the first so many stored views; all when None.
         window_shards: shards that are shuffled together.
         num_workers: loader processes per training process.
@@ -34,6 +35,7 @@ class DataConfig:
     batch_size: int = 256
     micro_batch_size: int = 0
     teachers: tuple[str, ...] | None = None
+    view_set: str | None = None
     views: int | None = None
     window_shards: int = 16
     num_workers: int = 1

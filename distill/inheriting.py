@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from distill.samples import real_samples
-from reinforced_data import open_dataset
+from reinforced_data.layout import open_store
 from students import InheritancePlan, plan_inheritance
 from students.inheritance.selectors import MEASURED
 from students.student import Student
@@ -49,7 +49,7 @@ def plan_from_data(
 
 def donor_batches(donor: ClipModel, data: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Read the first pictures and captions of a source, or of a store's sources, for the donor."""
-    source = open_dataset(data).store.sources if (Path(data) / "sources.json").is_file() else data
+    source = open_store(data).sources if (Path(data) / "sources.json").is_file() else data
     samples = real_samples(source, SAMPLES)
     for start in range(0, len(samples), BATCH):
         part = samples[start : start + BATCH]

@@ -20,7 +20,7 @@ from teachers import ClipModel, WordTokenizer
 
 def train_from_config(config: RunConfig, *, show: bool = True) -> TrainResult:
     """Open the store, build the student with `config.seed`, and train it."""
-    dataset = open_dataset(config.data.store)
+    dataset = open_dataset(config.data.store, config.data.view_set)
     student = build_from_config(
         config.student, dataset, name=Path(config.out).name, seed=config.seed
     )

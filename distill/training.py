@@ -104,7 +104,8 @@ def train(
     )
     # The recipe's own student is not the one that learns here.
     own = replace(config.student, name=student.name, kind=student.kind, text_from=None, donor=None)
-    dataset = data if isinstance(data, ReinforcedDataset) else open_dataset(data)
+    view_set = config.data.view_set
+    dataset = data if isinstance(data, ReinforcedDataset) else open_dataset(data, view_set)
     return run(student, dataset, replace(config, student=own), teachers=teachers, show=show)
 
 
@@ -123,6 +124,7 @@ def run(
     """
     _check_kind(student, config.objective)
     _check_evaluation(config)
+    dataset = dataset.with_view_set(config.data.view_set)
     done = fit(student, dataset, config, show=show)
     return _finish(config, done, teachers, dataset.missing)
 

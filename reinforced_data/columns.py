@@ -27,6 +27,8 @@ KINDS = (
 )
 ORIGINAL = "original"
 """The caption set that holds the source's own texts."""
+DEFAULT = "default"
+"""The view set that was not given a name."""
 
 _FIELDS = ("format_version", "column", "kind", "fingerprint", "identity", "facts")
 _LIBRARIES = ("clip-distill", "torch", "torchvision", "open_clip_torch", "timm", "Pillow")
@@ -120,6 +122,11 @@ def fingerprint_of(kind: str, identity: dict[str, Any]) -> str:
 def slugify(text: str) -> str:
     """Lower-case letters and digits, everything else one hyphen; never empty."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:64] or "column"
+
+
+def view_set_of(column: Column) -> str:
+    """The name of a views column's set; the default one has none on disk."""
+    return column.identity.get("set", DEFAULT)
 
 
 def library_versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from reinforced_data.codebooks import Probe, fit_image_codebook, fit_text_codebook
 from reinforced_data.column_codecs import codebook_path
-from reinforced_data.columns import ORIGINAL, Column, make_column
+from reinforced_data.columns import DEFAULT, ORIGINAL, Column, make_column, slugify, view_set_of
 from reinforced_data.layout import Store
 from reinforced_data.operations import OPERATIONS, RENDER_VERSION
 from reinforced_data.product_quantization import NUM_BYTES, codebook_digest
@@ -48,6 +48,7 @@ def make_plan(
     store: Store,
     teachers: Sequence[ClipModel],
     *,
+    view_set: str = DEFAULT,
     policy: ViewPolicy,
     num_views: int,
     seed: int,
@@ -57,16 +58,17 @@ def make_plan(
     """Name the columns and write their JSON files.
 
     Raises:
-        ValueError: the store has another view set, another set of original captions, or another
-            teacher of the same name.
+        ValueError: the store has another view set of this name, another set of original captions,
+            or another teacher of the same name; or the name is no name.
     """
+    _check_view_set_name(view_set)
     index = make_column("index", "index", {})
     captions = make_column(
         "captions",
         f"captions-{ORIGINAL}",
         {"set": ORIGINAL, "captions_from": captions_from, "hangs_on": index.name},
     )
-    views = _views_column(index, policy, num_views, seed)
+    views = _views_column(index, view_set, policy, num_views, seed)
     probe = Probe(
         store=store, policy=policy, num_views=num_views, seed=seed, captions_from=captions_from
     )
@@ -89,7 +91,16 @@ def make_plan(
     return replace(plan, views=store.add_column(views))
 
 
-def _views_column(index: Column, policy: ViewPolicy, num_views: int, seed: int) -> Column:
+def _check_view_set_name(name: str) -> None:
+    if not name or slugify(name) != name:
+        raise ValueError(
+            f"a view set's name is lower-case letters, digits and single hyphens, got {name!r}"
+        )
+
+
+def _views_column(
+    index: Column, view_set: str, policy: ViewPolicy, num_views: int, seed: int
+) -> Column:
     identity = {
         "policy": policy.config(),
         "num_views": num_views,
@@ -97,7 +108,12 @@ def _views_column(index: Column, policy: ViewPolicy, num_views: int, seed: int) 
         "hangs_on": index.name,
         "render_version": RENDER_VERSION,
     }
-    return make_column("views", "views", identity, {"operations": list(OPERATIONS)})
+    slug = "views"
+    if view_set != DEFAULT:
+        # The default set has no name on disk: stores were written before there were others.
+        identity["set"] = view_set
+        slug = f"views-{view_set}"
+    return make_column("views", slug, identity, {"operations": list(OPERATIONS)})
 
 
 def _teacher_columns(
@@ -111,9 +127,8 @@ def _teacher_columns(
         )
     identity = {"teacher": teacher.name, "teacher_fingerprint": fingerprint, "codec": codec}
     facts = {"teacher": _describe(teacher)}
-    image = make_column(
-        "image_embeddings", f"image-{teacher.name}", {**identity, "hangs_on": views.name}, facts
-    )
+    slug = "-".join([f"image-{teacher.name}", *filter(None, [views.identity.get("set")])])
+    image = make_column("image_embeddings", slug, {**identity, "hangs_on": views.name}, facts)
     text = make_column(
         "text_embeddings", f"text-{teacher.name}", {**identity, "hangs_on": captions.name}, facts
     )
@@ -152,7 +167,10 @@ def _describe(teacher: ClipModel) -> dict[str, Any]:
 
 def _check_conflicts(store: Store, plan: Plan) -> None:
     stored = store.columns()
-    _check_same_settings(store, [c for c in stored if c.kind == "views"], plan.views, "view set")
+    name = view_set_of(plan.views)
+    sets = [c for c in stored if c.kind == "views" and view_set_of(c) == name]
+    beside = "another name (view_set=..., --view-set NAME), which puts a second set beside it"
+    _check_same_settings(store, sets, plan.views, f"view set {name!r}", beside)
     originals = [c for c in stored if c.kind == "captions" and c.identity.get("set") == ORIGINAL]
     _check_same_settings(store, originals, plan.captions, "set of original captions")
     for entry in plan.teachers:
@@ -160,12 +178,23 @@ def _check_conflicts(store: Store, plan: Plan) -> None:
             same_name = [
                 c
                 for c in stored
-                if c.kind == column.kind and c.identity.get("teacher") == entry.teacher.name
+                if c.kind == column.kind
+                and c.identity.get("teacher") == entry.teacher.name
+                and (
+                    c.identity["hangs_on"] == column.identity["hangs_on"]
+                    or c.identity["teacher_fingerprint"] != column.identity["teacher_fingerprint"]
+                )
             ]
             _check_same_settings(store, same_name, column, f"teacher {entry.teacher.name!r}")
 
 
-def _check_same_settings(store: Store, stored: Iterable[Column], wanted: Column, what: str) -> None:
+def _check_same_settings(
+    store: Store,
+    stored: Iterable[Column],
+    wanted: Column,
+    what: str,
+    rename: str = "another name (load_teacher(..., name=...))",
+) -> None:
     for column in stored:
         if column.fingerprint == wanted.fingerprint:
             continue
@@ -176,5 +205,5 @@ def _check_same_settings(store: Store, stored: Iterable[Column], wanted: Column,
         ]
         raise ValueError(
             f"{store.name} has another {what} already ({column.name}): {'; '.join(differences)}. "
-            "Give the same settings, another name (load_teacher(..., name=...)), or another folder"
+            f"Give the same settings, {rename}, or another folder"
         )

@@ -6,79 +6,58 @@ touched. Which rows can be used is known from the commits alone.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch.utils.data import DataLoader
 
 from reinforced_data.batches import Batch, BatchDataset, Reading
-from reinforced_data.codecs import Codec
-from reinforced_data.column_codecs import codec_of
-from reinforced_data.columns import ORIGINAL, Column
+from reinforced_data.columns import ORIGINAL, Column, view_set_of
 from reinforced_data.commits import Commit
 from reinforced_data.layout import Store, open_store
 from reinforced_data.open_shard import OpenShard
 from reinforced_data.order import SampleOrder
+from reinforced_data.stored_teachers import StoredTeacher, chosen_views, stored_teachers
 from teachers import Preprocess, Tokenizer
-from teachers.contract import Kind
 from teachers.suggestions import unknown_name
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredTeacher:
-    """A teacher as a store remembers it.
-
-    Attributes:
-        name: as given to `load_teacher`.
-        kind: softmax or sigmoid head.
-        logit_scale: the factor itself.
-        logit_bias: of a sigmoid head, else None.
-        embed_dim: the width of its rows.
-        fingerprint: of weights, precision, preprocessing and tokenizer.
-        image: the column of its image rows.
-        text: the column of its text rows.
-        image_codec: how image rows are stored.
-        text_codec: how text rows are stored.
-    """
-
-    name: str
-    kind: Kind
-    logit_scale: float
-    logit_bias: float | None
-    embed_dim: int
-    fingerprint: str
-    image: Column = field(repr=False)
-    text: Column = field(repr=False)
-    image_codec: Codec = field(repr=False)
-    text_codec: Codec = field(repr=False)
 
 
 class ReinforcedDataset:
     """A store opened for reading; `open_dataset` makes one."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, view_set: str | None = None) -> None:
         """Read the column files; commits are read when they are needed."""
         self.path = str(path)
-        self._open()
+        self._open(view_set)
 
-    def _open(self) -> None:
+    def _open(self, view_set: str | None) -> None:
         self.store: Store = open_store(self.path)
         self.columns: tuple[Column, ...] = tuple(self.store.columns())
         self._index = self._only("index")
-        self._views = self._only("views")
+        self._views = chosen_views(self.path, self.columns, view_set)
         self._captions = self._only("captions")
+        self.view_set: str = view_set_of(self._views)
         self.num_views: int = self._views.identity["num_views"]
-        self.teachers: tuple[StoredTeacher, ...] = tuple(self._stored_teachers())
+        self.teachers: tuple[StoredTeacher, ...] = stored_teachers(
+            self.store.storage, self.columns, self._views
+        )
         self._commits: dict[str, dict[int, Commit]] = {}
 
     def __getstate__(self) -> dict[str, str]:
-        """Pickle the path alone."""
-        return {"path": self.path}
+        """Pickle the path alone, and which view set was chosen."""
+        return {"path": self.path, "view_set": self.view_set}
 
     def __setstate__(self, state: dict[str, str]) -> None:
         """Open again."""
         self.path = state["path"]
-        self._open()
+        self._open(state["view_set"])
+
+    def with_view_set(self, name: str | None) -> "ReinforcedDataset":
+        """Return the store as another of its view sets shows it; this one for None.
+
+        Raises:
+            ValueError: there is no such set.
+        """
+        return self if name in (None, self.view_set) else ReinforcedDataset(self.path, name)
 
     def _only(self, kind: str) -> Column:
         found = [column for column in self.columns if column.kind == kind]
@@ -90,25 +69,6 @@ class ReinforcedDataset:
                 f"{self.path} must have exactly one column of kind {kind}, it has {names}"
             )
         return found[0]
-
-    def _stored_teachers(self) -> Iterator[StoredTeacher]:
-        texts = {c.identity["teacher"]: c for c in self.columns if c.kind == "text_embeddings"}
-        for image in self.columns:
-            if image.kind != "image_embeddings" or image.identity["teacher"] not in texts:
-                continue
-            facts, text = image.facts["teacher"], texts[image.identity["teacher"]]
-            yield StoredTeacher(
-                name=image.identity["teacher"],
-                kind=facts["kind"],
-                logit_scale=facts["logit_scale"],
-                logit_bias=facts["logit_bias"],
-                embed_dim=facts["embed_dim"],
-                fingerprint=image.identity["teacher_fingerprint"],
-                image=image,
-                text=text,
-                image_codec=codec_of(self.store.storage, image),
-                text_codec=codec_of(self.store.storage, text),
-            )
 
     @property
     def num_samples(self) -> int:
@@ -223,7 +183,8 @@ class ReinforcedDataset:
             )
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise ValueError(f"{self.path}: {unknown_name('teacher', unknown[0], known)}")
+            message = unknown_name("teacher", unknown[0], known)
+            raise ValueError(f"{self.path}, view set {self.view_set!r}: {message}")
         return tuple(known[name] for name in names)
 
     def _check_reading(self, batch_size: int, rank: int, world_size: int, views: int | None) -> int:
@@ -258,10 +219,14 @@ class ReinforcedDataset:
         return num_rows, excluded
 
 
-def open_dataset(path: str | Path) -> ReinforcedDataset:
+def open_dataset(path: str | Path, view_set: str | None = None) -> ReinforcedDataset:
     """Open a store that `reinforce` has written.
 
+    Args:
+        path: its folder or URL.
+        view_set: which of its view sets to read; when None the only one, or the default one.
+
     Raises:
-        ValueError: there is none, or it is of another format version.
+        ValueError: there is none, it is of another format version, or it has no such view set.
     """
-    return ReinforcedDataset(path)
+    return ReinforcedDataset(path, view_set)

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 
 from reinforced_data.column_codecs import check_codec
+from reinforced_data.columns import DEFAULT
 from reinforced_data.layout import Store, create_store
 from reinforced_data.leftovers import remove_leftovers
 from reinforced_data.plan import Plan, make_plan
@@ -64,6 +65,7 @@ def reinforce(
     out: str | Path,
     *,
     teachers: Ensemble | Teacher | Sequence[Teacher],
+    view_set: str = DEFAULT,
     num_views: int = 10,
     policy: ViewPolicy = ViewPolicy(),  # noqa: B008 - frozen
     codec: str = "float16",
@@ -79,6 +81,8 @@ def reinforce(
         out: the store's folder; one that is there is completed, and other teachers are added.
         teachers: whose embeddings to write. With () only the index, the captions and the views
             are written, which is what undistilled training on the same pictures needs.
+        view_set: the set's name. A store may hold several, each with its own policy, number and
+            seed; teachers are asked again for each, texts are not.
         num_views: views per image.
         policy: what views are drawn from.
         codec: how embeddings are stored: float32, float16, bfloat16, int8, int4, pq64, pq96,
@@ -90,8 +94,8 @@ def reinforce(
 
     Raises:
         ValueError: an argument or the source is not usable, the store was made from another
-            source or with other views, captions or a teacher of the same name, or a teacher
-            gives nothing usable.
+            source or with other captions, another view set or teacher of the same name, or a
+            teacher gives nothing usable.
         OSError: the store cannot be written; what is committed is whole.
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the same call goes on. A second signal does
             what it always does, at once.
@@ -109,6 +113,7 @@ def reinforce(
     plan = make_plan(
         store,
         members,
+        view_set=view_set,
         policy=policy,
         num_views=num_views,
         seed=seed,

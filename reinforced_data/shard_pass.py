@@ -55,6 +55,29 @@ def reinforce_shard(
     missing = {c.name for c in plan.columns if store.commit(c, shard) is None}
     if not missing:
         return False
+    unit = _ShardRows(store, plan, shard, missing)
+    if missing <= {entry.text.name for entry in plan.teachers}:
+        unit.read_texts()
+        embedders = {}
+    else:
+        embedders = _embed_pictures(unit, batch_size, on_sample, between_batches)
+        unit.write_source_columns()
+    for entry in plan.teachers:
+        if entry.image.name in missing:
+            unit.write_image(entry, embedders[entry.image.name].finish())
+        if entry.text.name in missing:
+            unit.write_text(entry, batch_size, between_batches)
+    return unit.alone
+
+
+def _embed_pictures(
+    unit: "_ShardRows",
+    batch_size: int,
+    on_sample: Callable[[int], None],
+    between_batches: Callable[[], None],
+) -> dict[str, ImageEmbedder]:
+    """Read the shard once: rows gathered in `unit`, views with every teacher that lacks them."""
+    store, plan, shard, missing = unit.store, unit.plan, unit.shard, unit.missing
     views_done = plan.views.name not in missing
     stored = ViewRows(plan.views, store.rows(plan.views, shard)) if views_done else None
     embedders = {
@@ -63,7 +86,6 @@ def reinforce_shard(
         if entry.image.name in missing
     }
     looks = {embedder.teacher.preprocess for embedder in embedders.values()}
-    unit = _ShardRows(store, plan, shard, missing)
     samples = scan_shard(store.sources[shard], captions_from=plan.captions_from)
     with contextlib.closing(in_threads(Preparer(plan, stored, looks), samples)) as ready:
         for prepared in ready:
@@ -73,13 +95,7 @@ def reinforce_shard(
                     embedder.add(pixels[embedder.teacher.preprocess])
             on_sample(prepared.row.size or 0)
             between_batches()
-    unit.write_source_columns()
-    for entry in plan.teachers:
-        if entry.image.name in missing:
-            unit.write_image(entry, embedders[entry.image.name].finish())
-        if entry.text.name in missing:
-            unit.write_text(entry, batch_size, between_batches)
-    return unit.alone
+    return embedders
 
 
 @dataclass
@@ -101,6 +117,14 @@ class _ShardRows:
         self.captions.append(prepared.captions or None)
         self.views.append(prepared.views)
         self.problems.append(prepared.problem)
+
+    def read_texts(self) -> None:
+        """Take keys and captions from the store: texts alone need neither source nor pictures."""
+        store, plan = self.store, self.plan
+        keys = IndexRows(store.rows(plan.index, self.shard)).keys
+        self.index = [IndexRow(key=key) for key in keys]
+        texts = store.rows(plan.captions, self.shard)["captions"].to_pylist()
+        self.captions = [None if row is None else tuple(row) for row in texts]
 
     @property
     def keys(self) -> list[str]:

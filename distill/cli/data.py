@@ -68,6 +68,7 @@ class Reinforce:
         teachers: student folders, open_clip name/tag, hf-hub:ID or local folders; none writes the
             views alone, which undistilled training reads.
         precision: of the teachers' weights.
+        view_set: the view set's name; a finished store takes further sets under other names.
         num_views: views per picture.
         policy: what views are drawn from.
         codec: how embeddings are stored.
@@ -81,6 +82,7 @@ class Reinforce:
     out: Annotated[Path, tyro.conf.Positional]
     teachers: tuple[str, ...] = ()
     precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
+    view_set: str = "default"
     num_views: int = 10
     policy: ViewPolicy = field(default_factory=ViewPolicy)
     codec: CodecName = "float16"
@@ -104,6 +106,7 @@ def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
         asked.source,
         asked.out,
         teachers=teachers,
+        view_set=asked.view_set,
         num_views=asked.num_views,
         policy=asked.policy,
         codec=asked.codec,

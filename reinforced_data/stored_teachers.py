@@ -1,0 +1,89 @@
+"""What a store's columns are to a reader: one view set, and the teachers that saw its views."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from reinforced_data.codecs import Codec
+from reinforced_data.column_codecs import codec_of
+from reinforced_data.columns import DEFAULT, Column, view_set_of
+from reinforced_data.storage import Storage
+from teachers.contract import Kind
+from teachers.suggestions import unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTeacher:
+    """A teacher as a store remembers it.
+
+    Attributes:
+        name: as given to `load_teacher`.
+        kind: softmax or sigmoid head.
+        logit_scale: the factor itself.
+        logit_bias: of a sigmoid head, else None.
+        embed_dim: the width of its rows.
+        fingerprint: of weights, precision, preprocessing and tokenizer.
+        image: the column of its image rows.
+        text: the column of its text rows.
+        image_codec: how image rows are stored.
+        text_codec: how text rows are stored.
+    """
+
+    name: str
+    kind: Kind
+    logit_scale: float
+    logit_bias: float | None
+    embed_dim: int
+    fingerprint: str
+    image: Column = field(repr=False)
+    text: Column = field(repr=False)
+    image_codec: Codec = field(repr=False)
+    text_codec: Codec = field(repr=False)
+
+
+def chosen_views(where: str, columns: Sequence[Column], name: str | None) -> Column:
+    """Return the views column of a set; for None the only one, or the default one.
+
+    Raises:
+        ValueError: there is no such set, none at all, or several of which none is the default.
+    """
+    sets = {view_set_of(column): column for column in columns if column.kind == "views"}
+    if not sets:
+        raise ValueError(f"{where} must have a column of kind views, it has none")
+    if name is not None and name not in sets:
+        raise ValueError(f"{where}: {unknown_name('view set', name, sets)}")
+    if name is None and len(sets) > 1 and DEFAULT not in sets:
+        raise ValueError(
+            f"{where} has several view sets ({', '.join(sorted(sets))}) and none is the default: "
+            "name one, open_dataset(path, view_set=...) or --data.view-set NAME"
+        )
+    return sets[name or (DEFAULT if DEFAULT in sets else next(iter(sets)))]
+
+
+def stored_teachers(
+    storage: Storage, columns: Sequence[Column], views: Column
+) -> tuple[StoredTeacher, ...]:
+    """List the teachers that have rows for these views and for the captions."""
+    texts = {c.identity["teacher"]: c for c in columns if c.kind == "text_embeddings"}
+    found = []
+    for image in columns:
+        if image.kind != "image_embeddings" or image.identity["hangs_on"] != views.name:
+            continue
+        text = texts.get(image.identity["teacher"])
+        if text is None:
+            continue
+        facts = image.facts["teacher"]
+        found.append(
+            StoredTeacher(
+                name=image.identity["teacher"],
+                kind=facts["kind"],
+                logit_scale=facts["logit_scale"],
+                logit_bias=facts["logit_bias"],
+                embed_dim=facts["embed_dim"],
+                fingerprint=image.identity["teacher_fingerprint"],
+                image=image,
+                text=text,
+                image_codec=codec_of(storage, image),
+                text_codec=codec_of(storage, text),
+            )
+        )
+    return tuple(found)
