@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -246,3 +247,23 @@ def test_run_from_configuration_alone(world, tmp_path):
     )
     result = train_from_config(config, show=False)
     assert result.student.name == "named" and result.student.tokenizer.vocab_size > 10
+
+
+def test_training_reads_the_view_set_that_the_configuration_names(world, tmp_path):
+    _, store, teachers = world
+    shutil.copytree(store.parent, tmp_path / "world")
+    source, beside = tmp_path / "world" / "source", tmp_path / "world" / "store"
+    strong = {"view_set": "strong", "num_views": 2, "policy": ViewPolicy(scale=(0.1, 0.3))}
+    reinforce(source, beside, teachers=teachers, progress=False, **strong)
+    seen = {}
+    for name in (None, "default", "strong"):
+        config = recipe(2)
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, view_set=name))
+        student = tiny_student()
+        train(student, beside, recipe=config, show=False)
+        seen[name] = student.encode_image(torch.ones(1, 3, 16, 16))
+    assert torch.equal(seen[None], seen["default"])
+    assert not torch.equal(seen[None], seen["strong"])
+    with pytest.raises(ValueError, match="no view set 'weak'"):
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, view_set="weak"))
+        train(tiny_student(), beside, recipe=config, show=False)

@@ -67,7 +67,7 @@ def test_a_damaged_source_ends_with_3_and_every_sample_accounted_for(place, stor
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--num-views", 3], "another view set already (views-"),
+        (["--num-views", 3], "another view set 'default' already (views-"),
         (["--policy.num-ops", 1], "'num_ops': 2"),
         (["--seed", 5], "seed is 0, you give 5"),
         (["--captions-from", "json:alt"], "captions_from is None, you give 'json:alt'"),
