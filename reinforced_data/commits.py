@@ -118,7 +118,8 @@ def write_unit(
         num_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         skipped=tuple(skipped),
-        written=time.time(),
+        # Milliseconds: in a float of 17 digits the last could change without changing the number.
+        written=round(time.time(), 3),
     )
     won = False
     try:
