@@ -13,7 +13,7 @@ from typing import Any
 import open_clip
 import torch
 from jaxtyping import Int64
-from open_clip.tokenizer import HFTokenizer, get_clean_fn
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, get_clean_fn
 from torch import Tensor
 
 from teachers.contract import Tokenizer
@@ -34,8 +34,9 @@ class WordTokenizer:
         self.words = tuple(words)
         self.context_length = context_length
         self._ids = {word: i + 3 for i, word in enumerate(self.words)}
-        self._end = len(self.words) + 3
-        self.vocab_size = self._end + 1
+        self.start_id = 1
+        self.end_id = len(self.words) + 3
+        self.vocab_size = self.end_id + 1
 
     @classmethod
     def fit(
@@ -51,9 +52,13 @@ class WordTokenizer:
         rows = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
         for row, text in zip(rows, texts, strict=True):
             words = _WORD.findall(text.lower())[: self.context_length - 2]
-            ids = [1, *(self._ids.get(word, 2) for word in words), self._end]
+            ids = [1, *(self._ids.get(word, 2) for word in words), self.end_id]
             row[: len(ids)] = torch.tensor(ids)
         return rows
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the words of `ids`; pad, start, unknown and end are none."""
+        return " ".join(self.words[i - 3] for i in ids if 3 <= i < self.end_id)
 
     def config(self) -> dict[str, Any]:
         """Return the vocabulary and the length."""
@@ -80,10 +85,16 @@ class OpenClipTokenizer:
         self.context_length = int(self._tokenizer.context_length or 0)
         inner = getattr(self._tokenizer, "tokenizer", None)
         self.vocab_size = int(getattr(self._tokenizer, "vocab_size", 0) or len(inner or ()))
+        if isinstance(self._tokenizer, SimpleTokenizer):  # Hugging Face's have other names for them
+            self.start_id, self.end_id = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
 
     def __call__(self, texts: Sequence[str]) -> Int64[Tensor, "n context"]:
         """Tokenise and pad."""
         return self._tokenizer(list(texts)).long()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`, special tokens included."""
+        return self._tokenizer.decode(ids)
 
     def config(self) -> dict[str, Any]:
         """Return the name open_clip knows."""
