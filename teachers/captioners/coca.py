@@ -2,7 +2,7 @@
 
     captioner = coca_captioner("coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k", precision="bf16")
 
-The captioner is a `Teacher` whose text decoder is put to use, so the same weights can embed as well.
+The captioner is a `Teacher` whose text decoder is put to use: the same weights can embed as well.
 The towers are open_clip's own; the loop over tokens is ours (`coca_decoding.py`), because
 open_clip's `generate` needs parts of transformers that version 5 removed, draws from the global
 random state, and computes the picture once per caption. Temperature comes before top-p, as
@@ -175,12 +175,12 @@ def _special_ids(teacher: Teacher) -> tuple[int, int, int]:
             f"captioner needs a text decoder. open_clip's CoCa models have one: {known}"
         )
     tokenizer: Any = teacher.tokenizer
-    ids = [getattr(tokenizer, name, None) for name in ("start_id", "end_id")]
     vocab = module.text_decoder.text_projection.shape[-1]
-    if None in ids or not hasattr(tokenizer, "decode") or vocab > tokenizer.vocab_size:
+    spells = all(hasattr(tokenizer, part) for part in ("start_id", "end_id", "decode"))
+    if not spells or vocab > tokenizer.vocab_size:
         raise ValueError(
             f"the tokenizer of {teacher.name} ({type(tokenizer).__name__}, {tokenizer.vocab_size} "
             f"ids) cannot spell the {vocab} ids that the model writes: it needs start_id, end_id "
             "and decode(ids), as teachers.OpenClipTokenizer has for open_clip's own vocabulary"
         )
-    return ids[0], ids[1], module.pad_id
+    return tokenizer.start_id, tokenizer.end_id, module.pad_id

@@ -76,7 +76,7 @@ class CocaDecoder:
             pictures.append((_heads(attention, attention.k(rows)), _values(attention, rows)))
         return Writing(each=each, pictures=pictures)
 
-    def step(self, writing: Writing, tokens: Int64[Tensor, "rows"]) -> Float[Tensor, "rows vocab"]:
+    def step(self, writing: Writing, tokens: Int64[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
         """Append one token to every text and return the logits of the next.
 
         Args:

@@ -53,14 +53,14 @@ class Sampling:
         return 1 if self.temperature == 0 else num_texts
 
 
-def uniform_numbers(seed: int, text: int, count: int) -> Float64[np.ndarray, "count"]:
+def uniform_numbers(seed: int, text: int, count: int) -> Float64[np.ndarray, " count"]:
     """Return the numbers in [0, 1) that text number `text` of a sample is drawn with."""
     return np.random.default_rng((seed, text)).random(count)
 
 
 def draw_tokens(
-    logits: Float[Tensor, "n vocab"], uniforms: Float64[np.ndarray, "n"], sampling: Sampling
-) -> Int64[Tensor, "n"]:
+    logits: Float[Tensor, "n vocab"], uniforms: Float64[np.ndarray, " n"], sampling: Sampling
+) -> Int64[Tensor, " n"]:
     """Choose one token a row, by inverting the nucleus's distribution function.
 
     Args:

@@ -51,11 +51,10 @@ def captioner():
 
 
 def requests(count: int = 7) -> list[CaptionRequest]:
-    noise = torch.Generator().manual_seed(3)
-    pixels = torch.randint(0, 256, (count, 20, 24, 3), generator=noise, dtype=torch.uint8)
+    colours = ("red", "green", "blue", "white", "black", "yellow", "purple")[:count]
     return [
-        CaptionRequest(key=f"k{i}", image=Image.fromarray(p.numpy()), texts=(), seed=100 + i)
-        for i, p in enumerate(pixels)
+        CaptionRequest(key=f"k{i}", image=Image.new("RGB", (20, 24), c), texts=(), seed=100 + i)
+        for i, c in enumerate(colours)
     ]
 
 
@@ -91,7 +90,7 @@ def test_pictures_decide_what_is_written(captioner):
 
 
 def test_temperature_zero_writes_one(captioner):
-    greedy = CocaCaptioner(captioner.teacher, sampling=Sampling(temperature=0, max_tokens=10))
+    greedy = CocaCaptioner(captioner.teacher, sampling=Sampling(temperature=0.0, max_tokens=10))
     assert all(len(texts) <= 1 for texts in greedy.caption(requests(), 5))
 
 
@@ -134,12 +133,12 @@ def test_open_clips_own_vocabulary_is_spelled_and_cut_after_a_sentence():
     assert whole._spell(ids) == "a cat on 3 . 5 mats . two dogs"
     first = CocaCaptioner(whole.teacher, sampling=SAMPLING)
     assert first._spell(tokenizer(["A cat on a mat. Two dogs"])[0].tolist()) == "a cat on a mat"
-    assert first._spell(ids[:5] + [0] + ids[5:]) == "a cat on"[: len("a cat on")] + " 3"
+    assert first._spell([*ids[:4], 0, *ids[4:]]) == "a cat on"  # padding ends a text too
     assert len(first.caption(requests(2), 2)) == 2
 
 
 def test_a_folder_and_a_ready_module(tmp_path):
-    module = open_clip.CoCa(**config(49408)).eval()
+    module = coca(49408)
     (tmp_path / "open_clip_config.json").write_text(json.dumps({
         "model_cfg": {**config(49408), "custom_text": True},
         "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3},
@@ -156,10 +155,10 @@ def test_what_cannot_write_is_refused():
         vision_cfg={"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 1},
         text_cfg={"context_length": 8, "vocab_size": 60, "width": 16, "heads": 1, "layers": 1},
     )
-    with pytest.raises(ValueError, match="tiny is a CLIP, which embeds texts but writes none.*"):
+    with pytest.raises(ValueError, match="tiny is a CLIP, which embeds texts but writes none"):
         coca_captioner(teacher(clip))
     small = WordTokenizer(["a"], 16)
-    with pytest.raises(ValueError, match="tiny.*cannot spell the 60 ids"):
+    with pytest.raises(ValueError, match=r"tiny.*cannot spell the 60 ids"):
         coca_captioner(teacher(tokenizer=small))
     with pytest.raises(ValueError, match="tiny writes 15 tokens at most, max_tokens is 28"):
         coca_captioner(teacher())

@@ -47,7 +47,7 @@ def test_the_ends_of_the_interval_stay_within_the_nucleus():
 
 def test_temperature_zero_takes_the_likeliest():
     logits = torch.tensor([[0.0, 3.0, -2.0], [5.0, 3.0, -2.0]])
-    greedy = Sampling(temperature=0)
+    greedy = Sampling(temperature=0.0)
     assert draw_tokens(logits, np.array([0.99, 0.99]), greedy).tolist() == [1, 0]
     assert (greedy.distinct(5), Sampling().distinct(5)) == (1, 5)
 
@@ -61,7 +61,7 @@ def test_what_must_not_come_does_not():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_broken_logits_are_refused(bad):
     logits = torch.tensor([[0.0, 1.0], [bad, 1.0]])
-    with pytest.raises(ValueError, match="NaN or infinite.*fp32"):
+    with pytest.raises(ValueError, match=r"NaN or infinite.*fp32"):
         draw_tokens(logits, np.array([0.5, 0.5]), Sampling())
 
 
@@ -75,9 +75,9 @@ def test_numbers_are_of_seed_and_text_and_go_on_where_more_are_asked_for():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -1}, "temperature must be 0 or more"),
+        ({"temperature": -1.0}, "temperature must be 0 or more"),
         ({"temperature": float("nan")}, "temperature must be 0 or more"),
-        ({"top_p": 0}, "top_p must be above 0"),
+        ({"top_p": 0.0}, "top_p must be above 0"),
         ({"top_p": 1.5}, "top_p must be above 0"),
         ({"max_tokens": 0}, "max_tokens must be at least 1"),
         ({"max_tokens": 3, "min_tokens": 4}, "min_tokens 4"),
