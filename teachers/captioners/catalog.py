@@ -1,46 +1,78 @@
-"""The table of captioners: a name and the function that sets one up.
+"""The table of captioners: a name, what may follow it, and the function that sets one up.
 
-To add one: a module in this folder, a function `settings -> Captioner` that imports it, and a line
-in `CAPTIONERS`.
+To add one: a module in this folder, a function `(what follows the colon, settings) -> Captioner`
+that imports it, and a line in `CAPTIONERS`.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from teachers.captioners.settings import CaptionerSettings
 from teachers.captioning import Captioner
 from teachers.suggestions import unknown_name
 
+_SAMPLING = ("temperature", "top_p", "max_tokens")
+_WEIGHTS = ("precision", "device")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionerEntry:
-    """One line of the table: what it is, and how it is set up."""
+    """One line of the table: how it is asked for, what it is, and how it is set up."""
 
+    form: str
     summary: str
-    load: Callable[[CaptionerSettings], Captioner]
+    load: Callable[[str, CaptionerSettings], Captioner]
 
 
-def _rules(settings: CaptionerSettings) -> Captioner:
+def _rules(what: str, settings: CaptionerSettings) -> Captioner:
     from teachers.captioners.rules import RuleCaptioner
 
+    if what:
+        raise ValueError(f"captioner 'rules' takes nothing after its name, got {what!r}")
     refuse_settings("rules", settings, used=())
     return RuleCaptioner()
 
 
+def _coca(what: str, settings: CaptionerSettings) -> Captioner:
+    from teachers.captioners.coca import COCA_SAMPLING, coca_captioner
+
+    refuse_settings("coca", settings, used=(*_SAMPLING, *_WEIGHTS))
+    sampling = replace(COCA_SAMPLING, **_given(settings, _SAMPLING))
+    return coca_captioner(what, sampling=sampling, **_given(settings, _WEIGHTS))
+
+
 CAPTIONERS: dict[str, CaptionerEntry] = {
-    "rules": CaptionerEntry(summary="rewrites the source's texts by rules, offline", load=_rules),
+    "rules": CaptionerEntry(
+        form="rules", summary="rewrites the source's texts by rules, offline", load=_rules
+    ),
+    "coca": CaptionerEntry(
+        form="coca:MODEL/TAG",
+        summary="open_clip's CoCa looks at the pictures (or coca:FOLDER, coca:hf-hub:ID)",
+        load=_coca,
+    ),
 }
 
 
-def load_captioner(name: str, settings: CaptionerSettings = CaptionerSettings()) -> Captioner:  # noqa: B008 - frozen
-    """Set a captioner up by its name in `CAPTIONERS`.
+def load_captioner(spec: str, settings: CaptionerSettings = CaptionerSettings()) -> Captioner:  # noqa: B008 - frozen
+    """Set a captioner up.
+
+    Args:
+        spec: a name in `CAPTIONERS`, and after a colon what it needs: "rules",
+            "coca:coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k".
+        settings: how it writes.
 
     Raises:
-        ValueError: an unknown name, or a setting that this captioner has no use for.
+        ValueError: an unknown name, nothing after the colon where something is needed, or a
+            setting that this captioner has no use for.
     """
+    name, _, what = spec.partition(":")
     if name not in CAPTIONERS:
         raise unknown_name("captioner", name, CAPTIONERS)
-    return CAPTIONERS[name].load(settings)
+    entry = CAPTIONERS[name]
+    if ":" in entry.form and not what:
+        raise ValueError(f"captioner {name!r} does not say which: {entry.form} ({entry.summary})")
+    return entry.load(what, settings)
 
 
 def refuse_settings(name: str, settings: CaptionerSettings, *, used: tuple[str, ...]) -> None:
@@ -57,3 +89,8 @@ def refuse_settings(name: str, settings: CaptionerSettings, *, used: tuple[str, 
             f"captioner {name!r} has no use for {', '.join(useless)}; the settings it takes: "
             f"{takes}"
         )
+
+
+def _given(settings: CaptionerSettings, fields: tuple[str, ...]) -> dict[str, Any]:
+    values = {field: getattr(settings, field) for field in fields}
+    return {field: value for field, value in values.items() if value is not None}

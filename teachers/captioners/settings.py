@@ -10,21 +10,17 @@ class CaptionerSettings:
     A captioner refuses a setting that it has no use for, so that none is ignored in silence.
 
     Attributes:
-        model: which weights, or which model of an endpoint.
         prompt: what is asked of the model.
         temperature: of sampling; 0 is greedy.
         top_p: the share of probability that is sampled from.
         max_tokens: new tokens per caption, at most.
         precision: of the weights.
         device: where it runs.
-        endpoint: the address of a server, for captioners that ask one.
     """
 
-    model: str | None = None
     prompt: str | None = None
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = None
     precision: str | None = None
     device: str | None = None
-    endpoint: str | None = None
