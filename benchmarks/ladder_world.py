@@ -17,8 +17,8 @@ from distill.side_by_side import finished_result, train_side_by_side
 from reinforced_data import open_source, pack_glyphs
 from reinforced_data.shard_writer import write_shards
 
-# 44 epochs of emoji64's 6,900 pictures left for training.
-_OWN_TEACHER_STEPS = 1_200
+# 67 epochs of emoji64's 6,900 pictures left for training.
+_OWN_TEACHER_STEPS = 1_800
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +59,12 @@ class World:
     def prepare(self, processes: int, console: Console) -> None:
         """Train the teachers and write their knowledge down; what is there stays."""
         console.print(f"[bold]{self.name}: views and teachers[/]", highlight=False)
-        self._reinforce([], processes)
+        self._reinforce([], processes, console)
         train_side_by_side(self.teachers, processes=processes, console=console)
         console.print(f"[bold]{self.name}: reinforcing[/]", highlight=False)
-        self._reinforce([Path(config.out) for config in self.teachers], processes)
+        self._reinforce([Path(config.out) for config in self.teachers], processes, console)
 
-    def _reinforce(self, folders: list[Path], processes: int) -> None:
+    def _reinforce(self, folders: list[Path], processes: int, console: Console) -> None:
         work = Reinforcement(
             source=self.train,
             store=self.store,
@@ -72,7 +72,7 @@ class World:
             precision=teacher_precision(),
             policy=GLYPH_VIEWS,
         )
-        reinforce_side_by_side(work, processes=processes)
+        reinforce_side_by_side(work, processes=processes, console=console)
 
 
 def glyphs(out: Path) -> World:
@@ -91,18 +91,21 @@ def glyphs(out: Path) -> World:
 
 
 def own_source(data: str, out: Path) -> World:
-    """A folder with `train` and `heldout` shards; a tenth of train becomes validation."""
+    """A folder with `train` and `heldout` shards; a tenth of train becomes validation.
+
+    Of a sample's captions the first is kept, in every split: where the others are lists of
+    keywords (emoji64), the ladder's text towers of twelve tokens cut them off, and a teacher that
+    learns from all three has 28 % zero-shot top-1 instead of 34 % after fewer steps.
+    """
     source = Path(data)
     for split in ("train", "heldout"):
         if not (source / split).is_dir():
             raise SystemExit(f"{source} has no folder {split!r} with shards in it")
     folder = out / source.name
-    for split, part in (("validation", range(0, 10)), ("train", range(10, 100))):
-        _write_part(source / "train", folder / "source" / split, part)
-    splits = {
-        "validation": str(folder / "source" / "validation"),
-        "heldout": str(source / "heldout"),
-    }
+    _write_part(source / "train", folder / "source" / "validation", range(0, 10))
+    _write_part(source / "train", folder / "source" / "train", range(10, 100))
+    _write_part(source / "heldout", folder / "source" / "heldout", range(0, 100))
+    splits = {split: str(folder / "source" / split) for split in ("validation", "heldout")}
     settings = DemoSettings(out=folder, teacher_steps=_OWN_TEACHER_STEPS)
     teachers = [replace(config, evaluate_on=splits) for config in teacher_configs(settings)]
     return World(
@@ -116,7 +119,7 @@ def own_source(data: str, out: Path) -> World:
 
 
 def _write_part(source: Path, target: Path, part: range) -> None:
-    """Copy the samples whose key falls into a part of a hundred; bytes stay as they are."""
+    """Copy samples whose key falls into a part of a hundred; the pictures' bytes stay."""
     if target.is_dir():
         return
     partial = target.with_name(f"partial-{target.name}")
@@ -128,5 +131,5 @@ def _write_part(source: Path, target: Path, part: range) -> None:
 def _samples(source: Path, part: range) -> Iterator[dict]:
     for sample in open_source(source):
         if int(hashlib.sha256(sample.key.encode()).hexdigest()[:8], 16) % 100 in part:
-            meta = json.dumps({"captions": list(sample.captions), "label": sample.label})
+            meta = json.dumps({"caption": sample.captions[0], "label": sample.label})
             yield {"__key__": sample.key, sample.extension: sample.image, "json": meta}

@@ -4,16 +4,16 @@ Every process would write the whole store alone; whoever commits a shard first s
 the work. What the demo and the ladder share, for teachers that are students' folders.
 """
 
-import multiprocessing
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from distill.doctor import usable_cores
+from distill.worker_processes import Died, run_each
 from reinforced_data import ViewPolicy, reinforce
 from students import load_student
 from teachers import load_teacher
@@ -40,13 +40,33 @@ class Reinforcement:
     policy: ViewPolicy
 
 
-def reinforce_side_by_side(work: Reinforcement, *, processes: int | None = None) -> dict[str, int]:
-    """Write the store with one process a core; return skipped samples by reason."""
+def reinforce_side_by_side(
+    work: Reinforcement, *, processes: int | None = None, console: Console
+) -> dict[str, int]:
+    """Write the store with one process a core; return skipped samples by reason.
+
+    Args:
+        work: what to write.
+        processes: how many; one a core when None.
+        console: told of a process that died; the others have done its part.
+
+    Raises:
+        RuntimeError: every process died.
+        Whatever one of them raised; what is committed is whole.
+    """
     processes = processes or max(1, int(usable_cores()))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=processes, mp_context=context) as pool:
-        jobs = [pool.submit(_reinforce, work, rank, processes) for rank in range(processes)]
-        return [job.result() for job in jobs][-1]
+    outcomes = run_each(_reinforce, [(work, rank, processes) for rank in range(processes)])
+    whole = [skipped for skipped in outcomes if not isinstance(skipped, Died)]
+    codes = ", ".join(str(died.exit_code) for died in outcomes if isinstance(died, Died))
+    if not whole:
+        raise RuntimeError(
+            f"all {processes} processes that reinforced {work.store} died (exit codes {codes}; "
+            "-9 is often the system's, out of memory): the same call goes on, with fewer "
+            "`processes` it needs less memory"
+        )
+    if codes:
+        console.print(f"  processes died (exit codes {codes}); the others have done their part")
+    return whole[-1]
 
 
 def _reinforce(work: Reinforcement, rank: int, processes: int) -> dict[str, int]:

@@ -23,6 +23,7 @@ from distill.config import RunConfig, differences
 from distill.doctor import usable_cores
 from distill.run_log import read_log
 from distill.starting import train_from_config
+from distill.worker_processes import end_with_launcher
 
 
 def train_side_by_side(
@@ -43,7 +44,9 @@ def train_side_by_side(
         _move_other_run_aside(config, console)
     waiting = [config for config in configs if finished_result(config) is None]
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(
+        max_workers=processes, mp_context=context, initializer=end_with_launcher
+    ) as pool:
         futures = {config.out: pool.submit(train_quietly, config) for config in waiting}
         try:
             _watch(configs, futures, console)

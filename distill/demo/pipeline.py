@@ -40,11 +40,11 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
     train_source = str(sources["train"])
     _start_over_if_changed(settings)
     with stages.timed("views", f"Drawing {settings.num_views} replayable views of every picture"):
-        _reinforce(train_source, settings, ())
+        _reinforce(train_source, settings, (), console)
     with stages.timed("teachers", f"Training two teachers, {settings.teacher_steps} steps each"):
         teachers = _train(teacher_configs(settings), settings, console)
     with stages.timed("reinforce", "Writing the teachers' knowledge down"):
-        skipped = _reinforce(train_source, settings, _teacher_folders(settings))
+        skipped = _reinforce(train_source, settings, _teacher_folders(settings), console)
     with stages.timed("audit", "Checking the store against the living teachers"):
         _audit(settings, console)
     title = f"Training three students, {settings.student_steps} steps each, and four ablations"
@@ -113,7 +113,9 @@ def _train(
     return train_side_by_side(configs, processes=settings.processes, console=console)
 
 
-def _reinforce(source: str, settings: DemoSettings, folders: Sequence[Path]) -> dict[str, int]:
+def _reinforce(
+    source: str, settings: DemoSettings, folders: Sequence[Path], console: Console
+) -> dict[str, int]:
     """Write the views, and the embeddings of the teachers in `folders`."""
     work = Reinforcement(
         source=source,
@@ -123,7 +125,7 @@ def _reinforce(source: str, settings: DemoSettings, folders: Sequence[Path]) -> 
         num_views=settings.num_views,
         policy=GLYPH_VIEWS,
     )
-    return reinforce_side_by_side(work, processes=settings.processes)
+    return reinforce_side_by_side(work, processes=settings.processes, console=console)
 
 
 def _start_over_if_changed(settings: DemoSettings) -> None:
