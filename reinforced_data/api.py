@@ -2,6 +2,7 @@
 
 from reinforced_data.auditing import AuditReport, audit
 from reinforced_data.batches import Batch
+from reinforced_data.captioning import CaptionReport, caption
 from reinforced_data.glyphs import pack_glyphs
 from reinforced_data.packing import PackReport, pack
 from reinforced_data.reader import ReinforcedDataset, StoredTeacher, open_dataset
@@ -19,6 +20,7 @@ from reinforced_data.views import View, ViewPolicy, render_view, sample_view
 __all__ = [
     "AuditReport",
     "Batch",
+    "CaptionReport",
     "PackReport",
     "ReinforceReport",
     "ReinforcedDataset",
@@ -28,6 +30,7 @@ __all__ = [
     "View",
     "ViewPolicy",
     "audit",
+    "caption",
     "decode_image",
     "expand_sources",
     "open_dataset",

@@ -170,9 +170,9 @@ def _check_conflicts(store: Store, plan: Plan) -> None:
     name = view_set_of(plan.views)
     sets = [c for c in stored if c.kind == "views" and view_set_of(c) == name]
     beside = "another name (view_set=..., --view-set NAME), which puts a second set beside it"
-    _check_same_settings(store, sets, plan.views, f"view set {name!r}", beside)
+    check_same_settings(store, sets, plan.views, f"view set {name!r}", beside)
     originals = [c for c in stored if c.kind == "captions" and c.identity.get("set") == ORIGINAL]
-    _check_same_settings(store, originals, plan.captions, "set of original captions")
+    check_same_settings(store, originals, plan.captions, "set of original captions")
     for entry in plan.teachers:
         for column in (entry.image, entry.text):
             same_name = [
@@ -185,16 +185,17 @@ def _check_conflicts(store: Store, plan: Plan) -> None:
                     or c.identity["teacher_fingerprint"] != column.identity["teacher_fingerprint"]
                 )
             ]
-            _check_same_settings(store, same_name, column, f"teacher {entry.teacher.name!r}")
+            check_same_settings(store, same_name, column, f"teacher {entry.teacher.name!r}")
 
 
-def _check_same_settings(
+def check_same_settings(
     store: Store,
     stored: Iterable[Column],
     wanted: Column,
     what: str,
     rename: str = "another name (load_teacher(..., name=...))",
 ) -> None:
+    """Refuse a column whose name means something else in the store; `rename` is the way out."""
     for column in stored:
         if column.fingerprint == wanted.fingerprint:
             continue

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from reinforced_data.codecs import Codec
 from reinforced_data.column_codecs import codec_of
-from reinforced_data.columns import DEFAULT, Column, view_set_of
+from reinforced_data.columns import DEFAULT, ORIGINAL, Column, view_set_of
 from reinforced_data.storage import Storage
 from teachers.contract import Kind
 from teachers.suggestions import unknown_name
@@ -62,8 +62,13 @@ def chosen_views(where: str, columns: Sequence[Column], name: str | None) -> Col
 def stored_teachers(
     storage: Storage, columns: Sequence[Column], views: Column
 ) -> tuple[StoredTeacher, ...]:
-    """List the teachers that have rows for these views and for the captions."""
-    texts = {c.identity["teacher"]: c for c in columns if c.kind == "text_embeddings"}
+    """List the teachers that have rows for these views and for the original captions."""
+    originals = {c.name for c in columns if c.kind == "captions" and c.identity["set"] == ORIGINAL}
+    texts = {
+        c.identity["teacher"]: c
+        for c in columns
+        if c.kind == "text_embeddings" and c.identity["hangs_on"] in originals
+    }
     found = []
     for image in columns:
         if image.kind != "image_embeddings" or image.identity["hangs_on"] != views.name:
