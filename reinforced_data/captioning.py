@@ -89,8 +89,8 @@ def caption(
 
     Args:
         store: a reinforced dataset's folder or URL.
-        captioner: who writes, or what `load_captioner` makes one of. None embeds the set that is there
-            with `teachers` and looks at nothing else.
+        captioner: who writes, or what `load_captioner` makes one of. None embeds the set that is
+            there with `teachers` and looks at nothing else.
         name: the set's: lower-case letters, digits, hyphens.
         num_captions: asked for per sample; fewer may be kept. MobileCLIP has 5, and found that
             more than 2 add little.
