@@ -1,45 +1,48 @@
 """Pictures with texts, in whatever shape they lie around, as WebDataset shards.
 
-The bytes of an image are copied as they are. What cannot be used is counted with its reason and
-left out; it never ends the run. Two equal calls write equal bytes.
+The bytes of an image are copied as they are, unless it is to be shrunk. What cannot be used is
+counted with its reason and left out; it never ends the run. Two equal calls write equal bytes, also
+when one of them was stopped or killed in between.
 """
 
 import json
-import random
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from reinforced_data.listing import (
-    Columns,
-    Layout,
-    Listed,
-    detect_layout,
-    list_classes,
-    list_folder,
-    list_table,
-    read_limited,
-)
-from reinforced_data.shard_reader import MAX_IMAGE_BYTES
-from reinforced_data.shard_writer import ShardSample, published_folder, write_shards
-from reinforced_data.source import UnreadableImage, decode_image, image_size
+from reinforced_data.deduplicating import Deduplicate, Merged, merge_copies
+from reinforced_data.input_layouts import Input, open_input
+from reinforced_data.listing import Asked
+from reinforced_data.packing_bar import PackingBar
+from reinforced_data.packing_order import in_order
+from reinforced_data.packing_resume import Unfinished, open_unfinished
+from reinforced_data.packing_samples import Looked, Packer
+from reinforced_data.packing_tally import Tally
+from reinforced_data.preparing import in_threads
+from reinforced_data.resizing import parse_resize
+from reinforced_data.shard_writer import new_shard, write_durably
+from reinforced_data.source import MAX_PIXELS
+from reinforced_data.stop_signals import Interrupted, StopSignals
+from reinforced_data.write_errors import cannot_write
 from teachers.suggestions import unknown_name
 
 _REPORT = "pack.json"
-_EXAMPLES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackReport:
-    """What `pack` wrote, and what it left out.
+    """What `pack` wrote, and what it left out: `rows` = `samples` + `copies` + all of `skipped`.
 
     Attributes:
         out: the folder.
         layout: how the input was understood.
         shards: how many tar files.
-        samples: how many pictures are in them.
+        rows: of the input.
+        samples: how many pictures are in the shards.
+        copies: rows whose picture is there already, where copies were dropped or merged.
+        shrunk: samples that were encoded anew.
         classes: how many different labels they have.
         skipped: reason -> count.
         examples: reason -> the first few names.
@@ -48,25 +51,13 @@ class PackReport:
     out: Path
     layout: str
     shards: int
+    rows: int
     samples: int
+    copies: int
+    shrunk: int
     classes: int
     skipped: dict[str, int]
     examples: dict[str, list[str]]
-
-
-@dataclass
-class _Tally:
-    """Counts that grow while the shards are written."""
-
-    samples: int = 0
-    labels: set[str] = field(default_factory=set)
-    skipped: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-
-    def skip(self, listed: Listed, reason: str) -> None:
-        self.skipped[reason] += 1
-        if len(self.examples[reason]) < _EXAMPLES:
-            self.examples[reason].append(listed.name)
 
 
 def pack(
@@ -74,116 +65,193 @@ def pack(
     out: str | Path,
     *,
     layout: str = "auto",
+    split: str | None = None,
     captions: str | None = None,
-    paths: str | None = None,
+    images: str | None = None,
     labels: str | None = None,
     root: str | Path | None = None,
     template: str = "a photo of a {}",
     samples_per_shard: int = 1000,
     seed: int | None = 0,
+    resize: str = "none",
+    quality: int = 95,
+    max_pixels: int = MAX_PIXELS,
+    deduplicate: Deduplicate = "none",
     verify: bool = False,
+    progress: bool = True,
 ) -> PackReport:
     """Write pictures and their texts as `OUT/00000.tar` ..., a source like any other.
 
     Args:
         input: a folder of images, each with a .txt file of the same name beside it; a folder with
-            one folder per class; or a CSV, TSV, JSONL or Parquet table with a column of paths.
+            one folder per class; a CSV, TSV, JSONL or Parquet table (or a folder of Parquet files)
+            with a column of paths or encoded pictures; a Hugging Face dataset on disk; or what
+            img2dataset has downloaded.
         out: a folder that does not exist yet, or is empty.
-        layout: "folder", "classes" or "table"; "auto" looks at the input.
-        captions: the table's column of texts (or lists of them); by default `caption`, `captions`,
-            `text` or `title`.
-        paths: the table's column of image files; by default `path`, `file`, `filepath` or `image`.
-        labels: the table's column of class names; by default `label`, if there is one.
-        root: where relative paths of a table start; by default beside the table.
-        template: the caption of a picture in a class folder.
+        layout: "folder", "classes", "table", "huggingface" or "img2dataset"; "auto" looks.
+        split: of a Hugging Face dataset that has several.
+        captions: the column of texts (or lists of them); by default `caption`, `captions`, `text`
+            or `title`. Of tars: "json:FIELD", or the extension of a text member.
+        images: the column of files or encoded pictures; by default one of pictures, else `path`,
+            `file`, `filepath` or `image`.
+        labels: the column of class names; by default `label`, if there is one.
+        root: where relative paths start; by default beside the table.
+        template: the caption of a picture that has a class and no column of texts.
         samples_per_shard: pictures in each tar.
         seed: of the order in the shards; None keeps the order of the input (class folders then
             make shards of one class, which training cannot mix well).
+        resize: "none", or what larger pictures are shrunk to: "shorter:512", "longer:512".
+        quality: of the JPEGs that shrinking makes, 1 to 100.
+        max_pixels: larger pictures are left out.
+        deduplicate: what becomes of pictures with equal bytes: "drop" keeps the first, "merge"
+            gives it the captions of all.
         verify: decode every image now, instead of reading headers alone.
+        progress: whether to draw a progress bar on stderr.
 
     Returns:
         Counts, also written to `OUT/pack.json`.
 
     Raises:
-        ValueError: what is given cannot be packed at all, or `out` holds something.
+        ValueError: what is given cannot be packed at all, `out` holds something, or an unfinished
+            pack of it was begun with other settings.
+        OSError: `out` cannot be written; finished shards are kept.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the same call goes on.
     """
     input, out = Path(input), Path(out)
-    if layout not in get_args(Layout):
-        raise unknown_name("layout", layout, get_args(Layout))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} already holds something; give a new folder, or remove it first")
-    detected = detect_layout(input)
-    if layout == "auto":
-        layout = detected
-    elif (layout == "table") != (detected == "table"):
-        raise ValueError(f"layout {layout!r} does not fit {input}, which looks like {detected!r}")
-    columns = Columns(paths=paths, captions=captions, labels=labels)
-    listed = _list(input, layout, columns, None if root is None else Path(root), template)
-    if seed is not None:
-        listed = list(listed)
-        random.Random(seed).shuffle(listed)
-    tally = _Tally()
-    with published_folder(out) as folder:
-        samples = _samples(listed, tally, verify)
-        shards = write_shards(folder, samples, samples_per_shard=samples_per_shard)
-        _require_samples(tally, input, layout)
-        report = _report(out, layout, len(shards), tally)
+    _check(out, samples_per_shard, quality, max_pixels, resize, deduplicate)
+    asked = Asked(
+        images=images,
+        captions=captions,
+        labels=labels,
+        root=None if root is None else Path(root),
+        template=template,
+    )
+    found = open_input(input, layout, split, asked)
+    packer = Packer(
+        resize=parse_resize(resize),
+        quality=quality,
+        max_pixels=max_pixels,
+        verify=verify,
+        deduplicate=deduplicate,
+    )
+    settings = {
+        **vars(asked),
+        **{"input": input.resolve(), "layout": found.layout, "split": split, "files": found.stamp},
+        **{"samples_per_shard": samples_per_shard, "seed": seed, "resize": resize},
+        **{"quality": quality, "max_pixels": max_pixels, "deduplicate": deduplicate},
+        "verify": verify,
+    }
+    with open_unfinished(out, settings) as unfinished:
+        _run(found, unfinished, packer, seed, samples_per_shard, out, progress)
+        _require_samples(unfinished.tally, input, found.layout)
+        report = _report(out, found.layout, unfinished)
         text = json.dumps({**_counts(report), "seed": seed}, indent=1, ensure_ascii=False)
-        (folder / _REPORT).write_text(text + "\n", encoding="utf-8")
+        write_durably(unfinished.shards / _REPORT, (text + "\n").encode(errors="replace"))
     return report
 
 
-def _list(
-    input: Path, layout: str, columns: Columns, root: Path | None, template: str
-) -> Iterable[Listed]:
-    if layout == "folder":
-        return list_folder(input)
-    if layout == "classes":
-        return list_classes(input, template)
-    return list_table(input, columns, root)
+def _check(
+    out: Path, samples_per_shard: int, quality: int, max_pixels: int, resize: str, copies: str
+) -> None:
+    if copies not in get_args(Deduplicate):
+        raise unknown_name("way to deduplicate", copies, get_args(Deduplicate))
+    if samples_per_shard < 1:
+        raise ValueError(f"samples_per_shard must be at least 1, got {samples_per_shard}")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality must be 1 to 100, got {quality}")
+    if max_pixels < 1 or (max_pixels > MAX_PIXELS and parse_resize(resize) is None):
+        raise ValueError(
+            f"max_pixels must be 1 to {MAX_PIXELS}, which is what a source is read up to, or more "
+            f"where larger pictures are shrunk (resize); got {max_pixels}"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} already holds something; give a new folder, or remove it first")
 
 
-def _samples(listed: Iterable[Listed], tally: _Tally, verify: bool) -> Iterator[ShardSample]:
-    """Read the images one at a time; what is no sample goes to the tally."""
-    for item in listed:
-        if item.problem is not None or item.path is None:
-            tally.skip(item, item.problem or "row has no path")
-            continue
-        if not item.captions and item.label is None:
-            tally.skip(item, "no caption")
-            continue
+def _run(
+    found: Input,
+    unfinished: Unfinished,
+    packer: Packer,
+    seed: int | None,
+    samples_per_shard: int,
+    out: Path,
+    progress: bool,
+) -> None:
+    with StopSignals() as signals:
+
+        def stop_if_told() -> None:
+            if signals.received:
+                raise Interrupted(
+                    f"stopped by {signal.Signals(signals.received).name} with {unfinished.done} "
+                    f"shards of {out} finished; the same command goes on from there",
+                    128 + signals.received,
+                )
+
+        if packer.deduplicate == "merge":
+            packer.merged = _merged(found, unfinished, packer, seed, progress, stop_if_told)
+        packer.seen |= unfinished.tally.digests
+        start = unfinished.tally.rows
+        with PackingBar("pack", found.num_rows, start, progress) as bar:
+            rows = enumerate(in_order(found.parts, seed, start), start)
+            looked = in_threads(lambda _, numbered: packer.look(*numbered), rows)
+            watched = _watched(looked, bar, stop_if_told)
+            _write_shards(watched, unfinished, packer, samples_per_shard)
+
+
+def _merged(
+    found: Input,
+    unfinished: Unfinished,
+    packer: Packer,
+    seed: int | None,
+    progress: bool,
+    stop_if_told: Callable[[], None],
+) -> Merged:
+    merged = unfinished.merged()
+    if merged is not None:
+        return merged
+    with PackingBar("find copies", found.num_rows, 0, progress) as bar:
+
+        def on_row() -> None:
+            bar.row()
+            stop_if_told()
+
+        merged = merge_copies(in_order(found.parts, seed), packer.max_pixels, on_row)
+    unfinished.keep_merged(merged)
+    return merged
+
+
+def _watched(
+    rows: Iterable[Looked], bar: PackingBar, stop_if_told: Callable[[], None]
+) -> Iterator[Looked]:
+    for row in rows:
+        stop_if_told()
+        yield row
+        bar.row()
+
+
+def _write_shards(
+    rows: Iterator[Looked], unfinished: Unfinished, packer: Packer, samples_per_shard: int
+) -> None:
+    """Write shard by shard; a shard's record ends with its last sample."""
+    counted = Tally()
+    while (first := packer.next_sample(rows, counted, unfinished.tally.samples)) is not None:
+        path, sample, size = unfinished.next_shard, first, 0
         try:
-            data = read_limited(item.path, MAX_IMAGE_BYTES)
-            image_size(data)
-            if verify:
-                decode_image(data)
-        except UnreadableImage as error:
-            tally.skip(item, error.reason)
-            continue
-        except (OSError, ValueError) as error:
-            missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-            tally.skip(item, "missing file" if missing else "unreadable file")
-            continue
-        about: dict[str, Any] = {"captions": item.captions, "path": item.name}
-        if item.label is not None:
-            about["label"] = item.label
-            tally.labels.add(item.label)
-        yield {
-            "__key__": f"{tally.samples:08d}",
-            _extension(data): data,
-            "json": json.dumps(about, ensure_ascii=False),
-        }
-        tally.samples += 1
+            with new_shard(path) as write:
+                while sample is not None:
+                    size = sum(map(len, sample.values()))
+                    write(sample)
+                    if counted.samples == samples_per_shard:
+                        break
+                    sample = packer.next_sample(rows, counted, unfinished.tally.samples)
+        except OSError as error:
+            raise cannot_write(error, path, size) from error
+        unfinished.finish_shard(counted)
+        counted = Tally()
+    unfinished.tally.add(counted)
 
 
-def _extension(data: bytes) -> str:
-    """Name the format by the bytes, since files are often named wrongly."""
-    if data[:3] == b"\xff\xd8\xff":
-        return "jpg"
-    return "png" if data[:4] == b"\x89PNG" else "webp"
-
-
-def _require_samples(tally: _Tally, input: Path, layout: str) -> None:
+def _require_samples(tally: Tally, input: Path, layout: str) -> None:
     if tally.samples:
         return
     reasons = "; ".join(
@@ -196,18 +264,16 @@ def _require_samples(tally: _Tally, input: Path, layout: str) -> None:
     )
 
 
-def _report(out: Path, layout: str, shards: int, tally: _Tally) -> PackReport:
+def _report(out: Path, layout: str, unfinished: Unfinished) -> PackReport:
+    tally = unfinished.tally
     return PackReport(
         out=out,
         layout=layout,
-        shards=shards,
-        samples=tally.samples,
+        shards=unfinished.done,
         classes=len(tally.labels),
-        skipped=dict(tally.skipped),
-        examples=dict(tally.examples),
+        **tally.counts(),
     )
 
 
 def _counts(report: PackReport) -> dict[str, Any]:
-    names = ("layout", "shards", "samples", "classes", "skipped", "examples")
-    return {name: getattr(report, name) for name in names}
+    return {name: value for name, value in vars(report).items() if name != "out"}

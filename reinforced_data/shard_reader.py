@@ -87,11 +87,14 @@ def read_shard(path: str | Path, *, captions_from: str | None = None) -> Iterato
     )
 
 
-def scan_shard(path: str | Path, *, captions_from: str | None = None) -> Iterator[Sample]:
+def scan_shard(
+    path: str | Path, *, captions_from: str | None = None, with_images: bool = True
+) -> Iterator[Sample]:
     """Yield every sample of a shard, also those with a `problem`; row i of a column is item i.
 
     A shard that is cut, also between two members, ends with a sample whose problem is in `CUTS`:
     the one that the cut goes through, or one with the key `byte N` behind the last whole one.
+    Without images, `image` is empty, and only headers and texts are read.
 
     Raises:
         BrokenShard: a ValueError; not a tar, or cut before its first sample ends.
@@ -106,7 +109,7 @@ def scan_shard(path: str | Path, *, captions_from: str | None = None) -> Iterato
             if problem is not None:
                 yield _refuse(key, problem)
             else:
-                yield _read_sample(key, members, file, captions_from)
+                yield _read_sample(key, members, file, captions_from, with_images)
 
 
 def open_binary(path: str) -> Any:
@@ -200,7 +203,9 @@ def _image_of(members: Members) -> str | None:
     return next((name for name in members if name in IMAGE_EXTENSIONS), None)
 
 
-def _read_sample(key: str, members: Members, file: Any, captions_from: str | None) -> Sample:
+def _read_sample(
+    key: str, members: Members, file: Any, captions_from: str | None, with_images: bool
+) -> Sample:
     extension = _image_of(members)
     if extension is None:
         return _refuse(key, "no-image")
@@ -217,7 +222,7 @@ def _read_sample(key: str, members: Members, file: Any, captions_from: str | Non
         return _refuse(key, error.reason)
     return Sample(
         key=key,
-        image=_read(file, image),
+        image=_read(file, image) if with_images else b"",
         extension=extension,
         captions=captions,
         label=label,

@@ -1,12 +1,12 @@
 """Writing WebDataset shards whole or not at all, and the same bytes twice.
 
-Used by `pack` and `pack_glyphs`. Reading is source.py's.
+Used by `pack`, `pack_glyphs` and tests. Reading is source.py's.
 """
 
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -53,14 +53,36 @@ def write_shards(
     remaining, shards = iter(samples), []
     while first := list(islice(remaining, 1)):
         shard = folder / f"{len(shards):05d}.tar"
-        with shard.open("wb") as file:
-            with TarWriter(file, encoder=False, mtime=0, user="", group="") as writer:
-                for sample in chain(first, islice(remaining, samples_per_shard - 1)):
-                    writer.write(_encoded(sample))
-            file.flush()
-            os.fsync(file.fileno())
+        with new_shard(shard) as write:
+            for sample in chain(first, islice(remaining, samples_per_shard - 1)):
+                write(sample)
         shards.append(shard)
     return shards
+
+
+@contextmanager
+def new_shard(path: Path) -> Iterator[Callable[[ShardSample], None]]:
+    """Yield a function that adds a sample; the tar has its name when the block has ended well.
+
+    Times and owners are fixed, so that equal samples make equal bytes.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        with TarWriter(file, encoder=False, mtime=0, user="", group="") as writer:
+            yield lambda sample: writer.write(_encoded(sample))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def _encoded(sample: ShardSample) -> dict[str, bytes | str]:

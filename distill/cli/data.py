@@ -1,4 +1,4 @@
-"""`distill pack`, `distill reinforce` and `distill audit`: stage 1 from the command line."""
+"""`distill reinforce` and `distill audit`: stage 1 from the command line."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,48 +14,8 @@ from distill.cli.parsing import parse
 from reinforced_data.codec_names import CodecName
 from reinforced_data.view_policy import ViewPolicy
 
-_QUARANTINED = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pack:
-    """Make WebDataset shards from pictures and their texts; image bytes stay as they are.
-
-    Attributes:
-        input: a folder of pictures with .txt files beside them, a folder of class folders, or a
-            CSV, TSV, JSONL or Parquet table of paths and captions.
-        out: a new or empty folder.
-        layout: what the input is; auto looks.
-        captions: the table's column of captions.
-        paths: the table's column of image paths.
-        labels: the table's column of class names.
-        root: where relative paths of a table start; by default beside the table.
-        template: the caption of a picture in a class folder.
-        samples_per_shard: pictures in each shard.
-        verify: decode every picture now instead of reading headers alone.
-    """
-
-    input: Annotated[Path, tyro.conf.Positional]
-    out: Annotated[Path, tyro.conf.Positional]
-    layout: Literal["auto", "folder", "classes", "table"] = "auto"
-    captions: str | None = None
-    paths: str | None = None
-    labels: str | None = None
-    root: Path | None = None
-    template: str = "a photo of a {}"
-    samples_per_shard: int = 1000
-    verify: bool = False
-
-
-def run_pack(arguments: Sequence[str], console: Console) -> Outcome:
-    """Pack and print the counts."""
-    asked = parse(Pack, "pack", arguments)
-    from reinforced_data import pack
-
-    report = pack(**vars(asked))
-    console.print(f"{report.samples:,} pictures in {report.shards} shards in {report.out}")
-    _print_skipped(report.skipped, console)
-    return Outcome(values=asdict(report), exit_code=_QUARANTINED if report.skipped else 0)
+QUARANTINED = 3
+"""The exit code of what was done, but not with everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,10 +79,10 @@ def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
         f"{report.samples:,} samples in {report.shards} shards ({report.shards_already_done} were "
         f"done before), {report.bytes / 1e6:,.1f} MB in {report.seconds:.1f} s: {asked.out}"
     )
-    _print_skipped(report.skipped, console, report.examples)
+    print_skipped(report.skipped, console, report.examples)
     for source, reason in report.failed.items():
         console.print(f"  not read: {source}: {reason}", style="red")
-    code = _QUARANTINED if report.skipped or report.failed else 0
+    code = QUARANTINED if report.skipped or report.failed else 0
     return Outcome(values=asdict(report), exit_code=code)
 
 
@@ -165,14 +125,15 @@ def run_audit(arguments: Sequence[str], console: Console) -> Outcome:
     for problem in report.problems:
         console.print(f"[bold red]problem:[/] {problem}", highlight=False)
     console.print("[green]no problems[/]" if report.ok else f"{len(report.problems)} problems")
-    return Outcome(values=report.to_json(), exit_code=0 if report.ok else _QUARANTINED)
+    return Outcome(values=report.to_json(), exit_code=0 if report.ok else QUARANTINED)
 
 
-def _print_skipped(
+def print_skipped(
     skipped: Mapping[str, int],
     console: Console,
     examples: Mapping[str, Sequence[str]] = {},
 ) -> None:
+    """Print why samples were left out, and the first few of each reason."""
     for reason, count in skipped.items():
         named = examples.get(reason, ())
         more = [f"and {count - len(named)} more"] if named and count > len(named) else []

@@ -23,9 +23,9 @@ def _demo(arguments: Sequence[str], console: Console) -> Outcome:
 
 
 def _pack(arguments: Sequence[str], console: Console) -> Outcome:
-    from distill.cli.data import run_pack
+    from distill.cli.pack import run
 
-    return run_pack(arguments, console)
+    return run(arguments, console)
 
 
 def _reinforce(arguments: Sequence[str], console: Console) -> Outcome:
@@ -90,7 +90,7 @@ def _doctor(arguments: Sequence[str], console: Console) -> Outcome:
 
 VERBS: dict[str, Verb] = {
     "demo": Verb(summary="the whole job on embedded pictures, in minutes", run=_demo),
-    "pack": Verb(summary="make WebDataset shards from a folder, CSV or JSONL", run=_pack),
+    "pack": Verb(summary="make WebDataset shards from folders, tables and datasets", run=_pack),
     "reinforce": Verb(summary="write the teachers' knowledge down", run=_reinforce),
     "audit": Verb(summary="check a reinforced dataset", run=_audit),
     "inherit": Verb(summary="start a student from a donor's weights", run=_inherit),

@@ -136,7 +136,7 @@ def test_named_columns_root_and_several_captions(tmp_path):
     pack(
         table,
         tmp_path / "out",
-        paths="img",
+        images="img",
         captions="alt",
         labels="kind",
         root=tmp_path / "elsewhere",
