@@ -12,11 +12,14 @@ from huggingface_hub import constants
 
 
 @contextmanager
-def hub_or_cache(what: str) -> Iterator[None]:
+def hub_or_cache(
+    what: str, folder: str = "a local folder with open_clip_config.json and weights"
+) -> Iterator[None]:
     """Load from the hub inside this block; when it is out of reach, from the cache alone.
 
     Args:
         what: is loaded, for the message.
+        folder: what may be passed instead, for the message.
 
     Raises:
         ConnectionError: it is not in the cache either; says what to do.
@@ -32,8 +35,8 @@ def hub_or_cache(what: str) -> Iterator[None]:
         raise ConnectionError(
             f"{what} is not in the cache {constants.HF_HUB_CACHE}, and {obstacle}. Connect "
             "(behind a proxy set HTTPS_PROXY), or load it once where there is a network and copy "
-            "that cache here (HF_HOME names its place), or pass a local folder with "
-            f"open_clip_config.json and weights. {type(error).__name__}: {error}"
+            f"that cache here (HF_HOME names its place), or pass {folder}. "
+            f"{type(error).__name__}: {error}"
         ) from error
     finally:
         constants.HF_HUB_OFFLINE = before

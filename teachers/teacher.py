@@ -100,10 +100,7 @@ def fingerprint(
     module: nn.Module, *, precision: str, preprocess: Preprocess, tokenizer: Tokenizer
 ) -> str:
     """Return the sha256 of all that decides an embedding: weights, precision, pixels, tokens."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    digest = _weights_digest(module)
     settings: dict[str, Any] = {
         "precision": precision,
         "preprocess": preprocess.config(),
@@ -113,10 +110,23 @@ def fingerprint(
     return digest.hexdigest()
 
 
+def hash_weights(module: nn.Module) -> str:
+    """Return the sha256 of names, types and values of all weights, in hex."""
+    return _weights_digest(module).hexdigest()
+
+
 def check_precision(precision: str) -> None:
     """Raise a `ValueError` that lists the precisions there are."""
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
+
+
+def _weights_digest(module: nn.Module) -> Any:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest
 
 
 def _convert(module: Any, precision: Precision) -> None:

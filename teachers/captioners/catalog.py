@@ -42,6 +42,17 @@ def _coca(what: str, settings: CaptionerSettings) -> Captioner:
     return coca_captioner(what, sampling=sampling, **_given(settings, _WEIGHTS))
 
 
+def _transformers(what: str, settings: CaptionerSettings) -> Captioner:
+    from teachers.captioners.prompts import PromptedCaptioner
+    from teachers.captioners.sampling import Sampling
+    from teachers.captioners.transformers_loading import load_transformers
+
+    refuse_settings("transformers", settings, used=("prompt", *_SAMPLING, *_WEIGHTS))
+    sampling = Sampling(**_given(settings, _SAMPLING))
+    model = load_transformers(what, sampling=sampling, **_given(settings, _WEIGHTS))
+    return PromptedCaptioner(model, prompt=settings.prompt)
+
+
 CAPTIONERS: dict[str, CaptionerEntry] = {
     "rules": CaptionerEntry(
         form="rules", summary="rewrites the source's texts by rules, offline", load=_rules
@@ -50,6 +61,11 @@ CAPTIONERS: dict[str, CaptionerEntry] = {
         form="coca:MODEL/TAG",
         summary="open_clip's CoCa looks at the pictures (or coca:FOLDER, coca:hf-hub:ID)",
         load=_coca,
+    ),
+    "transformers": CaptionerEntry(
+        form="transformers:ID_OR_FOLDER",
+        summary="an image-to-text model of the transformers library looks at the pictures",
+        load=_transformers,
     ),
 }
 

@@ -14,6 +14,8 @@ from teachers.captioners.catalog import CAPTIONERS
         ("coca", "'coca' does not say which: coca:MODEL/TAG"),
         ("coca:", "'coca' does not say which: coca:MODEL/TAG"),
         ("coca:coca_ViT-L-15/openai", "no teacher 'coca_ViT-L-15'; did you mean 'coca_ViT-L-14'"),
+        ("transformers", "does not say which: transformers:ID_OR_FOLDER"),
+        ("transformers:./no-such-folder", "no folder no-such-folder"),
         ("coca:./no-such-folder", "no folder no-such-folder"),
     ],
 )
