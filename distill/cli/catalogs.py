@@ -16,10 +16,10 @@ from teachers.suggestions import unknown_name
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """Print what can be named: teachers, students or recipes.
+    """Print what can be named: teachers, students, recipes or captioners.
 
     Attributes:
-        what: teachers, students or recipes.
+        what: teachers, students, recipes or captioners.
     """
 
     what: Annotated[str, tyro.conf.Positional]
@@ -52,10 +52,19 @@ def _recipes() -> tuple[list[str], list[dict[str, Any]]]:
     ]
 
 
+def _captioners() -> tuple[list[str], list[dict[str, Any]]]:
+    from teachers.captioners.catalog import CAPTIONERS
+
+    return ["name", "summary"], [
+        {"name": entry.form, "summary": entry.summary} for entry in CAPTIONERS.values()
+    ]
+
+
 _LISTS: dict[str, Callable[[], tuple[list[str], list[dict[str, Any]]]]] = {
     "teachers": _teachers,
     "students": _students,
     "recipes": _recipes,
+    "captioners": _captioners,
 }
 
 

@@ -34,6 +34,12 @@ def _reinforce(arguments: Sequence[str], console: Console) -> Outcome:
     return run_reinforce(arguments, console)
 
 
+def _caption(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.caption import run
+
+    return run(arguments, console)
+
+
 def _audit(arguments: Sequence[str], console: Console) -> Outcome:
     from distill.cli.data import run_audit
 
@@ -92,6 +98,7 @@ VERBS: dict[str, Verb] = {
     "demo": Verb(summary="the whole job on embedded pictures, in minutes", run=_demo),
     "pack": Verb(summary="make WebDataset shards from folders, tables and datasets", run=_pack),
     "reinforce": Verb(summary="write the teachers' knowledge down", run=_reinforce),
+    "caption": Verb(summary="write captions beside the source's own", run=_caption),
     "audit": Verb(summary="check a reinforced dataset", run=_audit),
     "inherit": Verb(summary="start a student from a donor's weights", run=_inherit),
     "train": Verb(summary="train a student by a recipe", run=_train),

@@ -18,6 +18,7 @@ PROMISED = [
     "demo",
     "pack",
     "reinforce",
+    "caption",
     "audit",
     "inherit",
     "train",

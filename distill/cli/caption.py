@@ -1,0 +1,124 @@
+"""`distill caption`: add a set of written captions to a reinforced dataset, or embed one."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from distill.cli.data import QUARANTINED, print_skipped
+from distill.cli.outcome import Outcome
+from distill.cli.parsing import parse
+from teachers.captioners.settings import CaptionerSettings
+
+if TYPE_CHECKING:
+    from reinforced_data import CaptionReport
+    from teachers import Captioner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption:
+    """Write captions for a reinforced dataset's samples, as a set beside the original ones.
+
+    The same command resumes. What the source and the teachers have written is not touched; with
+    --teachers their text rows for the set are added, which training on it with them needs. Without
+    a captioner a set that is there is only embedded.
+
+    Attributes:
+        store: the reinforced dataset's folder, or any fsspec URL.
+        name: the set's; training names it so.
+        captioner: who writes: see distill list captioners.
+        num_captions: asked for per sample.
+        seed: of the captions.
+        min_words: shorter captions are dropped; 1 for languages written without spaces.
+        max_words: longer ones are dropped.
+        min_score: drop captions whose mean cosine with the sample's stored views is lower.
+        score_teacher: whose cosine; a teacher of this store.
+        teachers: of this store, whose text rows for the set are written.
+        teacher_precision: of the teachers' weights, as it was in distill reinforce.
+        teacher_device: where teachers run.
+        batch_size: samples per call of the captioner, and texts per call of a teacher.
+    """
+
+    store: Annotated[str, tyro.conf.Positional]
+    name: str
+    captioner: str | None = None
+    num_captions: int = 5
+    seed: int = 0
+    min_words: int = 2
+    max_words: int | None = None
+    min_score: float | None = None
+    score_teacher: str | None = None
+    teachers: tuple[str, ...] = ()
+    teacher_precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
+    teacher_device: str = "cpu"
+    batch_size: int = 32
+    settings: Annotated[CaptionerSettings, tyro.conf.arg(name="")] = field(
+        default_factory=CaptionerSettings
+    )
+
+
+def run(arguments: Sequence[str], console: Console) -> Outcome:
+    """Load captioner and teachers, write, print the counts; exit code 3 when something is left."""
+    asked = parse(Caption, "caption", arguments)
+    from distill.model_loading import load_model
+    from reinforced_data import caption
+    from teachers import load_teacher
+
+    captioner = _captioner(asked)
+    specs = {*asked.teachers, *([asked.score_teacher] if asked.score_teacher else [])}
+    live = {
+        spec: load_teacher(load_model(spec, asked.teacher_precision, asked.teacher_device))
+        for spec in specs
+    }
+    report = caption(
+        asked.store,
+        captioner,
+        name=asked.name,
+        num_captions=asked.num_captions,
+        seed=asked.seed,
+        min_words=asked.min_words,
+        max_words=asked.max_words,
+        min_score=asked.min_score,
+        score_teacher=live[asked.score_teacher] if asked.score_teacher else None,
+        teachers=[live[spec] for spec in asked.teachers],
+        batch_size=asked.batch_size,
+        progress=not console.quiet,
+    )
+    _print(report, asked.store, console)
+    incomplete = report.skipped or report.failed or report.waiting
+    return Outcome(values=asdict(report), exit_code=QUARANTINED if incomplete else 0)
+
+
+def _captioner(asked: Caption) -> "Captioner | None":
+    from teachers import load_captioner
+
+    if asked.captioner is not None:
+        return load_captioner(asked.captioner, asked.settings)
+    given = [name for name, value in asdict(asked.settings).items() if value is not None]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)} say how a captioner writes, and none is given: --captioner SPEC "
+            "(distill list captioners)"
+        )
+    return None
+
+
+def _print(report: "CaptionReport", store: str, console: Console) -> None:
+    console.print(
+        f"{report.samples:,} samples in {report.shards} shards ({report.shards_already_done} were "
+        f"done before), {report.written:,} captions written, {report.bytes / 1e6:,.1f} MB in "
+        f"{report.seconds:.1f} s: caption set {report.caption_set} of {store}"
+    )
+    for reason, count in report.dropped.items():
+        console.print(f"  texts dropped: {count:,} x {reason}", style="yellow", markup=False)
+    print_skipped(report.skipped, console, report.examples)
+    for source, reason in report.failed.items():
+        console.print(f"  not read: {source}: {reason}", style="red", markup=False)
+    if report.waiting:
+        console.print(
+            f"  waiting: {report.waiting:,} shards that distill reinforce has not finished; then "
+            "give the same command again",
+            style="yellow",
+        )
