@@ -1,7 +1,8 @@
 """`audit`: is a reinforced dataset whole, is its source unchanged, and would its teachers agree?
 
-Every committed file is read and hashed; pictures and teachers are checked on samples. Nothing is
-repaired and nothing is written.
+Every committed file is read and hashed; pictures, views, captions and teachers are checked on
+samples. Nothing is repaired and nothing is written: that is repairing.py. docs/audit.md explains
+each kind of finding.
 """
 
 from collections.abc import Iterable
@@ -9,20 +10,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reinforced_data.auditing_files import (
-    ColumnFindings,
-    FileFindings,
-    check_files,
+from reinforced_data.auditing_bar import AuditBar
+from reinforced_data.auditing_derived import check_captions, check_views
+from reinforced_data.auditing_files import ColumnFindings, FileFindings, check_files
+from reinforced_data.auditing_source import (
+    Pictures,
+    changed_findings,
     check_sources,
-    orphans,
-)
-from reinforced_data.auditing_samples import (
-    Agreement,
     choose_rows,
-    compare,
-    match_teachers,
-    read_members,
+    read_pictures,
 )
+from reinforced_data.auditing_teachers import Agreement, TeacherFindings, ask_teachers
+from reinforced_data.findings import Finding
 from reinforced_data.layout import Store, open_store
 from reinforced_data.storage import Storage
 from teachers import ClipModel
@@ -47,7 +46,8 @@ class AuditReport:
 
     Attributes:
         store: the folder.
-        problems: what, where, why and what to do; empty when all is well.
+        findings: what is wrong; empty when all is well.
+        notes: what is good to know and no problem.
         counts: `shards`, `samples` (index rows) = `usable` + `skipped`, `columns`, `files` and
             `bytes` read, `members` (images of the source that were checked).
         columns: each column in numbers.
@@ -55,7 +55,8 @@ class AuditReport:
     """
 
     store: str
-    problems: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
     counts: dict[str, int]
     columns: tuple[AuditedColumn, ...]
     cosines: dict[str, Agreement]
@@ -63,7 +64,12 @@ class AuditReport:
     @property
     def ok(self) -> bool:
         """Whether there is no problem."""
-        return not self.problems
+        return not self.findings
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """The findings' texts: what, where, why and what to do."""
+        return tuple(finding.text for finding in self.findings)
 
     def table(self) -> list[dict[str, str]]:
         """Return one row of texts per column, for printing."""
@@ -79,39 +85,44 @@ class AuditReport:
                     "null": str(column.null_rows),
                     "bytes": str(column.bytes),
                     "cosine min": f"{agreement.minimum:.4f}" if agreement else "",
-                    "cosine mean": f"{agreement.mean:.4f}" if agreement else "",
+                    "error max": f"{agreement.error:.4f}" if agreement else "",
                 }
             )
         return rows
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values, with `ok`."""
-        return {"ok": self.ok, **asdict(self)}
+        """Return JSON values, with `ok` and `problems`."""
+        return {"ok": self.ok, "problems": self.problems, **asdict(self)}
 
 
 def audit(
     store: str | Path,
     *,
     teachers: ClipModel | Iterable[ClipModel] = (),
-    samples: int = 64,
-    min_cosine: float = 0.99,
+    replay: int = 64,
+    max_error: float = 0.1,
     seed: int = 0,
+    progress: bool = True,
 ) -> AuditReport:
     """Check a reinforced dataset.
 
     Args:
         store: its folder or URL.
         teachers: live ones, to embed samples again; matched with their columns by fingerprint.
-        samples: how many samples are compared with the source and embedded again.
-        min_cosine: below it a row counts as wrong.
+        replay: how many samples, drawn over all shards, are compared with the source, derived
+            again, and embedded again.
+        max_error: how far a row may be from what a teacher says now, in units of the distance
+            between two different samples; what the codec loses is added.
         seed: of the samples drawn.
+        progress: whether to draw a progress bar on stderr.
 
     Raises:
         ValueError: there is no store, or something that is no teacher was given. Whatever is wrong
             inside a store is reported, not raised.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1 came.
     """
-    if samples < 0:
-        raise ValueError(f"samples must be 0 or more, got {samples}")
+    if replay < 0 or max_error <= 0:
+        raise ValueError(f"replay must be 0 or more and max_error above 0: {replay}, {max_error}")
     try:
         opened = open_store(store)
     except ValueError as error:
@@ -119,39 +130,63 @@ def audit(
             raise
         return _unreadable(store, error)
     members = [teachers] if isinstance(teachers, ClipModel) else list(teachers)
-    found = check_files(opened)
-    found.problems += orphans(opened, [entry.column for entry in found.columns])
-    present, problems = check_sources(opened)
-    pairs, unmatched = match_teachers(found, members)
-    found.problems += problems + unmatched
-    chosen = choose_rows(found, present, samples, seed)
-    images: dict[tuple[int, int], bytes] = {}
-    if chosen:
-        index = found.of_kind("index")[0].column
-        images, changed = read_members(opened, index, chosen)
-        found.problems += changed
-    cosines = {}
-    for teacher, entry in pairs:
-        agreement, low = compare(opened, found, teacher, entry, images, min_cosine)
-        found.problems += low
-        if agreement is not None:
-            cosines[entry.column.name] = agreement
+    with AuditBar(progress, "nothing was changed, and the same command begins again") as bar:
+        found = examine_files(opened, bar)
+        pictures, said = _examine_samples(
+            opened, found, members, bar, replay=replay, max_error=max_error, seed=seed
+        )
     return AuditReport(
         store=opened.name,
-        problems=tuple(found.problems),
-        counts=_counts(opened, found, sum(map(len, chosen.values()))),
+        findings=tuple(found.findings),
+        notes=tuple(said.notes),
+        counts=_counts(opened, found, len(pictures.same) + len(pictures.changed)),
         columns=tuple(_numbers(entry) for entry in found.columns),
-        cosines=cosines,
+        cosines=said.agreements,
     )
+
+
+def examine_files(store: Store, bar: AuditBar) -> FileFindings:
+    """Read and hash every committed file."""
+    bar.begin("files", store.num_shards * len(store.storage.list("columns", ".json")))
+    return check_files(store, bar.step)
+
+
+def _examine_samples(
+    store: Store,
+    found: FileFindings,
+    teachers: list[ClipModel],
+    bar: AuditBar,
+    *,
+    replay: int,
+    max_error: float,
+    seed: int,
+) -> tuple[Pictures, TeacherFindings]:
+    bar.begin("source", store.num_shards)
+    present, findings = check_sources(store)
+    found.findings += findings
+    chosen = choose_rows(found, present, replay, seed)
+    pictures = Pictures(same={}, changed={}, findings=[])
+    if chosen:
+        index = found.of_kind("index")[0].column
+        pictures = read_pictures(store, index, chosen)
+        found.findings += pictures.findings
+        check_views(store, found, index, chosen)
+        same = sorted(chosen.keys() - {shard for shard, _ in pictures.changed})
+        check_captions(store, found, index, same)
+    bar.begin("teachers", 2 * len(teachers))
+    said = ask_teachers(store, found, teachers, pictures, max_error=max_error, between=bar.step)
+    found.findings += changed_findings(store, pictures, said.moved)
+    return pictures, said
 
 
 def _unreadable(store: str | Path, error: ValueError) -> AuditReport:
     """Without its list of shards nothing of a store can be checked."""
-    found = f"{error}. Restore the file: it says which source shard each row belongs to"
+    text = f"{error}. Restore the file: it says which source shard each row belongs to"
     names = ("shards", "samples", "usable", "skipped", "columns", "files", "bytes", "members")
     return AuditReport(
         store=Storage(store).name,
-        problems=(found,),
+        findings=(Finding(kind="damaged-sources", text=text),),
+        notes=(),
         counts=dict.fromkeys(names, 0),
         columns=(),
         cosines={},

@@ -6,14 +6,14 @@ its rows those of the index, and is every null row accounted for?
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 
 from reinforced_data.arrow_rows import keys_digest, stamped_keys, valid_rows
+from reinforced_data.auditing_columns import read_columns
 from reinforced_data.column_codecs import codec_of
 from reinforced_data.column_rows import (
     captions_batch,
@@ -22,9 +22,10 @@ from reinforced_data.column_rows import (
     text_batch,
     views_batch,
 )
-from reinforced_data.columns import KINDS, Column
+from reinforced_data.columns import Column
 from reinforced_data.commits import Commit, commit_path
 from reinforced_data.embedding import Rows
+from reinforced_data.findings import Finding
 from reinforced_data.layout import Store
 
 # The field that is null exactly where a row is.
@@ -57,79 +58,41 @@ class FileFindings:
 
     columns: list[ColumnFindings] = field(default_factory=list)
     usable: dict[int, np.ndarray] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
     def of_kind(self, kind: str) -> list[ColumnFindings]:
         """The columns of one kind."""
         return [found for found in self.columns if found.column.kind == kind]
 
+    def named(self, name: str) -> ColumnFindings | None:
+        """The column of this name."""
+        return next((found for found in self.columns if found.column.name == name), None)
 
-def check_files(store: Store) -> FileFindings:
-    """Check all columns of a store in all shards."""
-    found = FileFindings()
-    columns = _read_columns(store, found.problems)
-    found.columns = [ColumnFindings(column=column) for column in columns]
-    _check_columns(store, columns, found.problems)
+    def blame(self, finding: Finding) -> None:
+        """Note what is wrong with a unit, and rely on it no more."""
+        self.findings.append(finding)
+        entry = self.named(finding.column or "")
+        if entry is not None:
+            entry.sound.difference_update(finding.shards)
+
+
+def check_files(store: Store, on_unit: Callable[[], None] = lambda: None) -> FileFindings:
+    """Check all columns of a store in all shards; `on_unit` is called after each unit."""
+    columns, findings = read_columns(store)
+    entries = [ColumnFindings(column=column) for column in columns]
+    found = FileFindings(columns=entries, findings=findings)
     for shard in range(store.num_shards):
-        _ShardCheck(store, shard, found).run()
+        _ShardCheck(store, shard, found).run(on_unit)
     for entry in found.columns:
         if entry.missing:
             some = ", ".join(map(str, entry.missing[:5]))
-            found.problems.append(
+            said = (
                 f"column {entry.column.name} lacks {len(entry.missing)} of {store.num_shards} "
                 f"shards ({some}{', ...' if len(entry.missing) > 5 else ''}): reinforce has not "
                 "finished, or the source shard is broken. Run the same reinforce command again"
             )
+            findings.append(Finding(kind="missing-shards", text=said, column=entry.column.name))
     return found
-
-
-def check_sources(store: Store) -> tuple[set[int], list[str]]:
-    """Return the source shards that are there with their recorded size, and what is wrong."""
-    present, problems = set(), []
-    for shard, (path, size) in enumerate(zip(store.sources, store.source_bytes, strict=True)):
-        try:
-            fs, inner = fsspec.core.url_to_fs(path)
-            actual = int(fs.size(inner) or 0)
-        except (OSError, ValueError, ImportError) as error:
-            problems.append(
-                f"source shard {shard}, {path}, cannot be reached ({type(error).__name__}): a "
-                "store holds no images. Put the shard back, or move it along with the store"
-            )
-            continue
-        present.add(shard)
-        if actual != size:
-            problems.append(
-                f"source shard {shard}, {path}, has {actual} bytes, and had {size} when the store "
-                "was made: it was rewritten. Put the old file back, or reinforce into a new store"
-            )
-    return present, problems
-
-
-def _read_columns(store: Store, problems: list[str]) -> list[Column]:
-    """Read what can be read, columns that others hang on first."""
-    columns = []
-    for file in store.storage.list("columns", ".json"):
-        where = f"{store.name}/columns/{file}"
-        try:
-            columns.append(Column.from_json(store.storage.read_json(f"columns/{file}"), where))
-        except ValueError as error:
-            problems.append(f"{error}. Restore the file: the column's rows mean nothing without it")
-    return sorted(columns, key=lambda column: (KINDS.index(column.kind), column.name))
-
-
-def _check_columns(store: Store, columns: Sequence[Column], problems: list[str]) -> None:
-    names = {column.name for column in columns}
-    kinds = Counter(column.kind for column in columns)
-    for kind in ("index", "views", "captions"):
-        if not kinds[kind]:
-            problems.append(f"{store.name} has no column of kind {kind}; training needs one")
-    for column in columns:
-        parent = column.identity.get("hangs_on")
-        if parent is not None and parent not in names:
-            problems.append(
-                f"column {column.name} hangs on the column {parent}, which {store.name}/columns "
-                "lacks; restore that file, or remove this column"
-            )
 
 
 class _ShardCheck:
@@ -139,23 +102,30 @@ class _ShardCheck:
         self._store, self._shard, self._found = store, shard, found
         self._keys: list[str] | None = None
         self._nulls: dict[str, np.ndarray] = {}
+        self._checking = "damaged-record"
 
-    def run(self) -> None:
+    def run(self, on_unit: Callable[[], None]) -> None:
         for entry in self._found.columns:
-            record = f"{self._store.name}/{commit_path(entry.column.name, self._shard)}"
-            redo = f"Delete {record} and run the same reinforce command again"
+            self._checking = "damaged-record"
             try:
                 commit = self._store.commit(entry.column, self._shard)
+                if commit is None:
+                    entry.missing.append(self._shard)
+                else:
+                    self._check(entry, commit)
             except ValueError as error:
-                self._found.problems.append(f"{error}. {redo}")
-                continue
-            if commit is None:
-                entry.missing.append(self._shard)
-                continue
-            try:
-                self._check(entry, commit)
-            except ValueError as error:
-                self._found.problems.append(f"{error}. {redo}")
+                self._blame(entry, error)
+            on_unit()
+
+    def _blame(self, entry: ColumnFindings, error: ValueError) -> None:
+        record = f"{self._store.name}/{commit_path(entry.column.name, self._shard)}"
+        said = (
+            f"{error}. Delete {record} and run the same reinforce command again, or let "
+            "`distill audit --repair` do both"
+        )
+        self._found.blame(
+            Finding(kind=self._checking, text=said, column=entry.column.name, shards=(self._shard,))
+        )
 
     def _check(self, entry: ColumnFindings, commit: Commit) -> None:
         """Count a unit, and raise ValueError at the first thing that is wrong with it."""
@@ -169,11 +139,15 @@ class _ShardCheck:
                 f"the record of column {column.name}, shard {self._shard}, in {self._store.name} "
                 f"is that of column {commit.column}, shard {commit.shard}"
             )
+        self._checking = "damaged-file"
         self._check_checksum(commit)
         batch = self._store.committed_rows(commit)
+        self._checking = "wrong-schema"
         self._check_schema(column, batch, f"{self._store.name}/{commit.data}")
+        self._checking = "other-samples"
         self._check_keys(column, batch, commit)
         if column.kind in _VALUES:
+            self._checking = "wrong-nulls"
             nulls = ~valid_rows(batch[_VALUES[column.kind]])
             entry.null_rows += int(nulls.sum())
             self._check_nulls(column, nulls, commit)
@@ -228,20 +202,21 @@ class _ShardCheck:
     def _check_keys(self, column: Column, batch: pa.RecordBatch, commit: Commit) -> None:
         """The index's keys are the shard's; the other columns must have been written for them."""
         where = f"{self._store.name}/{commit.data}"
-        if column.kind == "index":
-            self._keys = batch["key"].to_pylist()
-            self._found.usable[self._shard] = np.flatnonzero(valid_rows(batch["sha256"]))
-        if self._keys is None:
+        keys = batch["key"].to_pylist() if column.kind == "index" else self._keys
+        if keys is None:
             return
-        if batch.num_rows != len(self._keys):
+        if batch.num_rows != len(keys):
             raise ValueError(
                 f"{where} has {batch.num_rows} rows, the index of shard {self._shard} has "
-                f"{len(self._keys)}"
+                f"{len(keys)}"
             )
-        if stamped_keys(batch) != keys_digest(self._keys):
+        if stamped_keys(batch) != keys_digest(keys):
             raise ValueError(
                 f"{where} was written for other samples than the index of shard {self._shard} lists"
             )
+        if column.kind == "index":
+            self._keys = keys
+            self._found.usable[self._shard] = np.flatnonzero(valid_rows(batch["sha256"]))
 
     def _check_nulls(self, column: Column, nulls: np.ndarray, commit: Commit) -> None:
         """A row is null because it was skipped, here or in the column that this one hangs on."""
@@ -272,23 +247,3 @@ class _ShardCheck:
 
 def _describe(schema: pa.Schema) -> str:
     return ", ".join(f"{name}: {schema.field(name).type}" for name in schema.names)
-
-
-def orphans(store: Store, columns: Sequence[Column]) -> list[str]:
-    """List commits that belong to no column, or to a shard that the store does not have."""
-    problems, known = [], {column.name for column in columns}
-    for name in store.storage.list("commits", ""):
-        if name not in known:
-            problems.append(
-                f"{store.name}/commits/{name} belongs to no column that can be read: "
-                f"columns/{name}.json is gone or broken. Restore it, or remove the commits"
-            )
-    for column in columns:
-        beyond = sorted(shard for shard in store.done(column) if shard >= store.num_shards)
-        if beyond:
-            problems.append(
-                f"column {column.name} has a commit for shard {beyond[0]}, but {store.name}/"
-                f"sources.json lists {store.num_shards} shards. Remove the record, or restore the "
-                "list"
-            )
-    return problems

@@ -208,6 +208,10 @@ class TextRows:
         self._offsets, self._rows = ragged_values(batch["rows"], dtype)
         self._norms = batch["norms"].values.to_numpy(zero_copy_only=False)
 
+    def count(self, row: int | np.integer) -> int:
+        """Return how many vectors a row has."""
+        return int(self._offsets[row + 1] - self._offsets[row])
+
     def encoded(self, row: int | np.ndarray, caption: int | np.ndarray) -> np.ndarray:
         """Return one stored vector, a view of the file, or several; still encoded."""
         return self._rows[self._offsets[row] + caption]

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
-from teachers import ClipModel
+from teachers import ClipModel, Preprocess
 from teachers.clip_model import unit_rows
 
 
@@ -41,9 +41,12 @@ class Rows(NamedTuple):
 class ImageEmbedder:
     """One teacher's image tower, fed view by view."""
 
-    def __init__(self, teacher: ClipModel, batch_size: int) -> None:
-        """Allocate one batch of pixels."""
-        size = teacher.preprocess.image_size
+    def __init__(
+        self, teacher: ClipModel, batch_size: int, *, look: Preprocess | None = None
+    ) -> None:
+        """Allocate one batch of pixels; an audit tries other looks than the teacher's own."""
+        self._look = look or teacher.preprocess
+        size = self._look.image_size
         self.teacher = teacher
         self._batch = np.empty((batch_size, size, size, 3), np.uint8)
         self._filled = 0
@@ -65,7 +68,7 @@ class ImageEmbedder:
 
     def _flush(self) -> None:
         pixels = torch.from_numpy(self._batch[: self._filled]).to(self.teacher.device)
-        pixels = self.teacher.preprocess.normalize(pixels)
+        pixels = self._look.normalize(pixels)
         # The tower and not `teacher.encode_image`, which drops the norm.
         self._rows.append(_embed(self.teacher, self.teacher.module.encode_image, pixels))
         self._filled = 0

@@ -94,15 +94,18 @@ class Audit:
         store: the reinforced dataset's folder.
         teachers: load these and embed samples again.
         precision: of the teachers' weights; the fingerprint has to match the column's.
-        samples: how many samples are compared.
-        min_cosine: below it a row counts as wrong.
+        replay: how many samples are compared with the source and embedded again.
+        max_error: how far a row may be from what its teacher says now, in units of the distance
+            between two different samples; what the codec loses is added.
+        seed: of the samples drawn.
     """
 
     store: Annotated[Path, tyro.conf.Positional]
     teachers: tuple[str, ...] = ()
     precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
-    samples: int = 64
-    min_cosine: float = 0.99
+    replay: int = 64
+    max_error: float = 0.1
+    seed: int = 0
 
 
 def run_audit(arguments: Sequence[str], console: Console) -> Outcome:
@@ -114,7 +117,12 @@ def run_audit(arguments: Sequence[str], console: Console) -> Outcome:
 
     teachers = [load_teacher(load_model(spec, asked.precision)) for spec in asked.teachers]
     report = audit(
-        asked.store, teachers=teachers, samples=asked.samples, min_cosine=asked.min_cosine
+        asked.store,
+        teachers=teachers,
+        replay=asked.replay,
+        max_error=asked.max_error,
+        seed=asked.seed,
+        progress=not console.quiet,
     )
     rows = report.table()
     if rows:

@@ -146,7 +146,7 @@ def _audit(settings: DemoSettings, console: Console) -> None:
         load_teacher(load_student(folder), precision=teacher_precision())
         for folder in _teacher_folders(settings)
     ]
-    report = audit(settings.store, teachers=teachers, samples=64)
+    report = audit(settings.store, teachers=teachers, replay=64, progress=False)
     if not report.ok:
         raise RuntimeError("the store does not pass its audit: " + "; ".join(report.problems))
     console.print("  rows, checksums and 64 re-embedded samples agree", style="dim")

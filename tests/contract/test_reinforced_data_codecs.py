@@ -51,7 +51,7 @@ def test_a_store_of_each_codec(source, tmp_path, codec):
     for rows in (stored.image, stored.text):
         torch.testing.assert_close(rows.norm(dim=1), torch.ones(100), atol=1e-5, rtol=0)
     assert 1 - (stored.text * exact).sum(1).double().mean() <= LOSSES[codec]
-    found = audit(tmp_path / "out", teachers=teacher, samples=40)
+    found = audit(tmp_path / "out", teachers=teacher, replay=40)
     assert not found.problems
     assert len(found.cosines) == 2
     again = write(source, tmp_path / "out", codec)
