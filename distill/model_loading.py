@@ -4,7 +4,7 @@ from pathlib import Path
 
 from students import load_student
 from students.student import CONFIG_FILE
-from teachers import ClipModel, load_teacher
+from teachers import ClipModel, Teacher, load_teacher
 from teachers.teacher import Precision
 
 
@@ -16,3 +16,9 @@ def load_model(spec: str, precision: Precision = "fp32", device: str = "cpu") ->
             return student.to(device)
         return load_teacher(student, precision=precision, device=device)
     return load_teacher(spec, precision=precision, device=device)
+
+
+def load_frozen(spec: str, precision: Precision = "fp32", device: str = "cpu") -> Teacher:
+    """Load the same as a teacher."""
+    model = load_model(spec, precision, device)
+    return model if isinstance(model, Teacher) else load_teacher(model, device=device)

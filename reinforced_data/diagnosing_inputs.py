@@ -43,10 +43,10 @@ def _recorded_look(case: FailingSamples) -> Preprocess | None:
 
 def _looks(own: Preprocess, recorded: Preprocess | None) -> list[tuple[str, Preprocess, bool]]:
     """Other looks, those that differ in one respect first."""
-    looks = []
+    looks, first = [], []
     if recorded is not None and recorded != own and recorded.image_size == own.image_size:
         said = f"the one it records, mean {recorded.mean}, std {recorded.std}, "
-        looks.append((said + recorded.interpolation, recorded, False))
+        first.append((said + recorded.interpolation, recorded, False))
     swapped = {"bilinear": "bicubic", "bicubic": "bilinear"}
     kinds = {"": (own.mean, own.std)} | {
         text: pair for text, pair in _NORMALISATIONS.items() if pair != (own.mean, own.std)
@@ -61,7 +61,7 @@ def _looks(own: Preprocess, recorded: Preprocess | None) -> list[tuple[str, Prep
         parts = [part for part in said if part]
         if parts:
             looks.append((", ".join(parts), look, reverse))
-    return sorted(looks, key=lambda look: look[0].count(", "))
+    return first + sorted(looks, key=lambda look: look[0].count(", "))
 
 
 def augmented_otherwise(case: FailingSamples) -> Iterator[Candidate]:

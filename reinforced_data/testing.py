@@ -1,14 +1,20 @@
 """Tiny sources and teachers for tests: real shards, real modules, milliseconds."""
 
+import dataclasses
+import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from reinforced_data.arrow_rows import to_ipc
+from reinforced_data.commits import commit_path
+from reinforced_data.layout import open_store
 from reinforced_data.shard_writer import ShardSample, write_shards
 from teachers import Preprocess, Teacher, WordTokenizer, load_teacher
 
@@ -84,3 +90,27 @@ def tiny_teacher(
         preprocess=Preprocess(image_size=image_size, interpolation="bilinear"),
         tokenizer=TOKENIZER,
     )
+
+
+def rewrite_unit(
+    folder: Path, column: str, change: Callable[[pa.RecordBatch], pa.RecordBatch], shard: int = 1
+) -> Path:
+    """Change a unit's rows and mend its record, a fault that no checksum sees; return the file.
+
+    Args:
+        folder: the store.
+        column: how the column's name begins.
+        change: gives the new rows; the digest of the keys is kept.
+        shard: which shard.
+    """
+    store = open_store(folder)
+    (found,) = [c for c in store.columns() if c.name.startswith(f"{column}-")]
+    commit = store.commit(found, shard)
+    assert commit is not None
+    batch = store.rows(found, shard)
+    data = to_ipc(change(batch).replace_schema_metadata(batch.schema.metadata))
+    store.storage.write(commit.data, data)
+    digest = hashlib.sha256(data).hexdigest()
+    mended = dataclasses.replace(commit, sha256=digest, num_bytes=len(data))
+    store.storage.write(commit_path(found.name, shard), mended.to_json())
+    return Path(folder) / commit.data

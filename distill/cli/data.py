@@ -1,4 +1,4 @@
-"""`distill reinforce` and `distill audit`: stage 1 from the command line."""
+"""`distill reinforce`: stage 1 from the command line."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
@@ -55,13 +54,10 @@ class Reinforce:
 def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
     """Load the teachers, write, print the counts."""
     asked = parse(Reinforce, "reinforce", arguments)
-    from distill.model_loading import load_model
+    from distill.model_loading import load_frozen
     from reinforced_data import reinforce
-    from teachers import load_teacher
 
-    teachers = [
-        load_teacher(load_model(spec, asked.precision, asked.device)) for spec in asked.teachers
-    ]
+    teachers = [load_frozen(spec, asked.precision, asked.device) for spec in asked.teachers]
     report = reinforce(
         asked.source,
         asked.out,
@@ -84,56 +80,6 @@ def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
         console.print(f"  not read: {source}: {reason}", style="red")
     code = QUARANTINED if report.skipped or report.failed else 0
     return Outcome(values=asdict(report), exit_code=code)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Audit:
-    """Check a reinforced dataset: schema, counts, checksums, source, and live teachers.
-
-    Attributes:
-        store: the reinforced dataset's folder.
-        teachers: load these and embed samples again.
-        precision: of the teachers' weights; the fingerprint has to match the column's.
-        replay: how many samples are compared with the source and embedded again.
-        max_error: how far a row may be from what its teacher says now, in units of the distance
-            between two different samples; what the codec loses is added.
-        seed: of the samples drawn.
-    """
-
-    store: Annotated[Path, tyro.conf.Positional]
-    teachers: tuple[str, ...] = ()
-    precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
-    replay: int = 64
-    max_error: float = 0.1
-    seed: int = 0
-
-
-def run_audit(arguments: Sequence[str], console: Console) -> Outcome:
-    """Audit, print a row a column and every problem; exit code 3 when there is one."""
-    asked = parse(Audit, "audit", arguments)
-    from distill.model_loading import load_model
-    from reinforced_data import audit
-    from teachers import load_teacher
-
-    teachers = [load_teacher(load_model(spec, asked.precision)) for spec in asked.teachers]
-    report = audit(
-        asked.store,
-        teachers=teachers,
-        replay=asked.replay,
-        max_error=asked.max_error,
-        seed=asked.seed,
-        progress=not console.quiet,
-    )
-    rows = report.table()
-    if rows:
-        table = Table(*rows[0])
-        for row in rows:
-            table.add_row(*row.values())
-        console.print(table)
-    for problem in report.problems:
-        console.print(f"[bold red]problem:[/] {problem}", highlight=False)
-    console.print("[green]no problems[/]" if report.ok else f"{len(report.problems)} problems")
-    return Outcome(values=report.to_json(), exit_code=0 if report.ok else QUARANTINED)
 
 
 def print_skipped(

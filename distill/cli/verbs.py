@@ -41,9 +41,9 @@ def _caption(arguments: Sequence[str], console: Console) -> Outcome:
 
 
 def _audit(arguments: Sequence[str], console: Console) -> Outcome:
-    from distill.cli.data import run_audit
+    from distill.cli.audit import run
 
-    return run_audit(arguments, console)
+    return run(arguments, console)
 
 
 def _inherit(arguments: Sequence[str], console: Console) -> Outcome:

@@ -53,12 +53,10 @@ def in_a_process(function, *arguments) -> int:
 def command(folder: str, signum: int, times: int) -> None:
     """The command itself; where its teacher comes from is of no matter here."""
     import distill.model_loading
-    import teachers
 
     torch.set_num_threads(1)
     teacher = tiny_teacher(module=Told(signum, times))
-    distill.model_loading.load_model = lambda *_: "model"
-    teachers.load_teacher = lambda *_: teacher
+    distill.model_loading.load_frozen = lambda *_: teacher
     settings = ["--teachers", "tiny", "--num-views", "2", "--batch-size", "4", "--json"]
     with open(f"{folder}/said", "w", buffering=1) as said, contextlib.redirect_stderr(said):
         code = main(["reinforce", f"{folder}/source", f"{folder}/out", *settings])

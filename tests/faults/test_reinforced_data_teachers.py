@@ -124,9 +124,8 @@ def test_the_run_goes_on_and_says_who_is_left_out(tmp_path):
 
 def test_the_command_ends_with_3_and_names_them(tmp_path, monkeypatch, capsys):
     allergic_world(tmp_path)
-    monkeypatch.setattr("distill.model_loading.load_model", lambda *_: "model")
     teacher = tiny_teacher("allergic", module=Allergic())
-    monkeypatch.setattr("teachers.load_teacher", lambda *_: teacher)
+    monkeypatch.setattr("distill.model_loading.load_frozen", lambda *_: teacher)
     source, out = str(tmp_path / "source"), str(tmp_path / "out")
     asked = [source, out, "--teachers", "allergic", "--num-views", "2", "--policy.num-ops", "0"]
     for _ in range(2):  # the same when there is nothing left to do
