@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from ladder_rows import ROWS, SWEEP, Place
+from ladder_rows import CODEC_ROWS, ROWS, SWEEP, Place
 from ladder_table import Finished, print_table, read_rows, write_row, write_table
 from ladder_world import World, glyphs, own_source
 from rich.console import Console
@@ -67,9 +67,12 @@ def run_row(
     console: Console,
 ) -> Finished:
     """Sweep the rate with the first seed on the validation split, then run the other seeds."""
+    store = world.store
+    if name in CODEC_ROWS:
+        store = world.store_with(CODEC_ROWS[name], processes, console)
 
     def config(rate: float, seed: int) -> RunConfig:
-        place = Place(store=str(world.store), donor=str(world.teacher_folder), splits=world.splits)
+        place = Place(store=str(store), donor=str(world.teacher_folder), splits=world.splits)
         made = ROWS[name](place, steps)
         return replace(
             made,

@@ -44,3 +44,7 @@ def _row(variant: Variant) -> Callable[[Place, int], RunConfig]:
 ROWS: dict[str, Callable[[Place, int], RunConfig]] = {
     name: _row(variant) for name, variant in (VARIANTS | {"one-teacher": one_teacher}).items()
 }
+
+# Distilled from a store whose embeddings are in this codec ("distilled" itself: float16).
+CODEC_ROWS = {f"codec-{name}": name for name in ("float32", "int8", "int4", "pq128", "pq64")}
+ROWS |= dict.fromkeys(CODEC_ROWS, distilled)

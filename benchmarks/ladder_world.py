@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -62,9 +63,21 @@ class World:
         self._reinforce([], processes, console)
         train_side_by_side(self.teachers, processes=processes, console=console)
         console.print(f"[bold]{self.name}: reinforcing[/]", highlight=False)
-        self._reinforce([Path(config.out) for config in self.teachers], processes, console)
+        self._reinforce(self._folders, processes, console)
 
-    def _reinforce(self, folders: list[Path], processes: int, console: Console) -> None:
+    def store_with(self, codec: str, processes: int, console: Console) -> Path:
+        """The reinforced dataset once more, its embeddings in another codec."""
+        store = self.store.with_name(f"{self.store.name}-{codec}")
+        self._reinforce(self._folders, processes, console, store=store, codec=codec)
+        return store
+
+    @property
+    def _folders(self) -> list[Path]:
+        return [Path(config.out) for config in self.teachers]
+
+    def _reinforce(
+        self, folders: list[Path], processes: int, console: Console, **changes: Any
+    ) -> None:
         work = Reinforcement(
             source=self.train,
             store=self.store,
@@ -72,7 +85,7 @@ class World:
             precision=teacher_precision(),
             policy=GLYPH_VIEWS,
         )
-        reinforce_side_by_side(work, processes=processes, console=console)
+        reinforce_side_by_side(replace(work, **changes), processes=processes, console=console)
 
 
 def glyphs(out: Path) -> World:

@@ -30,6 +30,7 @@ class Reinforcement:
         teachers: students' folders; none writes the views alone.
         precision: of the teachers' weights.
         num_views, policy: of the view set.
+        codec: how embeddings are stored.
     """
 
     source: str
@@ -38,6 +39,7 @@ class Reinforcement:
     precision: Precision = "fp32"
     num_views: int = 4
     policy: ViewPolicy
+    codec: str = "float16"
 
 
 def reinforce_side_by_side(
@@ -82,6 +84,7 @@ def _reinforce(work: Reinforcement, rank: int, processes: int) -> dict[str, int]
         teachers=teachers,
         num_views=work.num_views,
         policy=work.policy,
+        codec=work.codec,
         progress=False,
     )
     return report.skipped
