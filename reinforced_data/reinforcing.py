@@ -1,13 +1,13 @@
 """`reinforce`: write down what teachers say about a source, once, shard by shard.
 
 The unit is (column, shard). The same command resumes; several processes may run it at once, on one
-machine or many: RANK and WORLD_SIZE only say where in the list of shards each one begins.
+machine or many: a rank only says where in the list of shards each one begins (ranks.py).
 """
 
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +20,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from reinforced_data.attempts import Attempts
 from reinforced_data.column_codecs import check_codec
 from reinforced_data.columns import DEFAULT
 from reinforced_data.layout import Store, create_store
 from reinforced_data.leftovers import remove_leftovers
 from reinforced_data.plan import Plan, make_plan
 from reinforced_data.shard_pass import reinforce_shard
-from reinforced_data.shard_walk import ShardWalk
-from reinforced_data.source import BrokenShard, expand_sources
+from reinforced_data.shard_walk import Walked, walk_shards
+from reinforced_data.source import expand_sources
 from reinforced_data.stop_signals import Interrupted, StopSignals
 from reinforced_data.views import ViewPolicy
 from teachers import Ensemble, Teacher
@@ -46,6 +47,7 @@ class ReinforceReport:
         shards: how many source shards are done.
         shards_already_done: how many of those were, when the call began.
         failed: source shard -> why it could not be read; running again tries again.
+        quarantined: source shard -> which three workers died at it, and what to do.
         bytes: of the data files.
         seconds: this call.
     """
@@ -56,6 +58,7 @@ class ReinforceReport:
     shards: int
     shards_already_done: int
     failed: dict[str, str]
+    quarantined: dict[str, str]
     bytes: int
     seconds: float
 
@@ -72,6 +75,7 @@ def reinforce(
     seed: int = 0,
     captions_from: str | None = None,
     batch_size: int = 256,
+    retry_quarantined: bool = False,
     progress: bool = True,
 ) -> ReinforceReport:
     """Write a reinforced dataset, or what is missing of it.
@@ -90,6 +94,8 @@ def reinforce(
         seed: of the views.
         captions_from: see `read_shard`.
         batch_size: views, or texts, per call of a teacher.
+        retry_quarantined: try shards again at which three workers died; by default they are left
+            out and reported.
         progress: whether to draw a progress bar on stderr.
 
     Raises:
@@ -121,45 +127,41 @@ def reinforce(
         captions_from=captions_from,
     )
     already = _done_shards(store, plan)
-    failed = _run(store, plan, already, batch_size=batch_size, progress=progress)
+    attempts = Attempts(store.storage)
+    if retry_quarantined:
+        attempts.forget_the_dead(attempts.quarantined())
+    walked = _run(store, plan, already, batch_size=batch_size, progress=progress)
+    attempts.forget_the_dead(_done_shards(store, plan))
     remove_leftovers(store)
-    if failed and len(failed) == store.num_shards:
-        raise ValueError("; ".join(failed.values()))
-    return _report(store, plan, len(already), failed, time.perf_counter() - started)
+    if len(walked.failed) == store.num_shards:
+        raise ValueError("; ".join(walked.failed.values()))
+    return _report(store, plan, len(already), walked, time.perf_counter() - started)
 
 
 def _done_shards(store: Store, plan: Plan) -> set[int]:
     return set.intersection(*(store.done(column) for column in plan.columns))
 
 
-def _run(
-    store: Store, plan: Plan, already: set[int], *, batch_size: int, progress: bool
-) -> dict[str, str]:
-    failed = {}
+def _run(store: Store, plan: Plan, already: set[int], *, batch_size: int, progress: bool) -> Walked:
     with StopSignals() as signals, _Bar(store, already, progress) as bar:
 
         def stop_if_told() -> None:
             if signals.received:
                 raise _interrupted(store, plan, signals.received)
 
-        walk = ShardWalk(store.num_shards, already)
-        for shard in walk:
-            try:
-                alone = reinforce_shard(
-                    store,
-                    plan,
-                    shard,
-                    batch_size=batch_size,
-                    on_sample=bar.sample,
-                    between_batches=stop_if_told,
-                )
-                if not alone:
-                    walk.met_another()
-            except BrokenShard as error:
-                failed[store.sources[shard]] = str(error)
-                bar.say(str(error))
-            bar.shard_done(shard)
-    return failed
+        def work(shard: int, between_batches: Callable[[], None]) -> bool:
+            return reinforce_shard(
+                store,
+                plan,
+                shard,
+                batch_size=batch_size,
+                on_sample=bar.sample,
+                between_batches=between_batches,
+            )
+
+        return walk_shards(
+            store, already, work, stop_if_told=stop_if_told, left_behind=bar.shard_done
+        )
 
 
 def _interrupted(store: Store, plan: Plan, signum: int) -> Interrupted:
@@ -172,7 +174,7 @@ def _interrupted(store: Store, plan: Plan, signum: int) -> Interrupted:
 
 
 def _report(
-    store: Store, plan: Plan, already: int, failed: dict[str, str], seconds: float
+    store: Store, plan: Plan, already: int, walked: Walked, seconds: float
 ) -> ReinforceReport:
     samples, size, skipped, examples = 0, 0, Counter[str](), defaultdict[str, list[str]](list)
     done = _done_shards(store, plan)
@@ -193,7 +195,8 @@ def _report(
         examples=dict(examples),
         shards=len(done),
         shards_already_done=already,
-        failed=failed,
+        failed=walked.failed,
+        quarantined=walked.quarantined,
         bytes=size,
         seconds=seconds,
     )
@@ -233,9 +236,8 @@ class _Bar:
         # What is not image (headers, texts) is made up for when the shard is done.
         self._progress.update(self._task, advance=size, rate=f"{rate:,.0f} samples/s")
 
-    def shard_done(self, shard: int) -> None:
+    def shard_done(self, shard: int, left_out: str | None) -> None:
         self._before += self._store.source_bytes[shard]
         self._progress.update(self._task, completed=self._before)
-
-    def say(self, message: str) -> None:
-        self._console.print(f"skipped: {message}", style="yellow", markup=False)
+        if left_out is not None:
+            self._console.print(f"skipped: {left_out}", style="yellow", markup=False)

@@ -109,10 +109,46 @@ class Storage:
             return False
         return True
 
+    def claim(self, path: str, data: bytes) -> bool:
+        """Do as `create` does with a small note: cheap, and not worth keeping through a crash."""
+        if not self.local:
+            return self.create(path, data)
+        return self._note(path, data, "xb")
+
+    def note(self, path: str, data: bytes) -> None:
+        """Write a small note over what is there; who reads it at this moment may see half."""
+        if not self.local:
+            self.fs.pipe_file(self._path(path), data)
+        else:
+            self._note(path, data, "wb")
+
+    def _note(self, path: str, data: bytes, mode: str) -> bool:
+        target = Path(self._path(path))
+        while True:
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open(mode) as file:
+                    file.write(data)
+                return True
+            except FileNotFoundError:
+                continue  # another has just removed the folder, which was empty
+            except FileExistsError:
+                if not target.is_file():
+                    raise
+                return False
+            except OSError as error:
+                raise cannot_write(error, target, len(data)) from error
+
     def remove(self, path: str) -> None:
         """Remove a file if it is there; another writer may remove it at the same moment."""
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self._path(path))
+
+    def remove_empty(self, folder: str) -> None:
+        """Remove a local folder if nothing is in it; elsewhere there are no empty folders."""
+        if self.local:
+            with contextlib.suppress(OSError):
+                os.rmdir(self._path(folder))
 
     def _place(self, path: str, data: bytes, give_name: Callable[[str, str], None]) -> None:
         """Write under a temporary name, then give the file its own."""
