@@ -40,7 +40,6 @@ class CaptionPass:
         store, plan: where to, and what.
         batch_size: samples per call of the captioner, texts per call of a teacher.
         on_samples: called with how many more samples were asked about.
-        between_batches: called where the work may stop, which it does when this raises.
         written: captions written by this process.
         dropped: texts that the filters dropped, by reason.
     """
@@ -49,17 +48,22 @@ class CaptionPass:
     plan: CaptionPlan
     batch_size: int
     on_samples: Callable[[int], None]
-    between_batches: Callable[[], None]
+    _between_batches: Callable[[], None] = field(default=lambda: None, init=False)
     written: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
-    def run(self, shard: int) -> bool:
+    def run(self, shard: int, between_batches: Callable[[], None]) -> bool:
         """Write the units of a shard that are missing; False when another process was at it too.
+
+        Args:
+            shard: which.
+            between_batches: called where the work may stop, which it does when this raises.
 
         Raises:
             BrokenShard: the source shard is truncated or not a tar.
             ValueError: the source shard has changed, or the captioner gives nothing usable at all.
         """
+        self._between_batches = between_batches
         plan, store = self.plan, self.store
         missing = {c.name for c in plan.columns if store.commit(c, shard) is None}
         if not missing:
@@ -100,7 +104,7 @@ class CaptionPass:
         answers: list[list[str]] = [[] for _ in index.keys]
         with contextlib.closing(self._requests(shard, index, originals)) as asked:
             while batch := list(islice(asked, self.batch_size)):
-                self.between_batches()
+                self._between_batches()
                 found = captioner.caption([request for _, request in batch], limit)
                 if len(found) != len(batch):
                     raise ValueError(
@@ -180,7 +184,7 @@ class CaptionPass:
     def _write_texts(
         self, shard: int, index: IndexRows, captions: Texts, teacher: ClipModel, column: Column
     ) -> bool:
-        places, embedded = embed_captions(teacher, captions, self.batch_size, self.between_batches)
+        places, embedded = embed_captions(teacher, captions, self.batch_size, self._between_batches)
         check_first_rows(self.store, column, shard, embedded)
         codec = codec_of(self.store.storage, column)
         rows, reasons = captions_unit(codec, captions, places, embedded, index.keys)

@@ -22,13 +22,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from reinforced_data.attempts import Attempts
 from reinforced_data.caption_filters import LengthBounds
 from reinforced_data.caption_pass import CaptionPass
 from reinforced_data.caption_plan import CaptionPlan, make_caption_plan
 from reinforced_data.layout import Store, open_store
 from reinforced_data.leftovers import remove_leftovers
-from reinforced_data.shard_walk import ShardWalk
-from reinforced_data.source import BrokenShard
+from reinforced_data.shard_walk import Walked, walk_shards
 from reinforced_data.stop_signals import Interrupted, StopSignals
 from teachers import Captioner, ClipModel, load_captioner
 
@@ -51,6 +51,7 @@ class CaptionReport:
         shards_already_done: how many of those were, when the call began.
         waiting: source shards that lack what the set is made from (reinforce is not done there).
         failed: source shard -> why it could not be read; running again tries again.
+        quarantined: source shard -> which three workers died at it, and what to do.
         bytes: of the data files.
         seconds: this call.
     """
@@ -66,6 +67,7 @@ class CaptionReport:
     shards_already_done: int
     waiting: int
     failed: dict[str, str]
+    quarantined: dict[str, str]
     bytes: int
     seconds: float
 
@@ -83,6 +85,7 @@ def caption(
     score_teacher: ClipModel | None = None,
     teachers: ClipModel | Sequence[ClipModel] = (),
     batch_size: int = 32,
+    retry_quarantined: bool = False,
     progress: bool = True,
 ) -> CaptionReport:
     """Write a caption set, or what is missing of it, and teachers' rows for it.
@@ -102,6 +105,7 @@ def caption(
         teachers: live teachers of this store whose text rows for the set are written, stored as
             their rows for the original captions are.
         batch_size: samples per call of the captioner, and texts per call of a teacher.
+        retry_quarantined: try shards again at which three workers died.
         progress: whether to draw a progress bar on stderr.
 
     Raises:
@@ -136,11 +140,15 @@ def caption(
             "distill reinforce has not finished one"
         )
     work = _Work(opened, plan, batch_size, progress)
-    failed = work.run(ready - already)
+    attempts = Attempts(opened.storage)
+    if retry_quarantined:
+        attempts.forget_the_dead(attempts.quarantined())
+    walked = work.run(ready - already)
+    attempts.forget_the_dead(_done_shards(opened, plan))
     remove_leftovers(opened)
-    if failed and len(failed) == len(ready - already) and not already:
-        raise ValueError("; ".join(failed.values()))
-    return work.report(already, failed, time.perf_counter() - started)
+    if walked.failed and len(walked.failed) == len(ready - already) and not already:
+        raise ValueError("; ".join(walked.failed.values()))
+    return work.report(already, walked, time.perf_counter() - started)
 
 
 def _check_arguments(
@@ -188,27 +196,29 @@ class _Work:
             plan=plan,
             batch_size=batch_size,
             on_samples=lambda count: self._bar.update(self._task, advance=count),
-            between_batches=self._stop_if_told,
         )
 
-    def run(self, shards: set[int]) -> dict[str, str]:
-        """Go through these shards; return the ones that could not be read, and why."""
+    def run(self, shards: set[int]) -> Walked:
+        """Go through these shards; return the ones that had to be left out, and why."""
         rows = {shard: self._rows(shard) for shard in shards}
         self._bar.update(self._task, total=sum(rows.values()))
-        failed, before = dict[str, str](), 0
-        walk = ShardWalk(self._store.num_shards, set(range(self._store.num_shards)) - shards)
+        before = 0
+
+        def left_behind(shard: int, left_out: str | None) -> None:
+            nonlocal before
+            before += rows[shard]
+            self._bar.update(self._task, completed=before)
+            if left_out is not None:
+                self._console.print(f"skipped: {left_out}", style="yellow", markup=False)
+
         with self._signals, self._bar:
-            for shard in walk:
-                self._stop_if_told()
-                try:
-                    if not self._pass.run(shard):
-                        walk.met_another()
-                except BrokenShard as error:
-                    failed[self._store.sources[shard]] = str(error)
-                    self._console.print(f"skipped: {error}", style="yellow", markup=False)
-                before += rows[shard]
-                self._bar.update(self._task, completed=before)
-        return failed
+            return walk_shards(
+                self._store,
+                set(range(self._store.num_shards)) - shards,
+                self._pass.run,
+                stop_if_told=self._stop_if_told,
+                left_behind=left_behind,
+            )
 
     def _rows(self, shard: int) -> int:
         commit = self._store.commit(self._plan.index, shard)
@@ -226,7 +236,7 @@ class _Work:
             128 + self._signals.received,
         )
 
-    def report(self, already: set[int], failed: dict[str, str], seconds: float) -> CaptionReport:
+    def report(self, already: set[int], walked: Walked, seconds: float) -> CaptionReport:
         """Count what is committed."""
         store, plan = self._store, self._plan
         samples, size, skipped, examples = 0, 0, Counter[str](), defaultdict[str, list[str]](list)
@@ -252,8 +262,9 @@ class _Work:
             dropped={reason: n for reason, n in self._pass.dropped.items() if n},
             shards=len(done),
             shards_already_done=len(already),
-            waiting=store.num_shards - len(done) - len(failed),
-            failed=failed,
+            waiting=store.num_shards - len(done) - len(walked.failed) - len(walked.quarantined),
+            failed=walked.failed,
+            quarantined=walked.quarantined,
             bytes=size,
             seconds=seconds,
         )

@@ -14,8 +14,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from reinforced_data.attempts import Attempts, is_quarantined, quarantine_text
 from reinforced_data.columns import KINDS, Column
-from reinforced_data.commits import Commit
+from reinforced_data.commits import Commit, shard_name
 from reinforced_data.layout import Store, open_store
 from reinforced_data.shard_reader import CUTS
 
@@ -59,6 +60,8 @@ class StoreProgress:
         samples: rows of the index so far, skipped ones included.
         skipped: null rows by reason, over all columns.
         cut_shards: source shards of which only the beginning could be read.
+        quarantined: source shards at which three workers died, with who and what to do.
+        at_work: who is at a shard now, and since when in seconds.
         columns: each one.
         seconds_left: of the slowest column.
         seconds_since_commit: since anything was committed, by this machine's clock.
@@ -70,6 +73,8 @@ class StoreProgress:
     samples: int
     skipped: dict[str, int]
     cut_shards: tuple[str, ...]
+    quarantined: dict[str, str]
+    at_work: dict[str, float]
     columns: tuple[ColumnProgress, ...]
     seconds_left: float | None
     seconds_since_commit: float | None
@@ -101,6 +106,7 @@ def store_progress(path: str | Path, *, now: float | None = None) -> StoreProgre
     left = [column.seconds_left for column in progress]
     newest = max((commit.written for commit in every), default=None)
     now = time.time() if now is None else now
+    attempts = Attempts(store.storage).all()
     return StoreProgress(
         store=store.name,
         shards=store.num_shards,
@@ -108,6 +114,17 @@ def store_progress(path: str | Path, *, now: float | None = None) -> StoreProgre
         samples=sum(column.rows for column in progress if column.kind == "index"),
         skipped=dict(skipped.most_common()),
         cut_shards=tuple(store.sources[shard] for shard in sorted(cut)),
+        quarantined={
+            store.sources[shard]: quarantine_text(shard, store.sources[shard], found)
+            for shard, found in sorted(attempts.items())
+            if is_quarantined(found)
+        },
+        at_work={
+            f"{attempt.worker} at shard {shard_name(shard)}": max(0.0, now - attempt.began)
+            for shard, found in sorted(attempts.items())
+            for attempt in found
+            if not attempt.dead
+        },
         columns=progress,
         seconds_left=None if None in left else max(filter(None, left), default=0.0),
         seconds_since_commit=None if newest is None else max(0.0, now - newest),

@@ -7,6 +7,8 @@ process that never starts is missed by nobody. So nothing is checked against the
 import os
 from collections.abc import Mapping
 
+import torch
+
 
 def rank_and_world_size(environment: Mapping[str, str] | None = None) -> tuple[int, int]:
     """Return this process's number and how many there are.
@@ -26,11 +28,17 @@ def rank_and_world_size(environment: Mapping[str, str] | None = None) -> tuple[i
     return task * world_size + rank, tasks * world_size
 
 
-def local_rank(environment: Mapping[str, str] | None = None) -> int:
-    """Return this process's number on its machine: LOCAL_RANK, else SLURM_LOCALID, else 0."""
+def own_device(device: str, environment: Mapping[str, str] | None = None) -> str:
+    """Return the GPU of this process when `device` is plain "cuda"; else `device`.
+
+    By LOCAL_RANK, else SLURM_LOCALID; a process that is shown one GPU takes that one.
+    """
     found = os.environ if environment is None else environment
     rank = _number(found, "LOCAL_RANK")
-    return rank if rank is not None else _number(found, "SLURM_LOCALID") or 0
+    rank = _number(found, "SLURM_LOCALID") if rank is None else rank
+    if device != "cuda" or rank is None:
+        return device
+    return f"cuda:{rank % max(1, torch.cuda.device_count())}"
 
 
 def _array_task(environment: Mapping[str, str]) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -28,7 +27,7 @@ class Audit:
     teachers that are given. Nothing is changed. docs/audit.md says what each finding means.
 
     Attributes:
-        store: the reinforced dataset's folder.
+        store: the reinforced dataset's folder, or any fsspec URL.
         teachers: load these and embed samples again.
         precision: of the teachers' weights.
         replay: how many samples are compared with the source and embedded again.
@@ -38,7 +37,7 @@ class Audit:
         device: where the teachers run.
     """
 
-    store: Annotated[Path, tyro.conf.Positional]
+    store: Annotated[str, tyro.conf.Positional]
     teachers: tuple[str, ...] = ()
     precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
     replay: int = 64

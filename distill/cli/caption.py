@@ -39,6 +39,7 @@ class Caption:
         teacher_precision: of the teachers' weights, as it was in distill reinforce.
         teacher_device: where teachers run.
         batch_size: samples per call of the captioner, and texts per call of a teacher.
+        retry_quarantined: try shards again at which three workers died.
     """
 
     store: Annotated[str, tyro.conf.Positional]
@@ -54,6 +55,7 @@ class Caption:
     teacher_precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
     teacher_device: str = "cpu"
     batch_size: int = 32
+    retry_quarantined: bool = False
     settings: Annotated[CaptionerSettings, tyro.conf.arg(name="")] = field(
         default_factory=CaptionerSettings
     )
@@ -84,10 +86,11 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
         score_teacher=live[asked.score_teacher] if asked.score_teacher else None,
         teachers=[live[spec] for spec in asked.teachers],
         batch_size=asked.batch_size,
+        retry_quarantined=asked.retry_quarantined,
         progress=not console.quiet,
     )
     _print(report, asked.store, console)
-    incomplete = report.skipped or report.failed or report.waiting
+    incomplete = report.skipped or report.failed or report.waiting or report.quarantined
     return Outcome(values=asdict(report), exit_code=QUARANTINED if incomplete else 0)
 
 
@@ -116,6 +119,8 @@ def _print(report: "CaptionReport", store: str, console: Console) -> None:
     print_skipped(report.skipped, console, report.examples)
     for source, reason in report.failed.items():
         console.print(f"  not read: {source}: {reason}", style="red", markup=False)
+    for reason in report.quarantined.values():
+        console.print(f"  {reason}", style="red", markup=False)
     if report.waiting:
         console.print(
             f"  waiting: {report.waiting:,} shards that distill reinforce has not finished; then "

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -23,7 +22,7 @@ class Reinforce:
 
     Attributes:
         source: shards: a folder, a glob, or a quoted brace pattern such as cc3m/{0000..0331}.tar.
-        out: the reinforced dataset's folder.
+        out: the reinforced dataset's folder, or any fsspec URL.
         teachers: student folders, open_clip name/tag, hf-hub:ID or local folders; none writes the
             views alone, which undistilled training reads.
         precision: of the teachers' weights.
@@ -34,11 +33,12 @@ class Reinforce:
         seed: of the views.
         captions_from: the member or JSON field that holds the captions.
         batch_size: views, or texts, per call of a teacher.
-        device: where the teachers run.
+        device: where the teachers run; of several processes on a machine, each takes its own cuda.
+        retry_quarantined: try shards again at which three workers died.
     """
 
     source: Annotated[str, tyro.conf.Positional]
-    out: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[str, tyro.conf.Positional]
     teachers: tuple[str, ...] = ()
     precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
     view_set: str = "default"
@@ -49,6 +49,7 @@ class Reinforce:
     captions_from: str | None = None
     batch_size: int = 256
     device: str = "cpu"
+    retry_quarantined: bool = False
 
 
 def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
@@ -56,8 +57,10 @@ def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
     asked = parse(Reinforce, "reinforce", arguments)
     from distill.model_loading import load_frozen
     from reinforced_data import reinforce
+    from reinforced_data.ranks import own_device
 
-    teachers = [load_frozen(spec, asked.precision, asked.device) for spec in asked.teachers]
+    device = own_device(asked.device)
+    teachers = [load_frozen(spec, asked.precision, device) for spec in asked.teachers]
     report = reinforce(
         asked.source,
         asked.out,
@@ -69,6 +72,7 @@ def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
         seed=asked.seed,
         captions_from=asked.captions_from,
         batch_size=asked.batch_size,
+        retry_quarantined=asked.retry_quarantined,
         progress=not console.quiet,
     )
     console.print(
@@ -78,8 +82,10 @@ def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
     print_skipped(report.skipped, console, report.examples)
     for source, reason in report.failed.items():
         console.print(f"  not read: {source}: {reason}", style="red")
-    code = QUARANTINED if report.skipped or report.failed else 0
-    return Outcome(values=asdict(report), exit_code=code)
+    for reason in report.quarantined.values():
+        console.print(f"  {reason}", style="red", markup=False)
+    left_out = report.skipped or report.failed or report.quarantined
+    return Outcome(values=asdict(report), exit_code=QUARANTINED if left_out else 0)
 
 
 def print_skipped(

@@ -83,6 +83,10 @@ def _print_store(progress: "StoreProgress", console: Console) -> None:
         console.print(
             f"  cut: {shard}; fetch it again and run reinforce again", style="yellow", markup=False
         )
+    for reason in progress.quarantined.values():
+        console.print(f"  {reason}", style="red", highlight=False, markup=False, soft_wrap=True)
+    for who, seconds in progress.at_work.items():
+        console.print(f"  at work: {who}, for {duration(seconds)}", markup=False)
     if not progress.complete and progress.seconds_since_commit is not None:
         console.print(f"last commit {duration(progress.seconds_since_commit)} ago")
 

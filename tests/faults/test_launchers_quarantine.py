@@ -1,0 +1,174 @@
+"""A shard that kills whoever reads it costs three workers; then it is named and left alone."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from distill.cli import main
+from reinforced_data import ViewPolicy, reinforce
+from reinforced_data.attempts import Attempts
+from reinforced_data.progress import store_progress
+from reinforced_data.storage import Storage
+from reinforced_data.testing import TinyEncoder, encoded, sample, tiny_teacher, write_source
+
+SETTINGS = {
+    "num_views": 1,
+    "policy": ViewPolicy(num_ops=0),
+    "batch_size": 4,
+    "progress": False,
+}
+ARGUMENTS = ("--teachers", "t", "--num-views", "1", "--policy.num-ops", "0", "--json")
+POISONED = 2
+
+
+def is_white(images: Tensor) -> bool:
+    """Whether one of them is of one colour, as crops of white are."""
+    return bool((images.std(dim=(2, 3)).amax(1) < 1e-4).any())
+
+
+class Dies(TinyEncoder):
+    """SIGKILLs its own process when it sees a picture that is all white."""
+
+    def encode_image(self, images: Tensor, /) -> Tensor:
+        if is_white(images):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode_image(images)
+
+
+class Raises(TinyEncoder):
+    """The same, as an error that nobody foresaw."""
+
+    def encode_image(self, images: Tensor, /) -> Tensor:
+        if is_white(images):
+            raise RuntimeError("device-side assert")
+        return super().encode_image(images)
+
+
+def write_poisoned(folder: Path) -> str:
+    """Five shards of three; one sample of shard 2 is white."""
+    from PIL import Image
+
+    samples = [sample(number) for number in range(15)]
+    samples[7] = sample(7, png=encoded(Image.new("RGB", (24, 16), "white")))
+    write_source(folder, samples, samples_per_shard=3)
+    return str(folder)
+
+
+def start(function, *arguments):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["distill.training", "students", "torch.utils.tensorboard"])
+    process = context.Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
+def end(process) -> int:
+    process.join(120)
+    assert process.exitcode is not None, "it hangs"
+    return process.exitcode
+
+
+def command(source: str, out: str, said: str, module: str, *more: str) -> None:
+    """The command itself, with a teacher that no command line could name."""
+    import distill.model_loading
+
+    torch.set_num_threads(1)
+    teacher = tiny_teacher(module={"dies": Dies, "calm": TinyEncoder, "raises": Raises}[module]())
+    distill.model_loading.load_frozen = lambda *_: teacher
+    sys.stdout = open(said, "w")  # noqa: SIM115 - the process's own, to its end
+    code = main(["reinforce", source, out, *ARGUMENTS, *more])
+    sys.stdout.close()
+    os._exit(code)
+
+
+def committed(out: Path) -> dict[str, str]:
+    commits = [json.loads(path.read_text()) for path in sorted((out / "commits").rglob("*.json"))]
+    return {f"{c['column']}/{c['shard']}": c["sha256"] for c in commits}
+
+
+def embedded(out: Path) -> set[str]:
+    """The shards of which the teacher has seen the pictures."""
+    return {name.split("/")[1] for name in committed(out) if name.startswith("image")}
+
+
+def test_three_deaths_quarantine_a_shard(tmp_path, capsys):
+    source, out, said = write_poisoned(tmp_path / "source"), tmp_path / "out", tmp_path / "said"
+    run = (command, source, str(out), str(said))
+    assert [end(start(*run, "dies")) for _ in range(3)] == [-signal.SIGKILL] * 3
+    # The first died in its turn; the others had done what there was before they came to it.
+    assert embedded(out) == {"0", "1", "3", "4"}
+    assert end(start(*run, "dies")) == 3
+    report = json.loads(said.read_text())
+    name = f"{source}/{POISONED:05d}.tar"
+    assert list(report["quarantined"]) == [name] and report["shards"] == 4
+    text = report["quarantined"][name]
+    assert "3 workers died at it" in text and "--retry-quarantined" in text
+    assert list(store_progress(out).quarantined) == [name]
+    assert main(["status", str(out)]) == 0
+    assert f"{name} is quarantined" in capsys.readouterr().out
+    # Tried again by somebody who does not die of it, it is a store like any other.
+    assert end(start(*run, "calm", "--retry-quarantined")) == 0
+    assert not (out / "attempts").exists()
+    reinforce(source, tmp_path / "calm", teachers=tiny_teacher(), **SETTINGS)
+    assert committed(out) == committed(tmp_path / "calm")
+
+
+def test_many_workers_lose_three_of_theirs(tmp_path):
+    source, out = write_poisoned(tmp_path / "source"), tmp_path / "out"
+    run = (command, source, str(out))
+    all_at_once = [start(*run, str(tmp_path / f"said-{n}"), "dies") for n in range(6)]
+    codes = sorted(end(process) for process in all_at_once)
+    assert codes == [-signal.SIGKILL] * 3 + [3] * 3
+    assert embedded(out) == {"0", "1", "3", "4"}
+
+
+def test_an_error_that_nobody_foresaw_counts_as_a_death(tmp_path):
+    source, out = write_poisoned(tmp_path / "source"), tmp_path / "out"
+    teacher = tiny_teacher(module=Raises())
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="device-side assert"):
+            reinforce(source, out, teachers=teacher, **SETTINGS)
+    (text,) = reinforce(source, out, teachers=teacher, **SETTINGS).quarantined.values()
+    assert text.count("RuntimeError: device-side assert") == 3
+
+
+def test_a_worker_elsewhere_is_dead_after_ten_minutes_of_silence(tmp_path):
+    storage = Storage(tmp_path)
+    place = Attempts(storage).take(7)
+    assert place is not None
+    path = tmp_path / "attempts" / "00007.0.json"
+    record = json.loads(path.read_text())
+    (attempt,) = Attempts(storage).of(7)
+    assert not attempt.dead
+    for machine, silence, dead in (("there", 540, False), ("there", 660, True)):
+        changed = {**record, "machine": machine, "sign": time.time() - silence}
+        path.write_text(json.dumps(changed))
+        (attempt,) = Attempts(storage).of(7)
+        assert attempt.dead == dead
+    # Here the process itself is looked at, whatever the clock says.
+    path.write_text(json.dumps({**record, "sign": 0.0}))
+    assert not Attempts(storage).of(7)[0].dead
+    path.write_text(json.dumps({**record, "born": record["born"] - 100}))
+    assert Attempts(storage).of(7)[0].dead, "another process has its number"
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    path.write_text(json.dumps({**record, "pid": gone.pid}))
+    assert Attempts(storage).of(7)[0].dead
+
+
+def test_half_a_record_is_no_record(tmp_path):
+    """Who died while it wrote its record has not begun."""
+    (tmp_path / "attempts").mkdir()
+    for place in range(3):
+        (tmp_path / "attempts" / f"00000.{place}.json").write_text('{"shard": 0,')
+    attempts = Attempts(Storage(tmp_path))
+    assert attempts.all() == {} and attempts.quarantined() == {}
