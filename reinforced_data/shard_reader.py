@@ -112,6 +112,23 @@ def scan_shard(
                 yield _read_sample(key, members, file, captions_from, with_images)
 
 
+def sample_starts(path: str | Path) -> Iterator[int]:
+    """Yield where each sample's first header begins, in bytes; contents are not read.
+
+    A shard that is cut ends where it is cut, without a word.
+    """
+    key = None
+    with open_binary(str(path)) as file:
+        try:
+            for member in _members(file):
+                match = _MEMBER_NAME.fullmatch(member.name)
+                if match and not member.isdir() and match[1] != key:
+                    key = match[1]
+                    yield member.offset
+        except _Cut:
+            return
+
+
 def open_binary(path: str) -> Any:
     """Open a shard for random access; what is not local is read into memory as a whole."""
     fs, inner = locate(path)
