@@ -3,8 +3,10 @@
 from reinforced_data.auditing import AuditReport, audit
 from reinforced_data.batches import Batch
 from reinforced_data.captioning import CaptionReport, caption
+from reinforced_data.costing import StorePlan
 from reinforced_data.glyphs import pack_glyphs
 from reinforced_data.packing import PackReport, pack
+from reinforced_data.planning import plan_store
 from reinforced_data.reader import ReinforcedDataset, StoredTeacher, open_dataset
 from reinforced_data.reinforcing import ReinforceReport, reinforce
 from reinforced_data.source import (
@@ -26,6 +28,7 @@ __all__ = [
     "ReinforcedDataset",
     "Sample",
     "Source",
+    "StorePlan",
     "StoredTeacher",
     "View",
     "ViewPolicy",
@@ -37,6 +40,7 @@ __all__ = [
     "open_source",
     "pack",
     "pack_glyphs",
+    "plan_store",
     "read_shard",
     "reinforce",
     "render_view",

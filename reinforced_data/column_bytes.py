@@ -1,7 +1,8 @@
 """What each column of a written store takes: per sample, per shard and once.
 
 A data file is an Arrow file: a part that grows with the rows, and schema and footer that do not.
-The latter are those of a file without rows. Codebooks are not fitted for a probe, which may be too
+Which is which shows when the same rows are written eight times over; buffers are padded, so a small
+file and an empty one would mislead. Codebooks are not fitted for a probe, which may be too
 small for that: such a column is written as int8, one byte per number, and told by arithmetic.
 """
 
@@ -13,12 +14,12 @@ import pyarrow as pa
 
 from reinforced_data.arrow_rows import to_ipc
 from reinforced_data.columns import Column
-from reinforced_data.commits import Commit
 from reinforced_data.layout import Store
 from reinforced_data.product_quantization import NUM_BYTES
 
 # The bytes per sample of so many parts of the store say how sure their mean is.
 _PARTS = 8
+_TIMES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class ColumnBytes:
     per_sample: float
     error: float
     per_shard: float
-    once: float
+    once: int
 
 
 def measure_columns(store: Store, codec: str) -> list[ColumnBytes]:
@@ -58,32 +59,35 @@ def stored_as(codec: str) -> str:
 
 def _measure(store: Store, column: Column, codec: str) -> ColumnBytes:
     commits = [found for shard in store.done(column) if (found := store.commit(column, shard))]
-    rows = sum(commit.rows for commit in commits)
-    batches = [store.committed_rows(commit) for commit in commits]
-    empty = len(to_ipc(batches[0].slice(0, 0)))
-    entries = sum(_record_bytes(commit) for commit in commits)
-    records = sum(_record_bytes(replace(commit, skipped=())) for commit in commits)
-    grown = sum(commit.num_bytes - empty for commit in commits) + entries - records
+    rows = _joined([store.committed_rows(commit) for commit in commits])
+    size, repeated = len(to_ipc(rows)), len(to_ipc(_joined([rows] * _TIMES)))
+    slope = (repeated - size) / (_TIMES - 1) / rows.num_rows
+    empty = size - slope * rows.num_rows
+    records = sum(len(replace(commit, skipped=()).to_json()) for commit in commits)
+    entries = sum(len(commit.to_json()) for commit in commits) - records
     found = ColumnBytes(
         name=column.name,
         kind=column.kind,
-        per_sample=grown / rows,
-        error=_standard_error([_density(part, empty) for part in _parts(batches, rows)]),
+        per_sample=slope + entries / rows.num_rows,
+        error=_standard_error([(len(to_ipc(p)) - empty) / p.num_rows for p in _parts(rows)]),
         per_shard=empty + records / len(commits),
         once=len(column.to_json()),
     )
     if codec in NUM_BYTES and column.kind.endswith("_embeddings"):
-        return _with_codebook(found, column, batches, NUM_BYTES[codec])
+        return _with_codebook(found, column, rows, NUM_BYTES[codec])
     return found
 
 
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+
+
 def _with_codebook(
-    found: ColumnBytes, column: Column, batches: list[pa.RecordBatch], num_bytes: int
+    found: ColumnBytes, column: Column, rows: pa.RecordBatch, num_bytes: int
 ) -> ColumnBytes:
     """Of int8, one byte per number, make `num_bytes` per vector, and a codebook."""
     width = column.facts["teacher"]["embed_dim"]
-    values = sum(_num_values(batch["rows"]) for batch in batches)
-    vectors = values / width / sum(batch.num_rows for batch in batches)
+    vectors = _num_values(rows["rows"]) / width / rows.num_rows
     saved = vectors * (width - num_bytes)
     return replace(found, per_sample=found.per_sample - saved, once=found.once + 256 * width * 4)
 
@@ -94,23 +98,12 @@ def _num_values(rows: pa.Array) -> int:
     return len(rows)
 
 
-def _record_bytes(commit: Commit) -> int:
-    return len(commit.to_json())
-
-
-def _parts(batches: list[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
-    """Cut the rows into parts of nearly the same size."""
-    size = max(1, math.ceil(rows / _PARTS))
-    for batch in batches:
-        pieces = max(1, round(batch.num_rows / size))
-        for piece in range(pieces):
-            first, end = (batch.num_rows * place // pieces for place in (piece, piece + 1))
-            if end > first:
-                yield batch.slice(first, end - first)
-
-
-def _density(batch: pa.RecordBatch, empty: int) -> float:
-    return (len(to_ipc(batch)) - empty) / batch.num_rows
+def _parts(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Cut the rows into parts of nearly the same size, each a copy: a slice keeps its buffers."""
+    count = min(_PARTS, rows.num_rows)
+    for part in range(count):
+        first, end = (rows.num_rows * place // count for place in (part, part + 1))
+        yield rows.take(pa.array(range(first, end)))
 
 
 def _standard_error(values: list[float]) -> float:

@@ -14,6 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from reinforced_data.arrow_rows import from_ipc
 from reinforced_data.columns import FORMAT_VERSION, Column
 from reinforced_data.commits import Commit, Skipped, commit_path, read_commit, write_unit
+from reinforced_data.locations import file_sizes
 from reinforced_data.shard_reader import CUTS
 from reinforced_data.stamped_json import check_stamp, to_stamped_json
 from reinforced_data.storage import Storage
@@ -139,9 +140,10 @@ def create_store(path: str | Path, shards: list[str]) -> Store:
         ValueError: the store there was made from other shards, or one has changed its size.
     """
     storage = Storage(path)
+    sizes = zip(shards, file_sizes(shards), strict=True)
     listing = {
         "format_version": FORMAT_VERSION,
-        "shards": [{"path": _recorded(storage, shard), "bytes": _size(shard)} for shard in shards],
+        "shards": [{"path": _recorded(storage, shard), "bytes": size} for shard, size in sizes],
     }
     storage.create(_SOURCES, to_stamped_json(listing))
     store = Store(storage)
@@ -189,11 +191,6 @@ def _other_source(store: Store, detail: str) -> ValueError:
         f"{store.name} was made from other source shards: {detail}. Give the same source, or "
         "another folder for the new store"
     )
-
-
-def _size(path: str) -> int:
-    fs, inner = fsspec.core.url_to_fs(path)
-    return int(fs.size(inner) or 0)
 
 
 def _recorded(storage: Storage, path: str) -> str:

@@ -22,7 +22,7 @@ from PIL import Image
 from reinforced_data.column_bytes import ColumnBytes, measure_columns, stored_as
 from reinforced_data.layout import open_store
 from reinforced_data.product_quantization import NUM_BYTES, check_width
-from reinforced_data.reinforcing import ReinforceReport, reinforce
+from reinforced_data.reinforcing import reinforce
 from reinforced_data.sample_counts import cut_pieces
 from reinforced_data.source import Sample, UnreadableImage, decode_image, scan_shard
 from reinforced_data.tower_rates import TowerRates, answering_at_once, time_towers
@@ -44,6 +44,7 @@ class Measurements:
             once. Larger shards than the probe's repeat more, so this is an upper bound.
         prepare_seconds: of one core, per sample: read, hash, decode, draw and render all views.
         write_seconds: of one core, per sample: everything but that and the towers.
+        shard_seconds: of one core, per shard, whatever is in it.
         towers: the teachers.
         columns: of the store.
     """
@@ -56,6 +57,7 @@ class Measurements:
     different_texts: float
     prepare_seconds: float
     write_seconds: float
+    shard_seconds: float
     towers: tuple[TowerRates, ...]
     columns: tuple[ColumnBytes, ...]
 
@@ -81,7 +83,7 @@ def probe_source(
     captions_from: str | None,
     batch_size: int,
     samples: int,
-    seconds: float = 5.0,
+    seconds: float,
     say: Callable[[str], None] = lambda _: None,
 ) -> Measurements:
     """Measure the first samples of up to four shards.
@@ -114,38 +116,53 @@ def probe_source(
         towers = []
         for teacher in members:
             say(f"timing {teacher.name}")
-            views = seen.pixels[_drawn(teacher.preprocess)]
-            rates = time_towers(teacher, views, seen.texts, batch_size=batch_size, seconds=seconds)
-            towers.append(rates)
+            items = seen.pixels[_drawn(teacher.preprocess)], seen.texts
+            towers.append(time_towers(teacher, *items, batch_size=batch_size, seconds=seconds))
         say("writing the piece as a store")
-        store = Path(folder) / "store"
         settings |= {"codec": stored_as(codec), "batch_size": batch_size}
-        report, core_seconds = _write(pieces, store, members, settings)
-        columns = measure_columns(open_store(store), codec)
+        few = cut_pieces(pieces, len(pieces), Path(folder) / "few")
+        _write(few, Path(folder) / "warm-up", members, settings)
+        least = _write(few, Path(folder) / "few-store", members, settings)
+        most = _write(pieces, Path(folder) / "store", members, settings)
+        columns = measure_columns(open_store(Path(folder) / "store"), codec)
+    row_seconds = most.row_seconds(least)
     return Measurements(
-        samples=report.samples,
-        skipped=report.skipped,
+        samples=most.rows,
+        skipped=most.skipped,
         num_views=num_views,
         codec=codec,
         batch_size=batch_size,
-        different_texts=seen.different_texts / report.samples,
-        prepare_seconds=seen.core_seconds / report.samples,
-        write_seconds=max(0.0, core_seconds - seen.core_seconds) / report.samples,
+        different_texts=seen.different_texts / seen.rows,
+        prepare_seconds=seen.core_seconds / seen.rows,
+        write_seconds=max(0.0, row_seconds - seen.core_seconds / seen.rows),
+        shard_seconds=max(0.0, (least.core_seconds - least.rows * row_seconds) / len(pieces)),
         towers=tuple(towers),
         columns=tuple(columns),
     )
 
 
+@dataclass(frozen=True)
+class _Written:
+    rows: int
+    skipped: dict[str, int]
+    core_seconds: float
+
+    def row_seconds(self, least: "_Written") -> float:
+        """Of two stores with as many shards, the larger one's rows cost the difference."""
+        rows = max(1, self.rows - least.rows)
+        return max(0.0, self.core_seconds - least.core_seconds) / rows
+
+
 def _write(
     pieces: Sequence[str], store: Path, teachers: Sequence[Teacher], settings: dict[str, Any]
-) -> tuple[ReinforceReport, float]:
-    """Write a store with towers that cost nothing; return the processor time too."""
+) -> _Written:
+    """Write a store with towers that cost nothing, and note this process' time."""
     with contextlib.ExitStack() as stack:
         for teacher in teachers:
             stack.enter_context(answering_at_once(teacher))
         began = time.process_time()
         report = reinforce(pieces, store, teachers=teachers, progress=False, **settings)
-        return report, time.process_time() - began
+        return _Written(report.samples, report.skipped, time.process_time() - began)
 
 
 @dataclass

@@ -92,6 +92,7 @@ def cut_pieces(shards: Sequence[str], samples: int, folder: Path) -> list[str]:
     Returns:
         Paths in `folder`.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     looked = shards_to_look_at(len(shards))
     pieces: list[str] = []
     for place, shard in enumerate(looked):

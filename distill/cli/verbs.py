@@ -28,6 +28,12 @@ def _pack(arguments: Sequence[str], console: Console) -> Outcome:
     return run(arguments, console)
 
 
+def _plan(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.plan import run
+
+    return run(arguments, console)
+
+
 def _reinforce(arguments: Sequence[str], console: Console) -> Outcome:
     from distill.cli.data import run_reinforce
 
@@ -97,6 +103,7 @@ def _doctor(arguments: Sequence[str], console: Console) -> Outcome:
 VERBS: dict[str, Verb] = {
     "demo": Verb(summary="the whole job on embedded pictures, in minutes", run=_demo),
     "pack": Verb(summary="make WebDataset shards from folders, tables and datasets", run=_pack),
+    "plan": Verb(summary="what a reinforced dataset will cost: time, bytes, money", run=_plan),
     "reinforce": Verb(summary="write the teachers' knowledge down", run=_reinforce),
     "caption": Verb(summary="write captions beside the source's own", run=_caption),
     "audit": Verb(summary="check a reinforced dataset", run=_audit),

@@ -17,6 +17,7 @@ from students import StudentSpec, TextSpec, build_student
 PROMISED = [
     "demo",
     "pack",
+    "plan",
     "reinforce",
     "caption",
     "audit",
