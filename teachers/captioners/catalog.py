@@ -6,11 +6,14 @@ that imports it, and a line in `CAPTIONERS`.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from teachers.captioners.settings import CaptionerSettings
 from teachers.captioning import Captioner
 from teachers.suggestions import unknown_name
+
+if TYPE_CHECKING:
+    from teachers.captioners.prompts import TextModel
 
 _SAMPLING = ("temperature", "top_p", "max_tokens")
 _WEIGHTS = ("precision", "device")
@@ -42,15 +45,47 @@ def _coca(what: str, settings: CaptionerSettings) -> Captioner:
     return coca_captioner(what, sampling=sampling, **_given(settings, _WEIGHTS))
 
 
-def _transformers(what: str, settings: CaptionerSettings) -> Captioner:
-    from teachers.captioners.prompts import PromptedCaptioner
+def _prompted(name: str) -> Callable[[str, CaptionerSettings], Captioner]:
+    def load(what: str, settings: CaptionerSettings) -> Captioner:
+        from teachers.captioners.prompts import PromptedCaptioner
+
+        refuse_settings(name, settings, used=("prompt", *_MODELS[name].used))
+        return PromptedCaptioner(_MODELS[name].load(what, settings), prompt=settings.prompt)
+
+    return load
+
+
+def _transformers(what: str, settings: CaptionerSettings) -> "TextModel":
     from teachers.captioners.sampling import Sampling
     from teachers.captioners.transformers_loading import load_transformers
 
-    refuse_settings("transformers", settings, used=("prompt", *_SAMPLING, *_WEIGHTS))
     sampling = Sampling(**_given(settings, _SAMPLING))
-    model = load_transformers(what, sampling=sampling, **_given(settings, _WEIGHTS))
-    return PromptedCaptioner(model, prompt=settings.prompt)
+    return load_transformers(what, sampling=sampling, **_given(settings, _WEIGHTS))
+
+
+def _endpoint(what: str, settings: CaptionerSettings) -> "TextModel":
+    from teachers.captioners.endpoint import EndpointModel
+    from teachers.captioners.sampling import Sampling
+
+    url, _, model = what.rpartition("#")
+    if not url:
+        raise ValueError(f"endpoint:{what} names no model: endpoint:URL#MODEL")
+    sampling = Sampling(**_given(settings, _SAMPLING))
+    return EndpointModel(url, model, sampling=sampling, **_given(settings, ("concurrency",)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ModelEntry:
+    """A source of models that answer prompts, and the settings it takes beside the prompt."""
+
+    load: "Callable[[str, CaptionerSettings], TextModel]"
+    used: tuple[str, ...]
+
+
+_MODELS = {
+    "transformers": _ModelEntry(load=_transformers, used=(*_SAMPLING, *_WEIGHTS)),
+    "endpoint": _ModelEntry(load=_endpoint, used=(*_SAMPLING, "concurrency")),
+}
 
 
 CAPTIONERS: dict[str, CaptionerEntry] = {
@@ -65,7 +100,12 @@ CAPTIONERS: dict[str, CaptionerEntry] = {
     "transformers": CaptionerEntry(
         form="transformers:ID_OR_FOLDER",
         summary="an image-to-text model of the transformers library looks at the pictures",
-        load=_transformers,
+        load=_prompted("transformers"),
+    ),
+    "endpoint": CaptionerEntry(
+        form="endpoint:URL#MODEL",
+        summary="a server with OpenAI's chat completions looks at the pictures (vLLM, Ollama, ...)",
+        load=_prompted("endpoint"),
     ),
 }
 

@@ -16,6 +16,7 @@ class CaptionerSettings:
         max_tokens: new tokens per caption, at most.
         precision: of the weights.
         device: where it runs.
+        concurrency: requests under way at once, for a server.
     """
 
     prompt: str | None = None
@@ -24,3 +25,4 @@ class CaptionerSettings:
     max_tokens: int | None = None
     precision: str | None = None
     device: str | None = None
+    concurrency: int | None = None
