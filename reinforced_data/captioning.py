@@ -132,7 +132,7 @@ def caption(
         score_teacher=score_teacher,
         teachers=members,
     )
-    already = _done_shards(opened, plan)
+    already = opened.done_in_all(plan.columns)
     ready = plan.ready(opened)
     if not ready | already:
         raise ValueError(
@@ -144,7 +144,7 @@ def caption(
     if retry_quarantined:
         attempts.forget_the_dead(attempts.quarantined())
     walked = work.run(ready - already)
-    attempts.forget_the_dead(_done_shards(opened, plan))
+    attempts.forget_the_dead(opened.done_in_all(plan.columns))
     remove_leftovers(opened)
     if walked.failed and len(walked.failed) == len(ready - already) and not already:
         raise ValueError("; ".join(walked.failed.values()))
@@ -167,10 +167,6 @@ def _check_arguments(
         raise ValueError("without a captioner, give teachers to embed the set with")
     if (min_score is None) != (score_teacher is None):
         raise ValueError("the score filter needs both min_score and a score teacher")
-
-
-def _done_shards(store: Store, plan: CaptionPlan) -> set[int]:
-    return set.intersection(*(store.done(column) for column in plan.columns))
 
 
 class _Work:
@@ -227,7 +223,7 @@ class _Work:
     def _stop_if_told(self) -> None:
         if not self._signals.received:
             return
-        done = len(_done_shards(self._store, self._plan))
+        done = len(self._store.done_in_all(self._plan.columns))
         name = self._plan.captions.identity["set"]
         raise Interrupted(
             f"stopped by {signal.Signals(self._signals.received).name} with {done} of "
@@ -240,7 +236,7 @@ class _Work:
         """Count what is committed."""
         store, plan = self._store, self._plan
         samples, size, skipped, examples = 0, 0, Counter[str](), defaultdict[str, list[str]](list)
-        done = _done_shards(store, plan)
+        done = store.done_in_all(plan.columns)
         for shard in sorted(done):
             for column in plan.columns:
                 commit = store.commit(column, shard)

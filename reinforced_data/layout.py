@@ -5,6 +5,7 @@ relative to it, so that both can be moved together.
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import fsspec
@@ -78,6 +79,10 @@ class Store:
         """Which shards have a commit."""
         names = self.storage.list(f"commits/{column.name}", ".json")
         return {int(name.removesuffix(".json")) for name in names if not name.startswith(".")}
+
+    def done_in_all(self, columns: Iterable[Column]) -> set[int]:
+        """List the shards that every one of these columns has."""
+        return set.intersection(*(self.done(column) for column in columns))
 
     def commit(self, column: Column, shard: int) -> Commit | None:
         """Read a unit's commit record, or None."""

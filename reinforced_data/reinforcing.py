@@ -6,9 +6,7 @@ machine or many: a rank only says where in the list of shards each one begins (r
 
 import signal
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -21,46 +19,21 @@ from rich.progress import (
 )
 
 from reinforced_data.attempts import Attempts
-from reinforced_data.column_codecs import check_codec
 from reinforced_data.columns import DEFAULT
-from reinforced_data.layout import Store, create_store
+from reinforced_data.layout import Store
 from reinforced_data.leftovers import remove_leftovers
-from reinforced_data.plan import Plan, make_plan
-from reinforced_data.shard_pass import reinforce_shard
+from reinforced_data.reinforce_report import ReinforceReport, report_on
+from reinforced_data.reinforce_work import (
+    ReinforceSettings,
+    ReinforceWork,
+    make_reinforce_work,
+)
 from reinforced_data.shard_walk import Walked, walk_shards
-from reinforced_data.source import expand_sources
 from reinforced_data.stop_signals import Interrupted, StopSignals
 from reinforced_data.views import ViewPolicy
 from teachers import Ensemble, Teacher
 
-_EXAMPLES = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReinforceReport:
-    """What a store holds of the columns asked for, and what this call did for it.
-
-    Attributes:
-        samples: rows, skipped ones included.
-        skipped: null rows by reason.
-        examples: reason -> where the first few are: key, shard, column.
-        shards: how many source shards are done.
-        shards_already_done: how many of those were, when the call began.
-        failed: source shard -> why it could not be read; running again tries again.
-        quarantined: source shard -> which three workers died at it, and what to do.
-        bytes: of the data files.
-        seconds: this call.
-    """
-
-    samples: int
-    skipped: dict[str, int]
-    examples: dict[str, list[str]]
-    shards: int
-    shards_already_done: int
-    failed: dict[str, str]
-    quarantined: dict[str, str]
-    bytes: int
-    seconds: float
+__all__ = ["ReinforceReport", "reinforce", "stopped"]
 
 
 def reinforce(
@@ -106,99 +79,51 @@ def reinforce(
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the same call goes on. A second signal does
             what it always does, at once.
     """
-    if num_views < 1 or batch_size < 1:
-        raise ValueError(
-            f"num_views and batch_size must be at least 1, got {num_views} and {batch_size}"
-        )
-    check_codec(codec)
     started = time.perf_counter()
-    members = [teachers] if isinstance(teachers, Teacher) else list(teachers)
-    if members:
-        members = list(Ensemble(*members))
-    store = create_store(out, expand_sources(source))
-    plan = make_plan(
-        store,
-        members,
+    settings = ReinforceSettings(
         view_set=view_set,
-        policy=policy,
         num_views=num_views,
-        seed=seed,
+        policy=policy,
         codec=codec,
+        seed=seed,
         captions_from=captions_from,
+        batch_size=batch_size,
     )
-    already = _done_shards(store, plan)
-    attempts = Attempts(store.storage)
+    work = make_reinforce_work(source, out, teachers, settings)
+    already = work.done()
+    attempts = Attempts(work.store.storage)
     if retry_quarantined:
         attempts.forget_the_dead(attempts.quarantined())
-    walked = _run(store, plan, already, batch_size=batch_size, progress=progress)
-    attempts.forget_the_dead(_done_shards(store, plan))
-    remove_leftovers(store)
-    if len(walked.failed) == store.num_shards:
-        raise ValueError("; ".join(walked.failed.values()))
-    return _report(store, plan, len(already), walked, time.perf_counter() - started)
+    walked = _run(work, already, progress)
+    attempts.forget_the_dead(work.done())
+    remove_leftovers(work.store)
+    seconds = time.perf_counter() - started
+    columns = work.plan.columns
+    return report_on(work.store, columns, already=len(already), walked=walked, seconds=seconds)
 
 
-def _done_shards(store: Store, plan: Plan) -> set[int]:
-    return set.intersection(*(store.done(column) for column in plan.columns))
-
-
-def _run(store: Store, plan: Plan, already: set[int], *, batch_size: int, progress: bool) -> Walked:
-    with StopSignals() as signals, _Bar(store, already, progress) as bar:
+def _run(work: ReinforceWork, already: set[int], progress: bool) -> Walked:
+    with StopSignals() as signals, _Bar(work.store, already, progress) as bar:
 
         def stop_if_told() -> None:
             if signals.received:
-                raise _interrupted(store, plan, signals.received)
+                done = len(work.done())
+                raise stopped(work.store, signals.received, f"{done} of {work.store.num_shards}")
 
-        def work(shard: int, between_batches: Callable[[], None]) -> bool:
-            return reinforce_shard(
-                store,
-                plan,
-                shard,
-                batch_size=batch_size,
-                on_sample=bar.sample,
-                between_batches=between_batches,
-            )
+        def do(shard: int, between_batches: Callable[[], None]) -> bool:
+            return work.shard(shard, between_batches, bar.sample)
 
         return walk_shards(
-            store, already, work, stop_if_told=stop_if_told, left_behind=bar.shard_done
+            work.store, already, do, stop_if_told=stop_if_told, left_behind=bar.shard_done
         )
 
 
-def _interrupted(store: Store, plan: Plan, signum: int) -> Interrupted:
-    done = len(_done_shards(store, plan))
+def stopped(store: Store, signum: int, how_far: str) -> Interrupted:
+    """Word what a stop signal has come to."""
     return Interrupted(
-        f"stopped by {signal.Signals(signum).name} with {done} of {store.num_shards} shards done "
-        f"in {store.name}; the same command goes on from there",
+        f"stopped by {signal.Signals(signum).name} with {how_far} shards done in {store.name}; "
+        "the same command goes on from there",
         128 + signum,
-    )
-
-
-def _report(
-    store: Store, plan: Plan, already: int, walked: Walked, seconds: float
-) -> ReinforceReport:
-    samples, size, skipped, examples = 0, 0, Counter[str](), defaultdict[str, list[str]](list)
-    done = _done_shards(store, plan)
-    for shard in sorted(done):
-        for column in plan.columns:
-            commit = store.commit(column, shard)
-            assert commit is not None
-            samples += commit.rows if column is plan.index else 0
-            size += commit.num_bytes
-            for skip in commit.skipped:
-                skipped[skip.reason] += 1
-                if len(examples[skip.reason]) < _EXAMPLES:
-                    name = store.sources[shard].rsplit("/", 1)[-1]
-                    examples[skip.reason].append(f"{skip.key!r} in {name} ({column.name})")
-    return ReinforceReport(
-        samples=samples,
-        skipped=dict(skipped),
-        examples=dict(examples),
-        shards=len(done),
-        shards_already_done=already,
-        failed=walked.failed,
-        quarantined=walked.quarantined,
-        bytes=size,
-        seconds=seconds,
     )
 
 

@@ -10,8 +10,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
-from reinforced_data.attempts import Attempts, Place, is_quarantined, quarantine_text
+from reinforced_data.attempts import Attempts, is_quarantined, quarantine_text
 from reinforced_data.layout import Store
 from reinforced_data.ranks import rank_and_world_size
 from reinforced_data.source import BrokenShard
@@ -62,6 +63,18 @@ class ShardWalk:
             self._left.rotate(self._random.randrange(len(self._left)))
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What came of a shard, and why it is left out where it is.
+
+    Outcomes: done; met, when another process has done some of it; taken by others, or not to be
+    shared; failed, as no tar; quarantined.
+    """
+
+    outcome: Literal["done", "met", "taken", "failed", "quarantined"]
+    said: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Walked:
     """What a walk had to leave out.
@@ -73,6 +86,13 @@ class Walked:
 
     failed: dict[str, str] = field(default_factory=dict)
     quarantined: dict[str, str] = field(default_factory=dict)
+
+    def note(self, source: str, tried: Tried) -> None:
+        """Keep what came of a shard, if it was left out."""
+        if tried.outcome == "failed":
+            self.failed[source] = tried.said or ""
+        elif tried.outcome == "quarantined":
+            self.quarantined[source] = tried.said or ""
 
 
 def walk_shards(
@@ -97,30 +117,53 @@ def walk_shards(
     walk, walked = ShardWalk(store.num_shards, done), Walked()
     for shard in walk:
         stop_if_told()
-        at_it = attempts.of(shard)
-        if is_quarantined(at_it):
-            said = quarantine_text(shard, store.sources[shard], at_it)
-            walked.quarantined[store.sources[shard]] = said
-            left_behind(shard, said)
-            continue
-        place = None if at_it and walk.first_round else attempts.take(shard)
-        if place is None:
+        tried = try_shard(store, attempts, shard, work, stop_if_told, share=not walk.first_round)
+        if tried.outcome == "taken":
             walk.put_off(shard)
             if not walk.first_round:
                 time.sleep(_LOOK_AGAIN_SECONDS)
             continue
-
-        def between_batches(place: Place = place) -> None:
-            place.sign()
-            stop_if_told()
-
-        said = None
-        try:
-            with place:
-                if not work(shard, between_batches):
-                    walk.met_another()
-            attempts.forget_the_dead([shard])
-        except BrokenShard as error:
-            said = walked.failed[store.sources[shard]] = str(error)
-        left_behind(shard, said)
+        if tried.outcome == "met":
+            walk.met_another()
+        walked.note(store.sources[shard], tried)
+        left_behind(shard, tried.said)
     return walked
+
+
+def try_shard(
+    store: Store,
+    attempts: Attempts,
+    shard: int,
+    work: Callable[[int, Callable[[], None]], bool],
+    stop_if_told: Callable[[], None],
+    *,
+    share: bool,
+) -> Tried:
+    """Do `work` on one shard, if a place there can be had.
+
+    Args:
+        store: whose shard.
+        attempts: at its shards.
+        shard: which.
+        work: see `walk_shards`.
+        stop_if_told: raises when the work is to stop.
+        share: take a place also where another has one, or has died.
+    """
+    at_it = attempts.of(shard)
+    if is_quarantined(at_it):
+        return Tried("quarantined", quarantine_text(shard, store.sources[shard], at_it))
+    place = attempts.take(shard) if share or not at_it else None
+    if place is None:
+        return Tried("taken")
+
+    def between_batches() -> None:
+        place.sign()
+        stop_if_told()
+
+    try:
+        with place:
+            alone = work(shard, between_batches)
+    except BrokenShard as error:
+        return Tried("failed", str(error))
+    attempts.forget_the_dead([shard])
+    return Tried("done" if alone else "met")
