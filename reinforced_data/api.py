@@ -9,6 +9,7 @@ from reinforced_data.packing import PackReport, pack
 from reinforced_data.planning import plan_store
 from reinforced_data.reader import ReinforcedDataset, StoredTeacher, open_dataset
 from reinforced_data.reinforcing import ReinforceReport, reinforce
+from reinforced_data.repairing import RepairReport, repair
 from reinforced_data.source import (
     Sample,
     Source,
@@ -26,6 +27,7 @@ __all__ = [
     "PackReport",
     "ReinforceReport",
     "ReinforcedDataset",
+    "RepairReport",
     "Sample",
     "Source",
     "StorePlan",
@@ -44,5 +46,6 @@ __all__ = [
     "read_shard",
     "reinforce",
     "render_view",
+    "repair",
     "sample_view",
 ]

@@ -42,10 +42,14 @@ class AuditBar:
         self._progress.reset(self._task, total=total, description=what)
 
     def step(self, what: str | None = None) -> None:
-        """One more is done; raises `Interrupted` when a signal has come."""
+        """One more is done; raises as `check` does."""
         self._progress.update(self._task, advance=1)
         if what is not None:
             self._progress.update(self._task, description=what)
+        self.check()
+
+    def check(self) -> None:
+        """Raise `Interrupted` when a signal has come."""
         if self._signals.received:
             number = self._signals.received
             name = signal.Signals(number).name

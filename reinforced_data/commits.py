@@ -106,25 +106,52 @@ def write_unit(
 
     A file without its record is removed; `remove_leftovers` removes what killed attempts have left.
     """
-    data = to_ipc(batch)
-    attempt = uuid.uuid4().hex[:8]
-    path = f"data/{column.name}/{shard_name(shard)}.{attempt}.arrow"
-    storage.write(path, data)
-    commit = Commit(
-        column=column.name,
-        shard=shard,
-        data=path,
-        rows=batch.num_rows,
-        num_bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-        skipped=tuple(skipped),
-        # Milliseconds: in a float of 17 digits the last could change without changing the number.
-        written=round(time.time(), 3),
-    )
+    data, commit = prepare_unit(column, shard, batch, skipped)
+    storage.write(commit.data, data)
     won = False
     try:
         won = storage.create(commit_path(column.name, shard), commit.to_json())
     finally:
         if not won:
-            storage.remove(path)
+            storage.remove(commit.data)
     return commit if won else None
+
+
+def replace_unit(storage: Storage, data: bytes, commit: Commit, damaged: Commit | None) -> Commit:
+    """Put a unit in the place of a damaged one; at no moment is there none.
+
+    Where only the damaged one's file was harmed, the same bytes go to the same place and its record
+    stays. Otherwise the new file is there before the record that names it.
+    """
+    inside = damaged is not None and damaged.data.startswith(f"data/{commit.column}/")
+    if damaged is not None and inside and _same_unit(damaged, commit):
+        storage.write(damaged.data, data)
+        return damaged
+    storage.write(commit.data, data)
+    storage.write(commit_path(commit.column, commit.shard), commit.to_json())
+    return commit
+
+
+def _same_unit(a: Commit, b: Commit) -> bool:
+    """All but attempt and time."""
+    return dataclasses.replace(a, data=b.data, written=b.written) == b
+
+
+def prepare_unit(
+    column: Column, shard: int, batch: pa.RecordBatch, skipped: list[Skipped]
+) -> tuple[bytes, Commit]:
+    """The bytes of a new attempt's data file, and the record of it."""
+    data = to_ipc(batch)
+    attempt = uuid.uuid4().hex[:8]
+    commit = Commit(
+        column=column.name,
+        shard=shard,
+        data=f"data/{column.name}/{shard_name(shard)}.{attempt}.arrow",
+        rows=batch.num_rows,
+        num_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        skipped=tuple(skipped),
+        # Rounded: of 17 digits the last may be flipped without changing the number.
+        written=round(time.time(), 3),
+    )
+    return data, commit

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from reinforced_data.failing_samples import Candidate, FailingSamples
-from reinforced_data.replaying import embed_captions, embed_views
+from reinforced_data.replaying import embed_strings, embed_views
 from reinforced_data.views import View, render_view
 from teachers import Preprocess
 
@@ -104,7 +104,7 @@ def other_texts(case: FailingSamples) -> Iterator[Candidate]:
         "in the template 'a photo of a ...'": [f"a photo of a {text}" for text in texts],
     }
     for what, changed in tried.items():
-        live = embed_captions(case.replay.teacher, changed)
+        live = embed_strings(case.replay.teacher, changed)
         said = f"the texts were embedded {what}"
         errors = case.replay.errors_of(live, case.stored)
         yield Candidate(cause="preprocessing", text=said, errors=errors)

@@ -8,7 +8,7 @@ import numpy as np
 from reinforced_data.auditing_derived import shifted_to
 from reinforced_data.columns import library_versions
 from reinforced_data.failing_samples import Candidate, FailingSamples
-from reinforced_data.replaying import StoredShard, embed_captions, embed_views
+from reinforced_data.replaying import StoredShard, embed_strings, embed_views
 
 _MOST_EMBEDDED = 512
 
@@ -90,7 +90,7 @@ def _embed_items(case: FailingSamples, samples: Sequence[int], item: int) -> np.
         else:
             texts.append((case.shards[shard].texts[row] or [])[item])
     teacher = case.replay.teacher
-    return embed_views(teacher, wanted) if wanted else embed_captions(teacher, texts)
+    return embed_views(teacher, wanted) if wanted else embed_strings(teacher, texts)
 
 
 def rounded(case: FailingSamples) -> Iterator[Candidate]:

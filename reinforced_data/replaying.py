@@ -134,9 +134,7 @@ def replay(
     if not chosen.places:
         return None
     is_image = entry.column.kind == "image_embeddings"
-    live = (
-        embed_views(teacher, chosen.wanted) if is_image else embed_captions(teacher, chosen.texts)
-    )
+    live = embed_views(teacher, chosen.wanted) if is_image else embed_strings(teacher, chosen.texts)
     codec = codec_of(store.storage, entry.column)
     spread = _spread(np.concatenate(chosen.others)[:_SPREAD_ROWS])
     rows = np.array(chosen.stored)
@@ -204,7 +202,7 @@ def embed_views(
     return np.nan_to_num(embedder.finish().unit, posinf=0.0, neginf=0.0)
 
 
-def embed_captions(teacher: ClipModel, texts: Sequence[str]) -> Float32[np.ndarray, "n d"]:
+def embed_strings(teacher: ClipModel, texts: Sequence[str]) -> Float32[np.ndarray, "n d"]:
     """Embed texts."""
     return np.nan_to_num(embed_texts(teacher, texts, _BATCH).unit, posinf=0.0, neginf=0.0)
 

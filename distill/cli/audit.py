@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from distill.cli.data import QUARANTINED
 from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
 
 if TYPE_CHECKING:
     from reinforced_data.auditing import AuditReport
-
-_DAMAGED = 3
+    from reinforced_data.repairing import RepairReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,8 @@ class Audit:
     """Check a reinforced dataset: checksums, schema, counts, source, views, captions, teachers.
 
     Every file is read and hashed. Samples are compared with the source, and embedded again by the
-    teachers that are given. Nothing is changed. docs/audit.md says what each finding means.
+    teachers that are given. Nothing is changed, unless you ask to repair it. docs/audit.md says
+    what each finding means.
 
     Attributes:
         store: the reinforced dataset's folder, or any fsspec URL.
@@ -34,6 +35,8 @@ class Audit:
         max_error: how far a row may be from what its teacher says now, in units of the distance
             between two different samples; what the codec loses is added.
         seed: of the samples drawn.
+        repair: do again what is damaged, from the source and with the teachers that are given.
+        batch_size: of a repair; that of reinforce gives the same bytes as then.
         device: where the teachers run.
     """
 
@@ -43,6 +46,8 @@ class Audit:
     replay: int = 64
     max_error: float = 0.1
     seed: int = 0
+    repair: bool = False
+    batch_size: int = 256
     device: str = "cpu"
 
 
@@ -50,19 +55,32 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     """Audit, print a row a column and every problem; exit code 3 when there is one."""
     asked = parse(Audit, "audit", arguments)
     from distill.model_loading import load_frozen
-    from reinforced_data import audit
+    from reinforced_data import audit, repair
 
     teachers = [load_frozen(spec, asked.precision, asked.device) for spec in asked.teachers]
-    report = audit(
-        asked.store,
-        teachers=teachers,
-        replay=asked.replay,
-        max_error=asked.max_error,
-        seed=asked.seed,
-        progress=not console.quiet,
-    )
+    settings = {
+        "teachers": teachers,
+        "replay": asked.replay,
+        "max_error": asked.max_error,
+        "seed": asked.seed,
+        "progress": not console.quiet,
+    }
+    if asked.repair:
+        repaired = repair(asked.store, batch_size=asked.batch_size, **settings)
+        _print_repair(repaired, console)
+        report, values = repaired.audit, repaired.to_json()
+    else:
+        report = audit(asked.store, **settings)
+        values = report.to_json()
     _print(report, console)
-    return Outcome(values=report.to_json(), exit_code=0 if report.ok else _DAMAGED)
+    return Outcome(values=values, exit_code=0 if report.ok else QUARANTINED)
+
+
+def _print_repair(repaired: "RepairReport", console: Console) -> None:
+    for column, shard, why in repaired.redone:
+        console.print(f"repaired: {escape(column)}, shard {shard} ({why})", highlight=False)
+    for text in repaired.left:
+        console.print(f"[yellow]left:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
 
 def _print(report: "AuditReport", console: Console) -> None:
