@@ -111,3 +111,30 @@ def fixed_values(array: pa.Array, dtype: np.dtype) -> np.ndarray:
 def ragged_values(array: pa.Array, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """View a list array as (offsets, vectors): row i is `vectors[offsets[i]:offsets[i + 1]]`."""
     return array.offsets.to_numpy(), fixed_values(array.values, dtype)
+
+
+def numbers(array: pa.Array, dtype: np.dtype) -> np.ndarray:
+    """View an array of numbers or of fixed-size bytes; what lies under nulls is meaningless."""
+    if not len(array):
+        return np.empty(0, dtype)
+    values = np.frombuffer(array.buffers()[1], dtype=dtype)
+    return values[array.offset : array.offset + len(array)]
+
+
+class Texts:
+    """A string array whose texts become objects when they are asked for, and not before."""
+
+    def __init__(self, array: pa.Array) -> None:
+        """View the file's bytes."""
+        _, offsets, data = array.buffers()
+        self._offsets = np.zeros(1, np.int32)
+        if len(array):
+            end = array.offset + len(array) + 1
+            self._offsets = np.frombuffer(offsets, dtype="<i4")[array.offset : end]
+        self._data = memoryview(b"" if data is None else data)
+
+    def some(self, rows: np.ndarray) -> list[str]:
+        """Return the texts of some rows; null ones are empty."""
+        data = self._data
+        bounds = zip(self._offsets[rows].tolist(), self._offsets[rows + 1].tolist(), strict=True)
+        return [str(data[start:end], "utf-8") for start, end in bounds]

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from reinforced_data.codecs import Codec
 from reinforced_data.open_shard import OpenShard
-from reinforced_data.order import SampleOrder, caption_id, caption_index, view_index
+from reinforced_data.order import SampleOrder, caption_id, caption_index, view_indices
 from reinforced_data.source import UnreadableImage, decode_image
 from reinforced_data.views import View, render_view
 from teachers import Embeddings, Preprocess, Tokenizer
@@ -84,25 +84,38 @@ class Reading:
     tokenizer: Tokenizer
     teachers: tuple["StoredTeacher", ...]
     num_views: int
+    num_ops: int
     seed: int
     rank: int
     world_size: int
     whole_image: bool
 
 
-class _Draft:
-    """A batch being filled, shard by shard; row i is sample i of the order."""
+class StepRows:
+    """What the columns hold of a step's samples; entry i belongs to sample i of the order.
 
-    def __init__(self, size: int, reading: Reading) -> None:
-        side = reading.preprocess.image_size
-        self.pixels = np.empty((size, side, side, 3), np.uint8)
-        self.keys = [""] * size
-        self.captions = [""] * size
-        self.kept = np.zeros(size, dtype=bool)
-        self.refused = Counter[str]()
-        teachers = reading.teachers
+    Attributes:
+        epoch: passes over all samples before this one.
+        shards, rows: where each sample is, int64.
+        keys, captions: of each; of several captions the one chosen for this epoch.
+        crops, operations, magnitudes: the view chosen for this epoch; see `ViewRows.numbers`.
+        images, texts: per teacher the rows of these views and captions, still encoded.
+    """
+
+    def __init__(self, epoch: int, shards: np.ndarray, rows: np.ndarray, reading: Reading) -> None:
+        """Make room."""
+        size, teachers = len(rows), reading.teachers
+        self.epoch, self.shards, self.rows = epoch, shards, rows
+        self.keys, self.captions = [""] * size, [""] * size
+        self.crops = np.empty((size, 4), np.float32)
+        self.operations = np.empty((size, reading.num_ops), np.uint8)
+        self.magnitudes = np.empty((size, reading.num_ops), np.float32)
         self.images = [_empty_rows(one.image_codec, size, one.embed_dim) for one in teachers]
         self.texts = [_empty_rows(one.text_codec, size, one.embed_dim) for one in teachers]
+
+    def view_numbers(self, slot: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the view of one sample, as `ViewRows.made` takes it."""
+        return self.crops[slot], self.operations[slot], self.magnitudes[slot]
 
 
 def _empty_rows(codec: Codec, size: int, embed_dim: int) -> np.ndarray:
@@ -126,49 +139,92 @@ class BatchDataset(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         """Read the batch of a step."""
+        read = self.rows(step)
+        pixels, refused = self._pictures(read)
+        kept = [slot for slot, reason in enumerate(refused) if reason is None]
+        reasons = dict(Counter(reason for reason in refused if reason is not None))
+        if not kept:
+            raise ValueError(
+                f"every sample of step {step} was refused ({reasons}): the images "
+                f"in the source are not those that {self._dataset.path} was made from"
+            )
+        # Nearly always all are kept: then nothing is copied.
+        rows = slice(None) if len(kept) == len(refused) else kept
+        tokens, ids = self._tokenize([read.captions[i] for i in kept])
+        return Batch(
+            keys=[read.keys[i] for i in kept],
+            pixels=torch.from_numpy(pixels[rows]),
+            tokens=tokens,
+            caption_ids=ids,
+            teachers=self.embeddings(read, rows),
+            refused=reasons,
+            epoch=read.epoch,
+            step=step,
+        )
+
+    def rows(self, step: int) -> StepRows:
+        """Read what the columns hold of a step: everything but pixels."""
         reading = self._reading
         epoch, shards, rows = self._order.batch(step)
         first, last = (
             len(rows) * rank // reading.world_size for rank in (reading.rank, reading.rank + 1)
         )
         shards, rows = shards[first:last], rows[first:last]
-        draft = _Draft(len(rows), reading)
+        read = StepRows(epoch, shards, rows, reading)
         for shard in np.unique(shards).tolist():
-            slots = np.flatnonzero(shards == shard)
-            self._fill(draft, self._shard(shard), slots, rows[slots], epoch)
-        if not draft.kept.any():
-            raise ValueError(
-                f"every sample of step {step} was refused ({dict(draft.refused)}): the images "
-                f"in the source are not those that {self._dataset.path} was made from"
-            )
-        return self._batch(draft, step, epoch)
+            self._fill(read, self._shard(shard), np.flatnonzero(shards == shard))
+        return read
 
-    def _fill(
-        self, draft: _Draft, shard: OpenShard, slots: np.ndarray, rows: np.ndarray, epoch: int
-    ) -> None:
-        seed, num_views = self._reading.seed, self._reading.num_views
-        keys = [shard.index.keys[row] for row in rows]
-        texts = [shard.captions[row] for row in rows]
-        chosen = np.array([view_index(seed, epoch, key, num_views) for key in keys])
-        numbers = [
-            caption_index(seed, epoch, key, len(options))
-            for key, options in zip(keys, texts, strict=True)
-        ]
-        views = shard.views.some(rows, chosen)
-        for i, (slot, row) in enumerate(zip(slots.tolist(), rows.tolist(), strict=True)):
-            draft.keys[slot], draft.captions[slot] = keys[i], texts[i][numbers[i]]
-            reason = self._draw(shard, row, views[i], draft.pixels[slot])
-            draft.kept[slot] = reason is None
-            if reason is not None:
-                draft.refused[reason] += 1
+    def embeddings(
+        self, read: StepRows, rows: slice | list[int] = slice(None)
+    ) -> tuple[Embeddings, ...]:
+        """Decode each teacher's rows of a step, or of some of its samples."""
+        return tuple(
+            Embeddings(
+                _unit_rows(teacher.image_codec, images[rows], teacher.embed_dim),
+                _unit_rows(teacher.text_codec, texts[rows], teacher.embed_dim),
+                torch.tensor(teacher.logit_scale),
+                None if teacher.logit_bias is None else torch.tensor(teacher.logit_bias),
+            )
+            for teacher, images, texts in zip(
+                self._reading.teachers, read.images, read.texts, strict=True
+            )
+        )
+
+    def _fill(self, read: StepRows, shard: OpenShard, slots: np.ndarray) -> None:
+        seed, num_views, epoch = self._reading.seed, self._reading.num_views, read.epoch
+        rows = read.rows[slots]
+        keys = shard.index.some_keys(rows)
+        chosen = view_indices(seed, epoch, keys, num_views)
+        counts = shard.captions.counts(rows)
+        numbers = np.zeros(len(rows), np.int64)
+        for i in np.flatnonzero(counts > 1).tolist():
+            numbers[i] = caption_index(seed, epoch, keys[i], int(counts[i]))
+        captions = shard.captions.some(rows, numbers)
+        for slot, key, caption in zip(slots.tolist(), keys, captions, strict=True):
+            read.keys[slot], read.captions[slot] = key, caption
+        parts = shard.views.numbers(rows, chosen)
+        for part, values in zip((read.crops, read.operations, read.magnitudes), parts, strict=True):
+            part[slots] = values
         for number, (image_rows, text_rows) in enumerate(shard.embeddings):
-            draft.images[number][slots] = image_rows.encoded(rows, chosen)
-            draft.texts[number][slots] = text_rows.encoded(rows, np.array(numbers))
+            read.images[number][slots] = image_rows.encoded(rows, chosen)
+            read.texts[number][slots] = text_rows.encoded(rows, numbers)
+
+    def _pictures(self, read: StepRows) -> tuple[np.ndarray, list[str | None]]:
+        """Render the views, shard by shard, and say which samples are refused."""
+        side = self._reading.preprocess.image_size
+        pixels = np.empty((len(read.rows), side, side, 3), np.uint8)
+        refused: list[str | None] = [None] * len(read.rows)
+        for slot in np.argsort(read.shards, kind="stable").tolist():
+            shard = self._shard(int(read.shards[slot]))
+            view = shard.views.made(*read.view_numbers(slot))
+            refused[slot] = self._draw(shard, int(read.rows[slot]), view, pixels[slot])
+        return pixels, refused
 
     def _draw(self, shard: OpenShard, row: int, view: View, pixels: np.ndarray) -> str | None:
         """Render a view into `pixels`, or say why the sample is refused."""
         data = shard.image(row)
-        if hashlib.sha256(data).digest() != shard.index.sha256[row]:
+        if hashlib.sha256(data).digest() != shard.index.digest(row):
             return "image-changed"
         try:
             image = decode_image(data)
@@ -180,33 +236,6 @@ class BatchDataset(Dataset[Batch]):
         else:
             pixels[...] = render_view(image, view, preprocess)
         return None
-
-    def _batch(self, draft: _Draft, step: int, epoch: int) -> Batch:
-        kept = np.flatnonzero(draft.kept)
-        # Nearly always all are kept: then nothing is copied.
-        rows = slice(None) if len(kept) == len(draft.kept) else kept
-        tokens, ids = self._tokenize([draft.captions[i] for i in kept])
-        teachers = tuple(
-            Embeddings(
-                _unit_rows(teacher.image_codec, images[rows], teacher.embed_dim),
-                _unit_rows(teacher.text_codec, texts[rows], teacher.embed_dim),
-                torch.tensor(teacher.logit_scale),
-                None if teacher.logit_bias is None else torch.tensor(teacher.logit_bias),
-            )
-            for teacher, images, texts in zip(
-                self._reading.teachers, draft.images, draft.texts, strict=True
-            )
-        )
-        return Batch(
-            keys=[draft.keys[i] for i in kept],
-            pixels=torch.from_numpy(draft.pixels[rows]),
-            tokens=tokens,
-            caption_ids=ids,
-            teachers=teachers,
-            refused=dict(draft.refused),
-            epoch=epoch,
-            step=step,
-        )
 
     def _tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         known = self._tokens

@@ -3,14 +3,17 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
 from reinforced_data.arrow_rows import (
+    Texts,
     fixed_lists,
     fixed_values,
     make_batch,
+    numbers,
     ragged_numbers,
     ragged_rows,
     ragged_values,
@@ -25,6 +28,8 @@ from reinforced_data.views import View
 
 _FLOAT32 = np.dtype("<f4")
 _UINT8 = np.dtype("u1")
+_INT64 = np.dtype("<i8")
+_SHA256 = np.dtype("V32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,15 +126,65 @@ def text_batch(codec: Codec, rows: Rows, counts: np.ndarray, keys: Sequence[str]
 
 
 class IndexRows:
-    """An index column's shard, opened."""
+    """An index column's shard, opened; what is asked for row by row is read row by row."""
 
     def __init__(self, batch: pa.RecordBatch) -> None:
-        """Take the numbers out; hashes stay in one piece."""
+        """View the file's bytes."""
         self.valid = valid_rows(batch["sha256"])
-        self.keys: list[str] = batch["key"].to_pylist()
-        self.offsets: list[int] = batch["offset"].to_pylist()
-        self.sizes: list[int] = batch["size"].to_pylist()
-        self.sha256: list[bytes | None] = batch["sha256"].to_pylist()
+        self._keys = Texts(batch["key"])
+        self._offsets = numbers(batch["offset"], _INT64)
+        self._sizes = numbers(batch["size"], _INT64)
+        self._sha256 = numbers(batch["sha256"], _SHA256)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """All keys."""
+        return self.some_keys(np.arange(len(self.valid)))
+
+    @cached_property
+    def offsets(self) -> list[int]:
+        """All offsets of image members; meaningless where a sample was skipped."""
+        return self._offsets.tolist()
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Their sizes."""
+        return self._sizes.tolist()
+
+    @cached_property
+    def sha256(self) -> list[bytes | None]:
+        """All digests; None where a sample was skipped."""
+        return [self.digest(row) if valid else None for row, valid in enumerate(self.valid)]
+
+    def some_keys(self, rows: np.ndarray) -> list[str]:
+        """Return the keys of some rows."""
+        return self._keys.some(rows)
+
+    def member(self, row: int) -> tuple[int, int]:
+        """Return offset and size of the image member of a row that is not null."""
+        return int(self._offsets[row]), int(self._sizes[row])
+
+    def digest(self, row: int) -> bytes:
+        """Return the image member's SHA-256 of a row that is not null."""
+        return self._sha256[row].tobytes()
+
+
+class CaptionRows:
+    """A captions column's shard, opened."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        """View the file's bytes."""
+        lists = batch["captions"]
+        self._offsets = lists.offsets.to_numpy()
+        self._texts = Texts(lists.values)
+
+    def counts(self, rows: np.ndarray) -> np.ndarray:
+        """How many texts each of these rows has; none when it is null."""
+        return self._offsets[rows + 1] - self._offsets[rows]
+
+    def some(self, rows: np.ndarray, numbers: np.ndarray) -> list[str]:
+        """Read one text of each of these rows."""
+        return self._texts.some(self._offsets[rows] + numbers)
 
 
 class ViewRows:
@@ -155,22 +210,26 @@ class ViewRows:
 
     def view(self, row: int, index: int) -> View:
         """Read one view."""
-        return self.some(np.array([row]), np.array([index]))[0]
+        return self.made(*(part[0] for part in self.numbers(np.array([row]), np.array([index]))))
 
-    def some(self, rows: np.ndarray, indices: np.ndarray) -> list[View]:
-        """Read one view of each of several rows; far faster than one by one."""
-        crops = self._crops[rows, indices].tolist()
-        operations = self._operations[rows, indices].tolist()
-        magnitudes = self._magnitudes[rows, indices].tolist()
-        views = []
-        for crop, codes, sizes in zip(crops, operations, magnitudes, strict=True):
-            ops = tuple(
-                (self._names[code], size)
-                for code, size in zip(codes, sizes, strict=True)
-                if code != self._identity
-            )
-            views.append(View(tuple(crop), ops, self._fill))
-        return views
+    def numbers(
+        self, rows: np.ndarray, indices: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Read one view of each of several rows: crops n x 4, operations and magnitudes n x N."""
+        return (
+            self._crops[rows, indices],
+            self._operations[rows, indices],
+            self._magnitudes[rows, indices],
+        )
+
+    def made(self, crop: np.ndarray, operations: np.ndarray, magnitudes: np.ndarray) -> View:
+        """Make a view of its numbers."""
+        ops = tuple(
+            (self._names[code], size)
+            for code, size in zip(operations.tolist(), magnitudes.tolist(), strict=True)
+            if code != self._identity
+        )
+        return View(tuple(crop.tolist()), ops, self._fill)
 
     def views(self, row: int) -> list[View]:
         """Read all views of a sample; none for a null row."""

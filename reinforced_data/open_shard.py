@@ -1,14 +1,16 @@
 """One shard of a store opened for training: mapped columns and the source tar."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from reinforced_data.arrow_rows import stamped_keys
-from reinforced_data.column_rows import ImageRows, IndexRows, TextRows, ViewRows
+from reinforced_data.column_rows import CaptionRows, ImageRows, IndexRows, TextRows, ViewRows
 from reinforced_data.columns import Column
+from reinforced_data.commits import Commit
 from reinforced_data.layout import Store
 from reinforced_data.locations import locate
 
@@ -19,7 +21,7 @@ class OpenShard:
     Attributes:
         index: where the images are.
         views: the view set.
-        captions: texts per row; None for a skipped one.
+        captions: the texts of each row.
         embeddings: (image rows, text rows) per teacher.
     """
 
@@ -32,16 +34,20 @@ class OpenShard:
         views: Column,
         captions: Column,
         teachers: Sequence[tuple[Column, Column]],
+        commits: Mapping[str, Commit] = MappingProxyType({}),
     ) -> None:
         """Map the files and check that they belong together.
+
+        Records in `commits`, by column, were read before and are not read again.
 
         Raises:
             ValueError: a column was written for other samples, or a file is not usable.
         """
         self._store, self._shard, self._keys = store, shard, ""
+        self._commits = commits
         self.index = IndexRows(self._rows(index))
         self.views = ViewRows(views, self._rows(views))
-        self.captions: list[list[str]] = self._rows(captions)["captions"].to_pylist()
+        self.captions = CaptionRows(self._rows(captions))
         self.embeddings = [
             (
                 ImageRows(image, self._rows(image), self.views.num_views),
@@ -52,7 +58,12 @@ class OpenShard:
         self._source = _Source(store.sources[shard])
 
     def _rows(self, column: Column) -> pa.RecordBatch:
-        batch = self._store.rows(column, self._shard)
+        commit = self._commits.get(column.name)
+        batch = (
+            self._store.rows(column, self._shard)
+            if commit is None
+            else self._store.committed_rows(commit)
+        )
         keys = stamped_keys(batch)
         if self._keys and keys != self._keys:
             raise ValueError(
@@ -64,7 +75,7 @@ class OpenShard:
 
     def image(self, row: int) -> bytes:
         """Read the encoded image of a row from the source; the caller checks its hash."""
-        return self._source.read(self.index.offsets[row], self.index.sizes[row])
+        return self._source.read(*self.index.member(row))
 
     def close(self) -> None:
         """Close the tar; the maps go with the object."""

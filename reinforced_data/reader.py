@@ -11,6 +11,7 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from reinforced_data.batches import Batch, BatchDataset, Reading
+from reinforced_data.column_rows import ops_per_view
 from reinforced_data.columns import ORIGINAL, Column, view_set_of
 from reinforced_data.commits import Commit
 from reinforced_data.layout import Store, open_store
@@ -150,6 +151,7 @@ class ReinforcedDataset:
             tokenizer=tokenizer,
             teachers=chosen,
             num_views=num_views,
+            num_ops=ops_per_view(self._views),
             seed=seed,
             rank=rank,
             world_size=world_size,
@@ -172,6 +174,7 @@ class ReinforcedDataset:
             views=self._views,
             captions=self._captions,
             teachers=[(teacher.image, teacher.text) for teacher in teachers],
+            commits={name: read[shard] for name, read in self._commits.items() if shard in read},
         )
 
     def _choose(self, names: Sequence[str] | None, whole_image: bool) -> tuple[StoredTeacher, ...]:

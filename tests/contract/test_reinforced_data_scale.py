@@ -1,0 +1,121 @@
+"""Fifty thousand synthetic rows: all of them are read, each as it was written, and no more."""
+
+import hashlib
+import tracemalloc
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from reinforced_data import open_dataset, order
+from reinforced_data.arrow_rows import Texts, numbers
+from reinforced_data.order import view_indices
+from reinforced_data.testing import TOKENIZER
+from reinforced_data.testing_stores import caption_of, expected_rows, key_of, synthetic_store
+from teachers import Preprocess
+
+SHARDS, ROWS, VIEWS, DIM, BATCH = 25, 2_000, 2, 32, 1_000
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return synthetic_store(
+        tmp_path_factory.mktemp("scale"),
+        num_shards=SHARDS,
+        shard_rows=ROWS,
+        num_views=VIEWS,
+        embed_dim=DIM,
+    )
+
+
+def reading(store, **options):
+    """What a loader's worker reads from."""
+    loader = open_dataset(store).loader(
+        preprocess=Preprocess(image_size=8),
+        tokenizer=TOKENIZER,
+        batch_size=BATCH,
+        num_steps=100,
+        window_shards=4,
+        **options,
+    )
+    return loader.dataset
+
+
+def test_an_epoch_reads_every_row_as_it_was_written(store):
+    batches, seen = reading(store), set()
+    for step in range(SHARDS * ROWS // BATCH):
+        read = batches.rows(step)
+        assert read.epoch == 0
+        places = list(zip(read.shards.tolist(), read.rows.tolist(), strict=True))
+        seen.update(places)
+        assert read.keys == [key_of(*place) for place in places]
+        assert read.captions == [caption_of(*place) for place in places]
+        views = view_indices(0, 0, read.keys, VIEWS)
+        (stored,) = batches.embeddings(read)
+        for rows, view in ((stored.image, views), (stored.text, -1)):
+            wanted = expected_rows(read.shards, read.rows, view, DIM).astype(np.float32)
+            torch.testing.assert_close(rows, torch.from_numpy(wanted), atol=1e-3, rtol=0)
+    assert len(seen) == SHARDS * ROWS
+    assert batches.rows(50).epoch == 1
+
+
+def test_the_numbers_of_a_view_are_those_in_the_store(store):
+    batches = reading(store)
+    read = batches.rows(3)
+    views = view_indices(0, 0, read.keys, VIEWS)
+    shards = {shard: batches._shard(shard).views for shard in set(read.shards.tolist())}
+    for slot in range(0, BATCH, 37):
+        opened = shards[int(read.shards[slot])]
+        wanted = opened.views(int(read.rows[slot]))[views[slot]]
+        assert opened.made(*read.view_numbers(slot)) == wanted
+
+
+def test_memory_grows_with_what_is_read(store):
+    """An opened shard costs bytes per shard and not per row: nothing is copied out of its files."""
+    batches = reading(store)
+    first = batches.rows(0)
+    tracemalloc.start()
+    for step in range(1, 8):  # the rest of the first window
+        batches.rows(step)
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(set(first.shards.tolist())) == 4
+    assert grown < 50_000
+
+    batches = reading(store)
+    tracemalloc.start()
+    batches.rows(0)
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # The window's order, 16 bytes a row, which is not a file's.
+    assert grown < 4 * ROWS * 16 + 4 * 50_000
+
+
+def test_texts_and_numbers_of_odd_arrays():
+    array = pa.array(["a", None, "", "zoë", "d"])
+    assert Texts(array).some(np.array([3, 0, 1, 2])) == ["zoë", "a", "", ""]
+    assert Texts(array[2:]).some(np.array([1, 2])) == ["zoë", "d"]
+    assert Texts(pa.array([], pa.string())).some(np.array([], np.int64)) == []
+    assert Texts(pa.array([None, None], pa.string())).some(np.array([1])) == [""]
+    values = pa.array([4, None, 6, 7])
+    assert numbers(values, np.dtype("<i8"))[[0, 2]].tolist() == [4, 6]
+    assert numbers(values[2:], np.dtype("<i8")).tolist() == [6, 7]
+    assert numbers(values[:0], np.dtype("<i8")).tolist() == []
+
+
+def test_equal_draws_keep_their_places(monkeypatch):
+    """Sixty-four bits are never equal in a test, so here they are few."""
+
+    class FewBits:
+        def __init__(self, key: int) -> None:
+            self.bits = np.random.Generator(np.random.PCG64(key))
+
+        def random_raw(self, size: int) -> np.ndarray:
+            return self.bits.integers(0, 50, size, dtype=np.uint64)
+
+    monkeypatch.setattr(order.np.random, "Philox", FewBits)
+    found = order._permutation(5_000, 0, 0, "shards")
+    key = int.from_bytes(hashlib.sha256(b"0/0/shards").digest()[:16], "little")
+    raw = FewBits(key).random_raw(5_000)
+    assert found.tolist() == np.argsort(raw, kind="stable").tolist()
