@@ -39,39 +39,55 @@ class Rows(NamedTuple):
 
 
 class ImageEmbedder:
-    """One teacher's image tower, fed view by view."""
+    """One teacher's image tower, fed view by view.
+
+    The tower runs one batch ahead of what is looked at: a GPU computes a batch while the next one
+    is being filled, and is never waited for in between.
+    """
 
     def __init__(
         self, teacher: ClipModel, batch_size: int, *, look: Preprocess | None = None
     ) -> None:
-        """Allocate one batch of pixels; an audit tries other looks than the teacher's own."""
+        """Allocate two batches of pixels; an audit tries other looks than the teacher's own."""
         self._look = look or teacher.preprocess
         size = self._look.image_size
         self.teacher = teacher
-        self._batch = np.empty((batch_size, size, size, 3), np.uint8)
+        pinned = teacher.device.type == "cuda"
+        # One is filled while the other may still be on its way to the device.
+        self._buffers = [
+            torch.empty((batch_size, size, size, 3), dtype=torch.uint8, pin_memory=pinned)
+            for _ in range(2)
+        ]
+        self._pixels = [buffer.numpy() for buffer in self._buffers]
         self._filled = 0
-        self._rows: list[Rows] = []
+        # The tower and not `teacher.encode_image`, which drops the norm.
+        self._run = _RunAhead(teacher, self._encode)
 
     def add(self, pixels: UInt8[np.ndarray, "size size 3"]) -> None:
         """Take a view; embed when the batch is full."""
-        self._batch[self._filled] = pixels
+        self._pixels[0][self._filled] = pixels
         self._filled += 1
-        if self._filled == len(self._batch):
+        if self._filled == len(self._buffers[0]):
             self._flush()
 
     def finish(self) -> Rows:
         """Embed what is left and return everything since the last call."""
         if self._filled:
             self._flush()
-        rows, self._rows = self._rows, []
-        return _join(rows, self.teacher.embed_dim)
+        return self._run.finish()
 
     def _flush(self) -> None:
-        pixels = torch.from_numpy(self._batch[: self._filled]).to(self.teacher.device)
-        pixels = self._look.normalize(pixels)
-        # The tower and not `teacher.encode_image`, which drops the norm.
-        self._rows.append(_embed(self.teacher, self.teacher.module.encode_image, pixels))
+        pixels = self._buffers[0][: self._filled]
+        # Not the buffer itself: until it is looked at, a batch may have to be computed again.
+        device = self.teacher.device
+        copy = pixels.to(device, non_blocking=True) if device.type != "cpu" else pixels.clone()
+        self._run.add(copy)
+        self._buffers.reverse()
+        self._pixels.reverse()
         self._filled = 0
+
+    def _encode(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.teacher.module.encode_image(self._look.normalize(pixels).to(dtype))
 
 
 def embed_texts(
@@ -81,26 +97,74 @@ def embed_texts(
     between_batches: Callable[[], None] = lambda: None,
 ) -> Rows:
     """Embed texts in batches, in order."""
-    rows = []
+    run = _RunAhead(teacher, lambda tokens, _: teacher.module.encode_text(tokens))
     for start in range(0, len(texts), batch_size):
         between_batches()
         tokens = teacher.tokenizer(list(texts[start : start + batch_size]))
-        rows.append(_embed(teacher, teacher.module.encode_text, tokens.to(teacher.device)))
-    return _join(rows, teacher.embed_dim)
+        run.add(tokens.to(teacher.device))
+    return run.finish()
 
 
-@torch.no_grad()
-def _embed(teacher: ClipModel, encode: Callable[[Tensor], Tensor], batch: Tensor) -> Rows:
-    """Embed a batch; rows that are not finite are tried once more, with everything in float32."""
-    in_bf16 = getattr(teacher, "precision", "fp32") == "bf16" and batch.is_floating_point()
-    raw = encode(batch.bfloat16() if in_bf16 else batch).float()
-    norms = torch.linalg.vector_norm(raw, dim=-1)
-    if not norms.isfinite().all():
-        with _in_float32(teacher.module):
-            again = encode(batch).float()
-        raw = torch.where(norms.isfinite().unsqueeze(-1), raw, again)
-        norms = torch.linalg.vector_norm(raw, dim=-1)
-    return Rows(unit_rows(raw).cpu().numpy(), norms.cpu().numpy())
+class _Launched(NamedTuple):
+    """A batch whose rows are being computed, or on their way back."""
+
+    batch: Tensor
+    unit: Tensor
+    norms: Tensor
+    arrived: torch.cuda.Event | None
+
+
+class _RunAhead:
+    """Runs a tower batch by batch; each result is fetched only when the next batch has begun."""
+
+    def __init__(self, teacher: ClipModel, encode: Callable[[Tensor, torch.dtype], Tensor]) -> None:
+        """Remember `encode`: a batch and the dtype of its activations to rows."""
+        self._teacher, self._encode = teacher, encode
+        bf16 = getattr(teacher, "precision", "fp32") == "bf16"
+        self._dtype = torch.bfloat16 if bf16 else torch.float32
+        self._launched: _Launched | None = None
+        self._rows: list[Rows] = []
+
+    @torch.no_grad()
+    def add(self, batch: Tensor) -> None:
+        """Begin with a batch, which lies on the teacher's device; then fetch the one before."""
+        unit, norms = _unit_and_norms(self._encode(batch, self._dtype).float())
+        arrived = None
+        if unit.is_cuda:
+            # Queued before the next batch: asked for later, they would wait for that one too.
+            unit, norms = (part.to("cpu", non_blocking=True) for part in (unit, norms))
+            arrived = torch.cuda.Event()
+            arrived.record()
+        before, self._launched = self._launched, _Launched(batch, unit, norms, arrived)
+        self._fetch(before)
+
+    def finish(self) -> Rows:
+        """Fetch the last batch and return all rows since the last call."""
+        before, self._launched = self._launched, None
+        self._fetch(before)
+        rows, self._rows = self._rows, []
+        return _join(rows, self._teacher.embed_dim)
+
+    @torch.no_grad()
+    def _fetch(self, launched: _Launched | None) -> None:
+        """Wait for a batch; rows that are not finite are tried once more, all in float32."""
+        if launched is None:
+            return
+        batch, unit, norms, arrived = launched
+        if arrived is not None:
+            arrived.synchronize()
+        unit, norms = unit.cpu(), norms.cpu()
+        good = norms.isfinite()
+        if not good.all():
+            with _in_float32(self._teacher.module):
+                again = _unit_and_norms(self._encode(batch, torch.float32).float())
+            unit = torch.where(good.unsqueeze(-1), unit, again[0].cpu())
+            norms = torch.where(good, norms, again[1].cpu())
+        self._rows.append(Rows(unit.numpy(), norms.numpy()))
+
+
+def _unit_and_norms(raw: Tensor) -> tuple[Tensor, Tensor]:
+    return unit_rows(raw), torch.linalg.vector_norm(raw, dim=-1)
 
 
 @contextlib.contextmanager

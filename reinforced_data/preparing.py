@@ -93,16 +93,20 @@ class Preparer:
 
 
 def in_threads(
-    function: Callable[[int, Item], Result], items: Iterable[Item]
+    function: Callable[[int, Item], Result], items: Iterable[Item], ahead: int = 0
 ) -> Generator[Result, None, None]:
-    """Yield function(i, item) in order, a few items ahead; Pillow lets go of the GIL."""
+    """Yield function(i, item) in order; Pillow lets go of the GIL.
+
+    At least `ahead` items are in work or waiting, so that threads have something to do while
+    whoever takes the results is busy with that many.
+    """
     threads = min(8, os.cpu_count() or 1)
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
         for number, item in enumerate(items):
             waiting.append(pool.submit(function, number, item))
-            if len(waiting) > 2 * threads:
+            if len(waiting) > max(ahead, 2 * threads):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -1,6 +1,7 @@
 """One pass over one source shard: each picture decoded once, for all columns that are missing."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -87,7 +88,10 @@ def _embed_pictures(
     }
     looks = {embedder.teacher.preprocess for embedder in embedders.values()}
     samples = scan_shard(store.sources[shard], captions_from=plan.captions_from)
-    with contextlib.closing(in_threads(Preparer(plan, stored, looks), samples)) as ready:
+    # A batch is decoded while the teachers are at the one before it.
+    ahead = math.ceil(batch_size / plan.num_views)
+    preparing = in_threads(Preparer(plan, stored, looks), samples, ahead)
+    with contextlib.closing(preparing) as ready:
         for prepared in ready:
             unit.add(prepared)
             for pixels in prepared.pixels:

@@ -133,8 +133,11 @@ class Preprocess:
 
     def normalize(self, pixels: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
         """Turn uint8 pixels into the float tensor that the model's image tower takes."""
-        mean = torch.tensor(self.mean, device=pixels.device) * 255
-        std = torch.tensor(self.std, device=pixels.device) * 255
+        # Made on the CPU and copied without waiting: a GPU would be synchronised otherwise.
+        mean, std = (
+            (torch.tensor(numbers) * 255).to(pixels.device, non_blocking=True)
+            for numbers in (self.mean, self.std)
+        )
         return ((pixels.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
 
     def config(self) -> dict[str, Any]:
