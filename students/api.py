@@ -6,7 +6,7 @@ from students.exporters import ExportReport, export
 from students.inheritance import InheritancePlan, apply_plan, inherit, plan_inheritance
 from students.loading import load_student
 from students.profiling import Profile, profile
-from students.spec import StudentSpec, TextSpec
+from students.spec import OpenClipSpec, StudentSpec, TextSpec
 from students.student import Student, Tower
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "CatalogStudent",
     "ExportReport",
     "InheritancePlan",
+    "OpenClipSpec",
     "Profile",
     "Student",
     "StudentSpec",

@@ -6,7 +6,7 @@ Weights are random unless an open_clip tag is named. Left out: inheriting a dono
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import open_clip
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from students.catalog import CATALOG
-from students.spec import StudentSpec
+from students.spec import OpenClipSpec, StudentSpec
 from students.student import Student, evaluating
 from students.two_tower import SIGMOID_BIAS, SIGMOID_SCALE, TwoTower
 from teachers.clip_model import ClipModel, check_dual_encoder
@@ -26,7 +26,7 @@ Rgb = tuple[float, float, float]
 
 
 def build_student(
-    what: str | StudentSpec | nn.Module,
+    what: str | StudentSpec | OpenClipSpec | nn.Module,
     *,
     image_size: int | None = None,
     mean: Rgb | None = None,
@@ -39,7 +39,8 @@ def build_student(
 
     Args:
         what: a `CATALOG` or open_clip name ("MobileCLIP2-S0"; "MobileCLIP2-S0/dfndr2b" starts from
-            published weights), a `StudentSpec`, or your own `DualEncoder` module.
+            published weights), a `StudentSpec`, an `OpenClipSpec` (an open_clip configuration with
+            changes), or your own `DualEncoder` module.
         image_size: side of the pictures in pixels; needed for your own module.
         mean: pixel mean in [0, 1]; by default the model's own, for your own module OpenAI's.
         std: pixel deviation, likewise.
@@ -57,13 +58,19 @@ def build_student(
     if isinstance(what, str) and what in CATALOG:
         name, what = name or what, CATALOG[what].build
     if isinstance(what, str):
-        return _from_open_clip(what, pixels, tokenizer, kind, name or what)
+        model, _, tag = what.partition("/")
+        return _from_open_clip(
+            OpenClipSpec(model=model), tag, pixels, tokenizer, kind, name or what
+        )
+    if isinstance(what, OpenClipSpec):
+        return _from_open_clip(what, "", pixels, tokenizer, kind, name or what.model)
     if isinstance(what, StudentSpec):
         return _from_spec(replace(what, **pixels), tokenizer, kind, name or what.image)
     if isinstance(what, nn.Module):
         return _from_module(what, pixels, tokenizer, kind, name or type(what).__name__)
     raise ValueError(
-        f"build_student takes a name, a StudentSpec or a torch module, got {type(what).__name__}"
+        "build_student takes a name, a StudentSpec, an OpenClipSpec or a torch module, got "
+        f"{type(what).__name__}"
     )
 
 
@@ -89,9 +96,14 @@ def _from_spec(spec: StudentSpec, tokenizer: Tokenizer | None, kind: Kind, name:
 
 
 def _from_open_clip(
-    what: str, pixels: dict[str, Any], tokenizer: Tokenizer | None, kind: Kind, name: str
+    spec: OpenClipSpec,
+    tag: str,
+    pixels: dict[str, Any],
+    tokenizer: Tokenizer | None,
+    kind: Kind,
+    name: str,
 ) -> Student:
-    model, _, tag = what.partition("/")
+    model = spec.model
     if model not in open_clip.list_models():
         known = sorted({*CATALOG, *open_clip.list_models()})
         hint = did_you_mean(model, known)
@@ -103,35 +115,38 @@ def _from_open_clip(
     if tag and tag not in tags:
         raise ValueError(f"{model}: {unknown_name('weights', tag, tags)}")
     size = pixels.get("image_size")
-    text = None
     if tokenizer is not None:
-        text = {"context_length": tokenizer.context_length, "vocab_size": tokenizer.vocab_size}
-    module = open_clip_module(model, tag=tag or None, image_size=size, text=text, kind=kind)
+        sizes = {"context_length": tokenizer.context_length, "vocab_size": tokenizer.vocab_size}
+        spec = replace(spec, text={**spec.text, **sizes})
+    module = open_clip_module(spec, tag=tag or None, image_size=size, kind=kind)
     tokenizer = tokenizer or OpenClipTokenizer(model)
     preprocess = replace(open_clip_preprocess(model, module, tag), **pixels)
-    source = {"type": "open_clip", "model": model, "image_size": size, "text": text}
+    source = {"type": "open_clip", **asdict(spec), "image_size": size}
     return _student(module, name, preprocess, tokenizer, source)
 
 
 def open_clip_module(
-    model: str,
+    spec: OpenClipSpec,
     *,
     tag: str | None = None,
     image_size: int | None = None,
-    text: dict[str, int] | None = None,
     kind: Kind = "softmax",
 ) -> nn.Module:
-    """Build an open_clip model with both towers as modules; `text` overrides its text tower."""
-    config = open_clip.get_model_config(model)
+    """Build an open_clip model with both towers as modules."""
+    config = open_clip.get_model_config(spec.model)
     assert config is not None
     changes: dict[str, Any] = {}
-    if text is not None:
-        changes["text_cfg"] = {**config["text_cfg"], **text}
+    if spec.vision:
+        changes["vision_cfg"] = {**config["vision_cfg"], **spec.vision}
+    if spec.text:
+        changes["text_cfg"] = {**config["text_cfg"], **spec.text}
+    if spec.embed_dim is not None:
+        changes["embed_dim"] = spec.embed_dim
     if kind == "sigmoid" and "init_logit_bias" not in config:
         changes |= {"init_logit_bias": SIGMOID_BIAS, "init_logit_scale": SIGMOID_SCALE}
     with _quiet():
         return open_clip.create_model(
-            model,
+            spec.model,
             pretrained=tag,
             device=torch.get_default_device(),
             force_custom_text=True,

@@ -8,7 +8,7 @@ from safetensors.torch import load_model
 from torch import nn
 
 from students.building import open_clip_module
-from students.spec import StudentSpec
+from students.spec import OpenClipSpec, StudentSpec
 from students.student import CONFIG_FILE, FORMAT, WEIGHTS_FILE, Student
 from students.two_tower import TwoTower
 from teachers.contract import Preprocess, Tokenizer
@@ -71,10 +71,12 @@ def _module(config: dict[str, Any], module: nn.Module | None, folder: Path) -> n
     if source["type"] == "spec":
         return TwoTower(StudentSpec.from_config(source["spec"]), kind=config["kind"])
     if source["type"] == "open_clip":
-        return open_clip_module(
-            source["model"],
-            image_size=source["image_size"],
-            text=source["text"],
-            kind=config["kind"],
+        # Absent in folders written before a student could change more than its text tower.
+        spec = OpenClipSpec(
+            model=source["model"],
+            vision=source.get("vision", {}),
+            text=source["text"] or {},
+            embed_dim=source.get("embed_dim"),
         )
+        return open_clip_module(spec, image_size=source["image_size"], kind=config["kind"])
     raise ValueError(f"{folder / CONFIG_FILE} names an unknown source {source['type']!r}")

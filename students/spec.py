@@ -4,17 +4,21 @@ The specification says nothing about weights. It goes through JSON unchanged, wh
 student is rebuilt.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from teachers.contract import Preprocess
+from teachers.suggestions import unknown_name
+
+TEXT_ARCHITECTURES = ("transformer", "mct")
 
 _OPENAI = Preprocess(image_size=224)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextSpec:
-    """A causal text transformer, pooled at the end token as CLIP's are.
+    """A text tower, pooled at the end token as CLIP's are.
 
     Attributes:
         width: channels; a multiple of `heads`.
@@ -22,6 +26,8 @@ class TextSpec:
         heads: attention heads.
         context_length: token ids a text; must be the tokenizer's.
         vocab_size: rows of the embedding table; None takes the tokenizer's.
+        architecture: "transformer" is CLIP's, causal; "mct" is MobileCLIP-S0's, which has a
+            convolutional block before and after its transformer blocks and sees the whole text.
     """
 
     width: int
@@ -29,6 +35,7 @@ class TextSpec:
     heads: int
     context_length: int = 77
     vocab_size: int | None = None
+    architecture: str = "transformer"
 
     def __post_init__(self) -> None:
         """Refuse what would fail inside the transformer."""
@@ -40,6 +47,8 @@ class TextSpec:
                 f"TextSpec.width {self.width} is no multiple of its {self.heads} heads; "
                 f"the nearest below is {self.width - self.width % self.heads}"
             )
+        if self.architecture not in TEXT_ARCHITECTURES:
+            raise unknown_name("TextSpec.architecture", self.architecture, TEXT_ARCHITECTURES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,3 +99,20 @@ class StudentSpec:
         text = TextSpec(**config["text"])
         mean, std = tuple(config["mean"]), tuple(config["std"])
         return cls(**{**config, "text": text, "mean": mean, "std": std})
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenClipSpec:
+    """An open_clip configuration with some of its values changed.
+
+    Attributes:
+        model: open_clip's name.
+        vision: values that replace those of its `vision_cfg`.
+        text: values that replace those of its `text_cfg`.
+        embed_dim: width of the shared embedding; open_clip's own when None.
+    """
+
+    model: str
+    vision: Mapping[str, Any] = field(default_factory=dict)
+    text: Mapping[str, Any] = field(default_factory=dict)
+    embed_dim: int | None = None

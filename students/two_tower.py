@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from students.convolutional_text import ConvolutionalText
 from students.small_towers import PREFIX, small_tower
 from students.spec import StudentSpec
 from teachers.contract import Kind
@@ -21,6 +22,12 @@ from teachers.suggestions import did_you_mean
 SOFTMAX_SCALE = math.log(1 / 0.07)
 SIGMOID_SCALE = math.log(10.0)
 SIGMOID_BIAS = -10.0
+
+
+TEXT_TOWERS = {
+    "transformer": open_clip.transformer.TextTransformer,
+    "mct": ConvolutionalText,
+}
 
 
 class TwoTower(nn.Module):
@@ -36,7 +43,8 @@ class TwoTower(nn.Module):
         super().__init__()
         assert spec.text.vocab_size is not None
         self.visual = image_tower(spec.image, spec.embed_dim, spec.image_size)
-        self.text = open_clip.transformer.TextTransformer(
+        tower = TEXT_TOWERS[spec.text.architecture]
+        self.text = tower(
             context_length=spec.text.context_length,
             vocab_size=spec.text.vocab_size,
             width=spec.text.width,

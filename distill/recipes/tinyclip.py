@@ -18,9 +18,11 @@ from distill.objective import Objective
 
 
 def tinyclip() -> RunConfig:
-    """A ViT student (ViT-S-32), half as wide as its donor, at TinyCLIP's rates."""
+    """TinyCLIP's ViT-40M/32 + Text-19M, two thirds as wide as its donor, at the paper's rates."""
     return RunConfig(
-        student=StudentConfig(name="ViT-S-32", donor="ViT-B-32/laion2b_e16", selector="leading"),
+        student=StudentConfig(
+            name="TinyCLIP-ViT-40M-32-Text-19M", donor="ViT-B-32/laion2b_e16", selector="leading"
+        ),
         data=DataConfig(batch_size=32_768, num_workers=8),
         objective=Objective(contrastive=0.0, affinity=1.0, teacher_scale=0.5),
         optimizer=OptimizerConfig(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from students import CATALOG
+from students import CATALOG, OpenClipSpec
 from students.building import open_clip_module
 from students.student import reached_parameters
 from students.two_tower import TwoTower
@@ -15,8 +15,9 @@ from students.two_tower import TwoTower
 def test_an_entry_weighs_what_it_says(name: str) -> None:
     entry = CATALOG[name]
     with torch.device("meta"):
-        if isinstance(entry.build, str):
-            module = open_clip_module(entry.build)
+        if isinstance(entry.build, str | OpenClipSpec):
+            spec = OpenClipSpec(model=entry.build) if isinstance(entry.build, str) else entry.build
+            module = open_clip_module(spec)
             size = module.visual.image_size
             size = size[0] if isinstance(size, tuple) else size
         else:

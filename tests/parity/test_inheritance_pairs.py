@@ -16,6 +16,7 @@ from students.building import open_clip_module, open_clip_preprocess
 from students.inheritance import InheritancePlan, annotate, inherit, plan_inheritance
 from students.inheritance.testing import WORDS, Towers, difference, student_of, text_tower
 from students.small_towers import SmallConv
+from students.spec import OpenClipSpec
 from students.student import Student
 from students.two_tower import TwoTower
 from teachers.tokenizers import OpenClipTokenizer
@@ -24,13 +25,18 @@ from teachers.tokenizers import OpenClipTokenizer
 def hollow(name: str) -> Student:
     """A catalogue or open_clip model without data."""
     build = CATALOG[name].build if name in CATALOG else name
+    build = OpenClipSpec(model=build) if isinstance(build, str) else build
     with torch.device("meta"):
-        if isinstance(build, str):
+        if isinstance(build, OpenClipSpec):
             module = open_clip_module(build)
         else:
             module = TwoTower(replace(build, text=replace(build.text, vocab_size=49408)))
     module.logit_scale = nn.Parameter(torch.tensor(2.6))
-    preprocess = open_clip_preprocess(build, module) if isinstance(build, str) else build.preprocess
+    preprocess = (
+        open_clip_preprocess(build.model, module)
+        if isinstance(build, OpenClipSpec)
+        else build.preprocess
+    )
     # SigLIP's own tokenizers are downloads; only the number of tokens matters here.
     tokenizer = OpenClipTokenizer("ViT-B-32", 64 if "SigLIP" in name else 77)
     return Student(module, name=name, preprocess=preprocess, tokenizer=tokenizer, source={})

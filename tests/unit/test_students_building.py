@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from students import StudentSpec, TextSpec, build_student
+from students import OpenClipSpec, StudentSpec, TextSpec, build_student
 from students.building import open_clip_module, open_clip_preprocess
 from teachers.tokenizers import WordTokenizer
 
@@ -120,7 +120,7 @@ def test_each_mobileclip_gets_its_own_pixels(
     model: str, mean: tuple[float, float, float], interpolation: str, size: int
 ) -> None:
     with torch.device("meta"):
-        preprocess = open_clip_preprocess(model, open_clip_module(model))
+        preprocess = open_clip_preprocess(model, open_clip_module(OpenClipSpec(model=model)))
     assert preprocess.mean == mean
     assert preprocess.std == (1.0, 1.0, 1.0) or mean != (0.0, 0.0, 0.0)
     assert preprocess.interpolation == interpolation
