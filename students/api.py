@@ -5,7 +5,7 @@ from students.catalog import CATALOG, CatalogStudent
 from students.exporters import ExportReport, export
 from students.inheritance import InheritancePlan, apply_plan, inherit, plan_inheritance
 from students.loading import load_student
-from students.profiling import Profile, profile
+from students.profiling import Profile, TowerProfile, profile
 from students.spec import OpenClipSpec, StudentSpec, TextSpec
 from students.student import Student, Tower
 
@@ -20,6 +20,7 @@ __all__ = [
     "StudentSpec",
     "TextSpec",
     "Tower",
+    "TowerProfile",
     "apply_plan",
     "build_student",
     "export",

@@ -76,6 +76,12 @@ def _export(arguments: Sequence[str], console: Console) -> Outcome:
     return run_export(arguments, console)
 
 
+def _profile(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.profile import run
+
+    return run(arguments, console)
+
+
 def _list(arguments: Sequence[str], console: Console) -> Outcome:
     from distill.cli.catalogs import run_list
 
@@ -111,6 +117,7 @@ VERBS: dict[str, Verb] = {
     "train": Verb(summary="train a student by a recipe", run=_train),
     "evaluate": Verb(summary="zero-shot and retrieval scores of any model", run=_evaluate),
     "export": Verb(summary="write files that a phone or server runs, checked", run=_export),
+    "profile": Verb(summary="how big and how fast a student is", run=_profile),
     "list": Verb(summary="teachers, students, recipes", run=_list),
     "show": Verb(summary="a recipe, resolved, or an accelerate configuration's path", run=_show),
     "status": Verb(summary="how far a store or a training run has come", run=_status),

@@ -25,6 +25,7 @@ PROMISED = [
     "train",
     "evaluate",
     "export",
+    "profile",
     "list",
     "show",
     "status",
@@ -220,6 +221,14 @@ def test_an_unknown_override_exits_with_2(capsys):
     assert "--schedule.num-steps" in capsys.readouterr().err
     code, values = run(capsys, "train", "demo", "--schedule.num-step", "5")
     assert code == 2 and "does not take these arguments" in values["error"]
+
+
+def test_profile_of_a_folder(capsys, place):
+    code, values = run(capsys, "profile", place / "teacher", "--repeats", 2)
+    assert code == 0 and [(row["tower"], row["form"]) for row in values["towers"]] == [
+        (tower, form) for tower in ("image", "text") for form in ("training", "inference")
+    ]
+    assert all(row["macs"] > 0 and row["latency_ms"] > 0 for row in values["towers"])
 
 
 @pytest.mark.parametrize("verb", VERBS)

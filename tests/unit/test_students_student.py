@@ -198,10 +198,11 @@ def test_a_profile_counts_and_times_both_towers() -> None:
     student = small().train()
     before = torch.get_num_threads()
     result = profile(student, batch_size=2, repeats=5)
-    assert (result.image_params, result.text_params) == (student.image_params, student.text_params)
-    assert result.image_bytes == 4 * student.image_params
-    assert 0 < result.image_latency_ms <= result.image_latency_p95_ms
-    assert 0 < result.text_latency_ms <= result.text_latency_p95_ms
+    image, text = (result.of(tower, "training") for tower in ("image", "text"))
+    assert (image.params, text.params) == (student.image_params, student.text_params)
+    assert image.bytes == 4 * student.image_params
+    assert len(result.towers) == 4
+    assert all(0 < row.latency_ms <= row.latency_p95_ms for row in result.towers)
     assert student.training and torch.get_num_threads() == before
     with pytest.raises(ValueError, match="at least 1"):
         profile(student, repeats=0)
@@ -210,4 +211,36 @@ def test_a_profile_counts_and_times_both_towers() -> None:
 def test_more_pictures_take_longer() -> None:
     student = small("smallconv-16")
     one, many = (profile(student, batch_size=n, repeats=5) for n in (1, 128))
-    assert many.image_latency_ms > 3 * one.image_latency_ms
+    assert many.of("image").latency_ms > 3 * one.of("image").latency_ms
+    assert many.of("image").macs == one.of("image").macs
+    assert many.of("image").peak_bytes == 128 * one.of("image").peak_bytes
+
+
+class Plain(torch.nn.Module):
+    """Two encoders whose multiplications and activations are counted by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = torch.nn.Linear(3 * 8 * 8, 100), torch.nn.Linear(100, 6)
+        self.words = torch.nn.Embedding(TOKENIZER.vocab_size, 16)
+        self.attention = torch.nn.MultiheadAttention(16, 2, batch_first=True)
+        self.out = torch.nn.Linear(16, 6)
+        self.logit_scale = torch.nn.Parameter(torch.tensor(1.0))
+
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        return self.narrow(self.wide(images.flatten(1)))
+
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        rows = self.words(tokens)
+        return self.out(self.attention(rows, rows, rows, need_weights=False)[0].mean(1))
+
+
+def test_multiplications_and_activations_are_those_counted_by_hand() -> None:
+    student = build_student(Plain(), image_size=8, tokenizer=TOKENIZER)
+    found = profile(student, batch_size=4, repeats=1)
+    assert found.of("image").macs == pytest.approx((192 * 100 + 100 * 6) / 1e6)
+    length = TOKENIZER.context_length
+    attention = length * (3 * 16 * 16 + 16 * 16) + 2 * length * length * 16
+    assert found.of("text").macs == pytest.approx((attention + 16 * 6) / 1e6)
+    # The wide rows live until the narrow ones are there.
+    assert found.of("image").peak_bytes == 4 * 4 * (100 + 6)
