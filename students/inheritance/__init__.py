@@ -9,6 +9,7 @@ from students.inheritance.applying import apply_plan
 from students.inheritance.inheriting import inherit
 from students.inheritance.plan import InheritancePlan, load_plan
 from students.inheritance.planning import plan_inheritance
+from students.inheritance.pruning_importances import from_torch_pruning
 from students.inheritance.selectors import Carrier
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "InheritancePlan",
     "annotate",
     "apply_plan",
+    "from_torch_pruning",
     "inherit",
     "load_plan",
     "plan_inheritance",
