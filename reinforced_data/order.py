@@ -144,6 +144,12 @@ def caption_index(seed: int, epoch: int, key: str, num_captions: int) -> int:
     return _draw(f"caption/{seed}/{epoch}/{key}") % num_captions if num_captions > 1 else 0
 
 
+def caption_set_draw(seed: int, epoch: int, key: str) -> float:
+    """Draw a number of [0, 1) that decides on a sample's caption set, anew every epoch."""
+    # 53 bits: all that a float holds, and never rounded up to 1.
+    return (_draw(f"caption-set/{seed}/{epoch}/{key}") >> 11) * 2.0**-53
+
+
 def caption_id(text: str) -> int:
     """Hash a caption to 63 bits: equal texts, equal ids, on every rank."""
     return _draw(text) >> 1
