@@ -79,7 +79,8 @@ class CaptionPolicy:
             written: the sets that the store has, beside the original.
 
         Returns:
-            One mapping (for sum two) of sets with a share above 0, the original first.
+            One mapping (for sum two): the original set first, which is also the fallback, then
+            the written sets with a share above 0.
 
         Raises:
             ValueError: a set is not there, or there is none and one is needed.
@@ -97,14 +98,14 @@ class CaptionPolicy:
             )
         each = 1.0 / len(sets)
         if self.kind == "sum":
-            return {ORIGINAL: 1.0}, dict.fromkeys(sets, each)
+            return {ORIGINAL: 1.0}, {ORIGINAL: 0.0, **dict.fromkeys(sets, each)}
         if self.kind == "mix":
             numbers = [1.0 - self.written, *[self.written * each] * len(sets)]
         else:
             weights = self.weights or (1.0,) * (1 + len(sets))
             numbers = [weight / sum(weights) for weight in weights]
         named = zip((ORIGINAL, *sets), numbers, strict=True)
-        return ({name: share for name, share in named if share},)
+        return ({name: share for name, share in named if share or name == ORIGINAL},)
 
 
 class Picked(NamedTuple):
