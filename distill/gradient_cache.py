@@ -18,16 +18,19 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from distill.training_module import RowGradients, TrainingModule
+from distill.training_module import RowGradients, Taught, TrainingModule
 from teachers.contract import Embeddings
 
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """Part of a process's share of a batch, with the seed of what is random in it."""
+    """Part of a process's share of a batch, with the seed of what is random in it.
+
+    `tokens` are as `TrainingModule.forward` takes them.
+    """
 
     images: Tensor
-    tokens: Tensor
+    tokens: Sequence[Tensor]
     seed: int
 
 
@@ -36,8 +39,7 @@ def cached_backward(
     micro_batches: Sequence[MicroBatch],
     *,
     accelerator: Accelerator,
-    teachers: Sequence[Embeddings],
-    caption_ids: Tensor,
+    taught: Sequence[Taught],
     group: dist.ProcessGroup | None,
     seed: int = 0,
 ) -> dict[str, Tensor]:
@@ -47,30 +49,21 @@ def cached_backward(
         wrapped: a `TrainingModule` as accelerate prepared it.
         micro_batches: this process's share, in order.
         accelerator: of this process; other processes do the same at the same time.
-        teachers: rows of the whole share.
-        caption_ids: of the whole share.
+        taught: for each text of a picture, what it is held against, over the whole share.
         group: as for `ObjectiveModule`.
         seed: as for `ObjectiveModule`.
     """
     module = accelerator.unwrap_model(wrapped)
     assert isinstance(module, TrainingModule)
     rows = _embed(module, micro_batches, accelerator)
-    terms, gradients, others = _row_gradients(
-        module,
-        rows,
-        accelerator,
-        teachers=teachers,
-        caption_ids=caption_ids,
-        group=group,
-        seed=seed,
-    )
+    terms, image, texts, others = _row_gradients(module, rows, accelerator, taught, group, seed)
     start = 0
     for number, part in enumerate(micro_batches):
         last = number == len(micro_batches) - 1
         end = start + len(part.images)
         pulling = RowGradients(
-            image=gradients[0][start:end],
-            text=gradients[1][start:end],
+            image=image[start:end],
+            texts=[gradient[start:end] for gradient in texts],
             others=others if last else (),
         )
         # Processes add up once, in the last backward.
@@ -84,43 +77,45 @@ def cached_backward(
 @torch.no_grad()
 def _embed(
     module: TrainingModule, micro_batches: Sequence[MicroBatch], accelerator: Accelerator
-) -> Embeddings:
+) -> tuple[Embeddings, ...]:
     """Embed every micro-batch in training mode; nothing but the rows is kept."""
-    parts: list[Embeddings] = []
+    parts: list[tuple[Embeddings, ...]] = []
     with accelerator.autocast(), still_statistics(module):
         for part in micro_batches:
             torch.manual_seed(part.seed)
-            parts.append(module.student(part.images, part.tokens))
-    return parts[0]._replace(
-        image=torch.cat([part.image for part in parts]),
-        text=torch.cat([part.text for part in parts]),
+            parts.append(module.embed(part.images, part.tokens))
+    image = torch.cat([rows[0].image for rows in parts])
+    return tuple(
+        of_text[0]._replace(image=image, text=torch.cat([rows.text for rows in of_text]))
+        for of_text in zip(*parts, strict=True)
     )
 
 
 def _row_gradients(
     module: TrainingModule,
-    rows: Embeddings,
+    rows: Sequence[Embeddings],
     accelerator: Accelerator,
-    *,
-    teachers: Sequence[Embeddings],
-    caption_ids: Tensor,
+    taught: Sequence[Taught],
     group: dist.ProcessGroup | None,
     seed: int,
-) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor], list[tuple[Tensor, Tensor]]]:
-    """The loss's terms; gradients of all rows; parameters outside the towers with theirs."""
-    image, text = rows.image.requires_grad_(), rows.text.requires_grad_()
+) -> tuple[dict[str, Tensor], Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
+    """The loss's terms; gradients of image and text rows; parameters outside the towers' too."""
+    image = rows[0].image.requires_grad_()
+    texts = [pairs.text.requires_grad_() for pairs in rows]
     with accelerator.autocast():
-        student = module.student.with_head(image, text)
-        terms = module.objective(student, teachers, caption_ids, group=group, seed=seed)
+        student = [module.student.with_head(image, text) for text in texts]
+        terms = module.terms(student, taught, group, seed)
     outside = [p for p in module.outside_towers() if p.requires_grad]
-    found = torch.autograd.grad(terms["total"], [image, text, *outside], allow_unused=True)
+    wanted = [image, *texts, *outside]
+    found = torch.autograd.grad(terms["total"], wanted, allow_unused=True)
     # DDP waits for every parameter, also for those that no term reads.
     found = [
         torch.zeros_like(value) if gradient is None else gradient
-        for value, gradient in zip([image, text, *outside], found, strict=True)
+        for value, gradient in zip(wanted, found, strict=True)
     ]
-    others: list[tuple[Tensor, Tensor]] = list(zip(outside, found[2:], strict=True))
-    return {n: value.detach() for n, value in terms.items()}, (found[0], found[1]), others
+    last = 1 + len(texts)
+    others: list[tuple[Tensor, Tensor]] = list(zip(outside, found[last:], strict=True))
+    return {n: value.detach() for n, value in terms.items()}, found[0], found[1:last], others
 
 
 @contextmanager

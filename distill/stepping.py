@@ -20,7 +20,7 @@ from distill.gradient_cache import MicroBatch, cached_backward
 from distill.losses.adapters import Standards
 from distill.optimization import build_optimizer, learning_rate, set_learning_rate
 from distill.preparing import compile_towers, lock_text
-from distill.training_module import TrainingModule
+from distill.training_module import Taught, TrainingModule
 from distill.watching import RunningStatistics, Watch
 from reinforced_data import Batch
 from students import Student
@@ -142,13 +142,13 @@ class Stepper:
         """Leave the gradients in the parameters; return the terms."""
         micro_batches = self._micro_batches(batch, step)
         shared_seed = step_seed(self.config.seed, step, 0)  # what all processes draw alike
+        taught = [Taught(texts.teachers, texts.caption_ids) for texts in batch.texts]
         if len(micro_batches) > 1:
             return cached_backward(
                 self.wrapped,
                 micro_batches,
                 accelerator=self.accelerator,
-                teachers=batch.teachers,
-                caption_ids=batch.caption_ids,
+                taught=taught,
                 group=self.group,
                 seed=shared_seed,
             )
@@ -157,8 +157,7 @@ class Stepper:
         terms = self.wrapped(
             whole.images,
             whole.tokens,
-            batch.teachers,
-            batch.caption_ids,
+            taught,
             group=self.group,
             seed=shared_seed,
         )
@@ -174,6 +173,6 @@ class Stepper:
             if self.config.channels_last:
                 images = images.to(memory_format=torch.channels_last)
             seed = step_seed(self.config.seed, step, self.accelerator.process_index, number)
-            tokens = batch.tokens[start : start + size]
+            tokens = [texts.tokens[start : start + size] for texts in batch.texts]
             found.append(MicroBatch(images=images, tokens=tokens, seed=seed))
         return found

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -11,23 +13,32 @@ from students import Student
 from teachers.contract import Embeddings
 
 
+class Taught(NamedTuple):
+    """What the loss holds one text of every picture against."""
+
+    teachers: Sequence[Embeddings]
+    caption_ids: Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class RowGradients:
     """What the whole batch's loss says to one micro-batch.
 
     Attributes:
         image: gradient of its image rows.
-        text: gradient of its text rows.
+        texts: gradient of its text rows, for each text that a picture has.
         others: parameters outside the towers with their gradients; with the last one only.
     """
 
     image: Tensor
-    text: Tensor
+    texts: Sequence[Tensor]
     others: Sequence[tuple[Tensor, Tensor]] = ()
 
-    def pull(self, rows: Embeddings) -> Tensor:
+    def pull(self, rows: Sequence[Embeddings]) -> Tensor:
         """A scalar whose gradient in every parameter is the whole batch's loss's."""
-        pulled = (rows.image * self.image).sum() + (rows.text * self.text).sum()
+        pulled = (rows[0].image * self.image).sum()
+        for pairs, gradient in zip(rows, self.texts, strict=True):
+            pulled = pulled + (pairs.text * gradient).sum()
         for parameter, gradient in self.others:
             pulled = pulled + (parameter * gradient).sum()
         return pulled
@@ -45,19 +56,50 @@ class TrainingModule(nn.Module):
     def forward(
         self,
         images: Tensor,
-        tokens: Tensor,
-        teachers: Sequence[Embeddings] = (),
-        caption_ids: Tensor | None = None,
+        tokens: Sequence[Tensor],
+        taught: Sequence[Taught] = (),
         group: dist.ProcessGroup | None = None,
         pulling: RowGradients | None = None,
         seed: int = 0,
     ) -> dict[str, Tensor]:
-        """Return raw terms by name and `total`; with `pulling` only what sends gradients back."""
-        rows = self.student(images, tokens)
+        """Return raw terms by name and `total`; with `pulling` only what sends gradients back.
+
+        Args:
+            images: normalised pixels.
+            tokens: one text of every picture, or several: the loss is then the sum of the losses
+                with each.
+            taught: for each text, what it is held against.
+            group: as for `ObjectiveModule`.
+            pulling: gradients of the rows that are known already.
+            seed: as for `ObjectiveModule`.
+        """
+        rows = self.embed(images, tokens)
         if pulling is not None:
             return {"total": pulling.pull(rows)}
-        assert caption_ids is not None
-        return self.objective(rows, teachers, caption_ids, group, seed)
+        return self.terms(rows, taught, group, seed)
+
+    def embed(self, images: Tensor, tokens: Sequence[Tensor]) -> tuple[Embeddings, ...]:
+        """Embed every picture once and all its texts together: one `Embeddings` for each text."""
+        rows = self.student(images, torch.cat(tuple(tokens)))
+        parts = rows.text.split([len(part) for part in tokens])
+        return tuple(rows._replace(text=part) for part in parts)
+
+    def terms(
+        self,
+        rows: Sequence[Embeddings],
+        taught: Sequence[Taught],
+        group: dist.ProcessGroup | None,
+        seed: int,
+    ) -> dict[str, Tensor]:
+        """Every term, added up over the texts."""
+        found = [
+            self.objective(pairs, one.teachers, one.caption_ids, group, seed)
+            for pairs, one in zip(rows, taught, strict=True)
+        ]
+        total = found[0]
+        for terms in found[1:]:
+            total = {name: value + terms[name] for name, value in total.items()}
+        return total
 
     def outside_towers(self) -> list[nn.Parameter]:
         """The scale, the bias and what the objective trains, such as adapters."""

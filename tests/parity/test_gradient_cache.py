@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distill import Objective
 from distill.gradient_cache import MicroBatch, cached_backward
-from distill.training_module import TrainingModule
+from distill.training_module import Taught, TrainingModule
 from reinforced_data.testing import TOKENIZER, TinyEncoder
 from students import build_student
 from teachers.clip_model import unit_rows
@@ -25,6 +25,7 @@ OBJECTIVES = {
     "mean_logit": Objective(contrastive=0.3, affinity=0.7, targets="mean_logit"),
     "feature alone": Objective(contrastive=0.0, feature=1.0),
     "sigmoid": Objective(contrastive=0.3, affinity=0.7, feature=0.5),
+    "two texts": Objective(contrastive=0.3, affinity=0.7, feature=1.0),
 }
 
 
@@ -49,10 +50,18 @@ def build(objective: str, between: nn.Module | None = None) -> TrainingModule:
     return TrainingModule(student, built).double().train()
 
 
-def batch(objective: str) -> tuple[Tensor, Tensor, list[Embeddings], Tensor]:
+def batch(objective: str) -> tuple[Tensor, list[Tensor], list[Taught]]:
+    """Pictures, and one text of each; for an objective that adds up, two."""
     draw = torch.Generator().manual_seed(11)
     images = torch.randn(TOTAL, 3, 16, 16, generator=draw, dtype=torch.float64)
-    tokens = torch.randint(1, TOKENIZER.vocab_size, (TOTAL, 8), generator=draw)
+    tokens, taught = [], []
+    for _ in range(2 if objective == "two texts" else 1):
+        tokens.append(torch.randint(1, TOKENIZER.vocab_size, (TOTAL, 8), generator=draw))
+        taught.append(teaching(objective, draw))
+    return images, tokens, taught
+
+
+def teaching(objective: str, draw: torch.Generator) -> Taught:
     bias = torch.tensor(-3.0, dtype=torch.float64) if objective == "sigmoid" else None
     teachers = []
     for width in (12, 16):
@@ -62,18 +71,28 @@ def batch(objective: str) -> tuple[Tensor, Tensor, list[Embeddings], Tensor]:
     # Two captions are equal, on different processes.
     ids = torch.arange(TOTAL)
     ids[-1] = ids[0]
-    return images, tokens, teachers, ids
+    return Taught(teachers, ids)
 
 
 def part(values: tuple, start: int, end: int) -> tuple:
-    images, tokens, teachers, ids = values
-    cut = [t._replace(image=t.image[start:end], text=t.text[start:end]) for t in teachers]
-    return images[start:end], tokens[start:end], cut, ids[start:end]
+    images, tokens, taught = values
+    cut = [
+        Taught(
+            [t._replace(image=t.image[start:end], text=t.text[start:end]) for t in one.teachers],
+            one.caption_ids[start:end],
+        )
+        for one in taught
+    ]
+    return images[start:end], [part[start:end] for part in tokens], cut
 
 
-def micro(images: Tensor, tokens: Tensor, size: int) -> list[MicroBatch]:
+def micro(images: Tensor, tokens: list[Tensor], size: int) -> list[MicroBatch]:
     return [
-        MicroBatch(images=images[i : i + size], tokens=tokens[i : i + size], seed=100 + i)
+        MicroBatch(
+            images=images[i : i + size],
+            tokens=[part[i : i + size] for part in tokens],
+            seed=100 + i,
+        )
         for i in range(0, len(images), size)
     ]
 
@@ -88,17 +107,16 @@ def one_case(accelerator: Accelerator, objective: str, size: int, start: int, en
     module = build(objective)
     wrapped = accelerator.prepare(module)
     group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
-    images, tokens, teachers, ids = part(batch(objective), start, end)
+    images, tokens, taught = part(batch(objective), start, end)
     if size == 0:
-        terms = wrapped(images, tokens, teachers, ids, group=group)
+        terms = wrapped(images, tokens, taught, group=group)
         accelerator.backward(terms["total"])
     else:
         terms = cached_backward(
             wrapped,
             micro(images, tokens, size),
             accelerator=accelerator,
-            teachers=teachers,
-            caption_ids=ids,
+            taught=taught,
             group=group,
         )
     values = {name: value.detach() for name, value in terms.items()}
@@ -183,22 +201,21 @@ BETWEEN = {
 @pytest.mark.parametrize("between", BETWEEN)
 def test_dropout_is_replayed_and_batch_norm_sees_each_micro_batch_once(between):
     """Against the same micro-batches with every graph kept, which is what memory forbids."""
-    images, tokens, teachers, ids = batch("softmax")
+    images, tokens, taught = batch("softmax")
     kept, cached = (build("softmax", BETWEEN[between]()) for _ in range(2))
     rows = []
     for piece in micro(images, tokens, 5):
         torch.manual_seed(piece.seed)
-        rows.append(kept.student(piece.images, piece.tokens))
+        rows.append(kept.student(piece.images, piece.tokens[0]))
     joined = rows[0]._replace(
         image=torch.cat([r.image for r in rows]), text=torch.cat([r.text for r in rows])
     )
-    kept.objective(joined, teachers, ids)["total"].backward()
+    kept.objective(joined, *taught[0])["total"].backward()
     cached_backward(
         cached,
         micro(images, tokens, 5),
         accelerator=Accelerator(cpu=True),
-        teachers=teachers,
-        caption_ids=ids,
+        taught=taught,
         group=None,
     )
     assert_equal(gradients(cached), gradients(kept))
@@ -207,3 +224,17 @@ def test_dropout_is_replayed_and_batch_norm_sees_each_micro_batch_once(between):
     if between != "dropout":
         counted = dict(cached.named_buffers())["student.module.between.num_batches_tracked"]
         assert int(counted) == 3
+
+
+def test_two_texts_are_the_sum_of_each_alone(whole):
+    """MobileCLIP's loss: original and written captions, the pictures embedded once."""
+    images, tokens, taught = batch("two texts")
+    alone = []
+    for number in range(2):
+        module = build("two texts")
+        terms = module(images, [tokens[number]], [taught[number]])
+        terms["total"].backward()
+        alone.append({n: v.detach() for n, v in terms.items()} | gradients(module))
+    summed = {name: value + alone[1][name] for name, value in alone[0].items()}
+    assert not torch.equal(alone[0]["total"], alone[1]["total"])
+    assert_equal(whole["two texts"], summed)
