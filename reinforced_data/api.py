@@ -1,7 +1,7 @@
 """The public names of `reinforced_data`, which `reinforced_data/__init__.py` hands out."""
 
 from reinforced_data.auditing import AuditReport, audit
-from reinforced_data.batches import Batch
+from reinforced_data.batch import Batch
 from reinforced_data.captioning import CaptionReport, caption
 from reinforced_data.costing import StorePlan
 from reinforced_data.glyphs import pack_glyphs

@@ -2,78 +2,30 @@
 
 import hashlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from reinforced_data.batch import Batch, Texts
 from reinforced_data.codecs import Codec
 from reinforced_data.open_shard import OpenShard
-from reinforced_data.order import SampleOrder, caption_id, caption_index, view_indices
+from reinforced_data.order import SampleOrder, caption_id, view_indices
 from reinforced_data.source import UnreadableImage, decode_image
+from reinforced_data.step_texts import CaptionShares, StepTexts
+from reinforced_data.stored_teachers import StoredTeacher
 from reinforced_data.views import View, render_view
 from teachers import Embeddings, Preprocess, Tokenizer
 
 if TYPE_CHECKING:
-    from reinforced_data.reader import ReinforcedDataset, StoredTeacher
+    from reinforced_data.reader import ReinforcedDataset
 
 _MAX_CACHED_TEXTS = 1 << 17
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One step's samples, or this rank's part of them.
-
-    Attributes:
-        keys: of the samples.
-        pixels: the view of each, at the student's own size.
-        tokens: the caption of each.
-        caption_ids: equal captions, equal ids, on every rank.
-        teachers: for each teacher the rows of exactly these views and captions.
-        refused: reason -> how many samples were dropped from this batch.
-        epoch: passes over all samples before this one.
-        step: the step this batch belongs to.
-    """
-
-    keys: list[str]
-    pixels: UInt8[Tensor, "b h w 3"]
-    tokens: Int64[Tensor, "b context"]
-    caption_ids: Int64[Tensor, " b"]
-    teachers: tuple[Embeddings, ...]
-    refused: dict[str, int]
-    epoch: int
-    step: int
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """Copy the tensors to a device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> "Batch":
-        """Copy the tensors to pinned memory; a DataLoader calls this."""
-        return self._map(lambda tensor: tensor.pin_memory())
-
-    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        teachers = tuple(
-            Embeddings(
-                function(rows.image),
-                function(rows.text),
-                function(rows.logit_scale),
-                None if rows.logit_bias is None else function(rows.logit_bias),
-            )
-            for rows in self.teachers
-        )
-        return replace(
-            self,
-            pixels=function(self.pixels),
-            tokens=function(self.tokens),
-            caption_ids=function(self.caption_ids),
-            teachers=teachers,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +34,8 @@ class Reading:
 
     preprocess: Preprocess
     tokenizer: Tokenizer
-    teachers: tuple["StoredTeacher", ...]
+    teachers: tuple[StoredTeacher, ...]
+    captions: CaptionShares
     num_views: int
     num_ops: int
     seed: int
@@ -97,21 +50,27 @@ class StepRows:
     Attributes:
         epoch: passes over all samples before this one.
         shards, rows: where each sample is, int64.
-        keys, captions: of each; of several captions the one chosen for this epoch.
+        keys: of each.
+        texts: for each text that the step reads of a sample, the captions chosen for this epoch.
         crops, operations, magnitudes: the view chosen for this epoch; see `ViewRows.numbers`.
-        images, texts: per teacher the rows of these views and captions, still encoded.
+        images: per teacher the rows of these views, still encoded.
     """
 
     def __init__(self, epoch: int, shards: np.ndarray, rows: np.ndarray, reading: Reading) -> None:
         """Make room."""
         size, teachers = len(rows), reading.teachers
         self.epoch, self.shards, self.rows = epoch, shards, rows
-        self.keys, self.captions = [""] * size, [""] * size
+        self.keys = [""] * size
+        self.texts = [StepTexts(size, teachers, shares) for shares in reading.captions.shares]
         self.crops = np.empty((size, 4), np.float32)
         self.operations = np.empty((size, reading.num_ops), np.uint8)
         self.magnitudes = np.empty((size, reading.num_ops), np.float32)
         self.images = [_empty_rows(one.image_codec, size, one.embed_dim) for one in teachers]
-        self.texts = [_empty_rows(one.text_codec, size, one.embed_dim) for one in teachers]
+
+    @property
+    def captions(self) -> list[str]:
+        """The caption of each; of two, the first."""
+        return self.texts[0].captions
 
     def view_numbers(self, slot: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the view of one sample, as `ViewRows.made` takes it."""
@@ -150,13 +109,14 @@ class BatchDataset(Dataset[Batch]):
             )
         # Nearly always all are kept: then nothing is copied.
         rows = slice(None) if len(kept) == len(refused) else kept
-        tokens, ids = self._tokenize([read.captions[i] for i in kept])
+        texts = zip(read.texts, self.embeddings(read, rows), strict=True)
         return Batch(
             keys=[read.keys[i] for i in kept],
             pixels=torch.from_numpy(pixels[rows]),
-            tokens=tokens,
-            caption_ids=ids,
-            teachers=self.embeddings(read, rows),
+            texts=tuple(
+                Texts(*self._tokenize([one.captions[i] for i in kept]), teachers)
+                for one, teachers in texts
+            ),
             refused=reasons,
             epoch=read.epoch,
             step=step,
@@ -177,38 +137,40 @@ class BatchDataset(Dataset[Batch]):
 
     def embeddings(
         self, read: StepRows, rows: slice | list[int] = slice(None)
-    ) -> tuple[Embeddings, ...]:
-        """Decode each teacher's rows of a step, or of some of its samples."""
-        return tuple(
-            Embeddings(
-                _unit_rows(teacher.image_codec, images[rows], teacher.embed_dim),
-                _unit_rows(teacher.text_codec, texts[rows], teacher.embed_dim),
-                torch.tensor(teacher.logit_scale),
-                None if teacher.logit_bias is None else torch.tensor(teacher.logit_bias),
+    ) -> list[tuple[Embeddings, ...]]:
+        """Decode each teacher's rows of a step, or of some of its samples, text by text."""
+        teachers = self._reading.teachers
+        images = [
+            _unit_rows(teacher.image_codec, encoded[rows], teacher.embed_dim)
+            for teacher, encoded in zip(teachers, read.images, strict=True)
+        ]
+        return [
+            tuple(
+                Embeddings(
+                    image,
+                    _unit_rows(teacher.text_codec, encoded[rows], teacher.embed_dim),
+                    torch.tensor(teacher.logit_scale),
+                    None if teacher.logit_bias is None else torch.tensor(teacher.logit_bias),
+                )
+                for teacher, image, encoded in zip(teachers, images, texts.rows, strict=True)
             )
-            for teacher, images, texts in zip(
-                self._reading.teachers, read.images, read.texts, strict=True
-            )
-        )
+            for texts in read.texts
+        ]
 
     def _fill(self, read: StepRows, shard: OpenShard, slots: np.ndarray) -> None:
         seed, num_views, epoch = self._reading.seed, self._reading.num_views, read.epoch
         rows = read.rows[slots]
         keys = shard.index.some_keys(rows)
         chosen = view_indices(seed, epoch, keys, num_views)
-        counts = shard.captions.counts(rows)
-        numbers = np.zeros(len(rows), np.int64)
-        for i in np.flatnonzero(counts > 1).tolist():
-            numbers[i] = caption_index(seed, epoch, keys[i], int(counts[i]))
-        captions = shard.captions.some(rows, numbers)
-        for slot, key, caption in zip(slots.tolist(), keys, captions, strict=True):
-            read.keys[slot], read.captions[slot] = key, caption
+        for slot, key in zip(slots.tolist(), keys, strict=True):
+            read.keys[slot] = key
+        for texts in read.texts:
+            texts.fill(shard, slots, rows, keys, seed=seed, epoch=epoch)
         parts = shard.views.numbers(rows, chosen)
         for part, values in zip((read.crops, read.operations, read.magnitudes), parts, strict=True):
             part[slots] = values
-        for number, (image_rows, text_rows) in enumerate(shard.embeddings):
-            read.images[number][slots] = image_rows.encoded(rows, chosen)
-            read.texts[number][slots] = text_rows.encoded(rows, numbers)
+        for encoded, (image_rows, _) in zip(read.images, shard.embeddings, strict=True):
+            encoded[slots] = image_rows.encoded(rows, chosen)
 
     def _pictures(self, read: StepRows) -> tuple[np.ndarray, list[str | None]]:
         """Render the views, shard by shard, and say which samples are refused."""
@@ -253,7 +215,8 @@ class BatchDataset(Dataset[Batch]):
     def _shard(self, shard: int) -> OpenShard:
         opened = self._shards.get(shard)
         if opened is None:
-            opened = self._dataset.open_shard(shard, self._reading.teachers)
+            reading = self._reading
+            opened = self._dataset.open_shard(shard, reading.teachers, reading.captions.sets)
             self._shards[shard] = opened
             # Two windows' worth: a batch on a border reads from both.
             while len(self._shards) > 2 * self._order.window_shards + 1:

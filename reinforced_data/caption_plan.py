@@ -11,7 +11,14 @@ from typing import Any
 
 from reinforced_data.caption_filters import LengthBounds, Scorer
 from reinforced_data.column_codecs import codebook_path
-from reinforced_data.columns import ORIGINAL, Column, make_column, slugify, view_set_of
+from reinforced_data.columns import (
+    ORIGINAL,
+    Column,
+    caption_sets,
+    make_column,
+    slugify,
+    view_set_of,
+)
 from reinforced_data.layout import Store
 from reinforced_data.plan import check_same_settings
 from reinforced_data.product_quantization import NUM_BYTES
@@ -118,11 +125,6 @@ def make_caption_plan(
         bounds=bounds,
         scorer=scorer,
     )
-
-
-def caption_sets(columns: Sequence[Column]) -> dict[str, Column]:
-    """The caption sets among columns by name, the original one too."""
-    return {c.identity["set"]: c for c in columns if c.kind == "captions"}
 
 
 def find_set(store: Store, name: str) -> Column:

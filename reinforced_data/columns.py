@@ -9,6 +9,7 @@ import hashlib
 import json
 import platform
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -127,6 +128,11 @@ def slugify(text: str) -> str:
 def view_set_of(column: Column) -> str:
     """The name of a views column's set; the default one has none on disk."""
     return column.identity.get("set", DEFAULT)
+
+
+def caption_sets(columns: Iterable[Column]) -> dict[str, Column]:
+    """The caption sets among columns by name, the original one too."""
+    return {c.identity["set"]: c for c in columns if c.kind == "captions"}
 
 
 def library_versions() -> dict[str, str]:

@@ -4,8 +4,10 @@ import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+import numpy as np
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
+from jaxtyping import Int64
 
 from reinforced_data.arrow_rows import stamped_keys
 from reinforced_data.column_rows import CaptionRows, ImageRows, IndexRows, TextRows, ViewRows
@@ -21,8 +23,8 @@ class OpenShard:
     Attributes:
         index: where the images are.
         views: the view set.
-        captions: the texts of each row.
-        embeddings: (image rows, text rows) per teacher.
+        captions: the texts of each row, set by set.
+        embeddings: (image rows, text rows set by set) per teacher.
     """
 
     def __init__(
@@ -32,8 +34,8 @@ class OpenShard:
         *,
         index: Column,
         views: Column,
-        captions: Column,
-        teachers: Sequence[tuple[Column, Column]],
+        captions: Sequence[Column],
+        teachers: Sequence[tuple[Column, Sequence[Column]]],
         commits: Mapping[str, Commit] = MappingProxyType({}),
     ) -> None:
         """Map the files and check that they belong together.
@@ -47,13 +49,13 @@ class OpenShard:
         self._commits = commits
         self.index = IndexRows(self._rows(index))
         self.views = ViewRows(views, self._rows(views))
-        self.captions = CaptionRows(self._rows(captions))
+        self.captions = [CaptionRows(self._rows(one)) for one in captions]
         self.embeddings = [
             (
                 ImageRows(image, self._rows(image), self.views.num_views),
-                TextRows(text, self._rows(text)),
+                [TextRows(text, self._rows(text)) for text in texts],
             )
-            for image, text in teachers
+            for image, texts in teachers
         ]
         self._source = _Source(store.sources[shard])
 
@@ -72,6 +74,14 @@ class OpenShard:
             )
         self._keys = keys
         return batch
+
+    def caption_counts(self, rows: np.ndarray) -> Int64[np.ndarray, "sets n"]:
+        """How many captions of each set these rows can use: those that every teacher has read."""
+        counts = np.stack([captions.counts(rows) for captions in self.captions]).astype(np.int64)
+        for _, text_rows in self.embeddings:
+            for place, one in enumerate(text_rows):
+                counts[place] *= one.valid[rows]
+        return counts
 
     def image(self, row: int) -> bytes:
         """Read the encoded image of a row from the source; the caller checks its hash."""

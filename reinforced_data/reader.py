@@ -5,18 +5,20 @@ touched. Which rows can be used is known from the commits alone.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch.utils.data import DataLoader
 
 from reinforced_data.batches import Batch, BatchDataset, Reading
+from reinforced_data.caption_policy import CaptionPolicy
 from reinforced_data.column_rows import ops_per_view
-from reinforced_data.columns import ORIGINAL, Column, view_set_of
+from reinforced_data.columns import ORIGINAL, Column, caption_sets, view_set_of
 from reinforced_data.commits import Commit
 from reinforced_data.layout import Store, open_store
 from reinforced_data.open_shard import OpenShard
 from reinforced_data.order import SampleOrder
+from reinforced_data.step_texts import CaptionShares
 from reinforced_data.stored_teachers import StoredTeacher, chosen_views, stored_teachers
 from teachers import Preprocess, Tokenizer
 from teachers.suggestions import unknown_name
@@ -36,6 +38,8 @@ class ReinforcedDataset:
         self._index = self._only("index")
         self._views = chosen_views(self.path, self.columns, view_set)
         self._captions = self._only("captions")
+        self._caption_sets = caption_sets(self.columns)
+        self.caption_sets = tuple(name for name in self._caption_sets if name != ORIGINAL)
         self.view_set: str = view_set_of(self._views)
         self.num_views: int = self._views.identity["num_views"]
         self.teachers: tuple[StoredTeacher, ...] = stored_teachers(
@@ -113,6 +117,7 @@ class ReinforcedDataset:
         rank: int = 0,
         world_size: int = 1,
         views: int | None = None,
+        captions: CaptionPolicy = CaptionPolicy(),  # noqa: B008 - frozen
         whole_image: bool = False,
         pin_memory: bool = False,
     ) -> DataLoader[Batch]:
@@ -134,22 +139,24 @@ class ReinforcedDataset:
             rank: which part of each batch is this process's.
             world_size: how many parts there are.
             views: use only the first so many views of each image.
+            captions: which of a sample's texts are read.
             whole_image: whole pictures instead of views; only without teachers.
             pin_memory: see DataLoader.
 
         Raises:
-            ValueError: an argument is out of range, a teacher is unknown, or there are fewer
-                samples than one batch.
+            ValueError: an argument is out of range, a teacher or caption set is unknown, or there
+                are fewer samples than one batch.
         """
         chosen = self._choose(teachers, whole_image)
         num_views = self._check_reading(batch_size, rank, world_size, views)
-        order = SampleOrder(
-            *self._rows(chosen), batch_size=batch_size, window_shards=window_shards, seed=seed
-        )
+        shares = self._shares(captions, chosen)
+        rows = self._rows(chosen, shares.sets)
+        order = SampleOrder(*rows, batch_size=batch_size, window_shards=window_shards, seed=seed)
         reading = Reading(
             preprocess=preprocess,
             tokenizer=tokenizer,
             teachers=chosen,
+            captions=shares,
             num_views=num_views,
             num_ops=ops_per_view(self._views),
             seed=seed,
@@ -165,15 +172,22 @@ class ReinforcedDataset:
             pin_memory=pin_memory,
         )
 
-    def open_shard(self, shard: int, teachers: Sequence[StoredTeacher]) -> OpenShard:
-        """Open one shard's columns and its source."""
+    def open_shard(
+        self,
+        shard: int,
+        teachers: Sequence[StoredTeacher],
+        sets: Sequence[str] = (ORIGINAL,),
+    ) -> OpenShard:
+        """Open one shard's columns, of these caption sets, and its source."""
         return OpenShard(
             self.store,
             shard,
             index=self._index,
             views=self._views,
-            captions=self._captions,
-            teachers=[(teacher.image, teacher.text) for teacher in teachers],
+            captions=[self._caption_sets[name] for name in sets],
+            teachers=[
+                (teacher.image, [teacher.texts[name] for name in sets]) for teacher in teachers
+            ],
             commits={name: read[shard] for name, read in self._commits.items() if shard in read},
         )
 
@@ -189,6 +203,22 @@ class ReinforcedDataset:
             message = unknown_name("teacher", unknown[0], known)
             raise ValueError(f"{self.path}, view set {self.view_set!r}: {message}")
         return tuple(known[name] for name in names)
+
+    def _shares(self, policy: CaptionPolicy, teachers: Sequence[StoredTeacher]) -> CaptionShares:
+        """Hold the policy against the store's sets and what these teachers have read of them."""
+        try:
+            shares = CaptionShares.of(policy, self.caption_sets)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
+        for teacher in teachers:
+            lacking = [name for name in shares.sets if name not in teacher.texts]
+            if lacking:
+                raise ValueError(
+                    f"{self.path}: the teacher {teacher.name!r} has no rows for the caption set "
+                    f"{lacking[0]!r}. Write them: distill caption {self.path} --name {lacking[0]} "
+                    f"--teachers {teacher.name}"
+                )
+        return shares
 
     def _check_reading(self, batch_size: int, rank: int, world_size: int, views: int | None) -> int:
         if batch_size < 1 or batch_size % world_size or not 0 <= rank < world_size:
@@ -207,19 +237,35 @@ class ReinforcedDataset:
             self._commits[column.name] = {s: c for s, c in read.items() if c is not None}
         return self._commits[column.name]
 
-    def _rows(self, teachers: Sequence[StoredTeacher]) -> tuple[list[int], list[set[int]]]:
+    def _rows(
+        self, teachers: Sequence[StoredTeacher], sets: Sequence[str] = (ORIGINAL,)
+    ) -> tuple[list[int], list[set[int]]]:
         """Return each shard's number of rows, and which of them cannot be used."""
-        columns = [self._index, self._captions, self._views]
-        columns += [column for teacher in teachers for column in (teacher.image, teacher.text)]
+        always = [self._index, self._views, *(teacher.image for teacher in teachers)]
+        of_sets = [
+            [self._caption_sets[name], *(teacher.texts[name] for teacher in teachers)]
+            for name in sets
+        ]
+        columns = [*always, *(column for group in of_sets for column in group)]
         num_rows, excluded = [], []
         for shard in range(self.store.num_shards):
-            commits = [self._committed(column).get(shard) for column in columns]
-            done = [commit for commit in commits if commit is not None]
+            found = {c.name: self._committed(c).get(shard) for c in columns}
+            done = {name: commit for name, commit in found.items() if commit is not None}
             # A shard that one of the columns lacks is left out.
-            num_rows.append(done[0].rows if len(done) == len(columns) else 0)
-            skipped = {skip.row for commit in done for skip in commit.skipped}
-            excluded.append(skipped if num_rows[-1] else set())
+            num_rows.append(done[self._index.name].rows if len(done) == len(found) else 0)
+            excluded.append(_unusable(done, always, of_sets) if num_rows[-1] else set())
         return num_rows, excluded
+
+
+def _unusable(
+    commits: Mapping[str, Commit], always: Sequence[Column], of_sets: Sequence[Sequence[Column]]
+) -> set[int]:
+    """Rows that lack what is always needed, or have no caption in any of the sets."""
+
+    def skipped(columns: Sequence[Column]) -> set[int]:
+        return {skip.row for column in columns for skip in commits[column.name].skipped}
+
+    return skipped(always) | set.intersection(*(skipped(group) for group in of_sets))
 
 
 def open_dataset(path: str | Path, view_set: str | None = None) -> ReinforcedDataset:

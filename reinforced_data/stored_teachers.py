@@ -1,6 +1,6 @@
 """What a store's columns are to a reader: one view set, and the teachers that saw its views."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reinforced_data.codecs import Codec
@@ -23,7 +23,8 @@ class StoredTeacher:
         embed_dim: the width of its rows.
         fingerprint: of weights, precision, preprocessing and tokenizer.
         image: the column of its image rows.
-        text: the column of its text rows.
+        text: the column of its text rows for the original captions.
+        texts: the same for every caption set that it has read, by the set's name.
         image_codec: how image rows are stored.
         text_codec: how text rows are stored.
     """
@@ -36,6 +37,7 @@ class StoredTeacher:
     fingerprint: str
     image: Column = field(repr=False)
     text: Column = field(repr=False)
+    texts: Mapping[str, Column] = field(repr=False)
     image_codec: Codec = field(repr=False)
     text_codec: Codec = field(repr=False)
 
@@ -63,17 +65,12 @@ def stored_teachers(
     storage: Storage, columns: Sequence[Column], views: Column
 ) -> tuple[StoredTeacher, ...]:
     """List the teachers that have rows for these views and for the original captions."""
-    originals = {c.name for c in columns if c.kind == "captions" and c.identity["set"] == ORIGINAL}
-    texts = {
-        c.identity["teacher"]: c
-        for c in columns
-        if c.kind == "text_embeddings" and c.identity["hangs_on"] in originals
-    }
     found = []
     for image in columns:
         if image.kind != "image_embeddings" or image.identity["hangs_on"] != views.name:
             continue
-        text = texts.get(image.identity["teacher"])
+        texts = _texts_of(columns, image)
+        text = texts.get(ORIGINAL)
         if text is None:
             continue
         facts = image.facts["teacher"]
@@ -87,8 +84,30 @@ def stored_teachers(
                 fingerprint=image.identity["teacher_fingerprint"],
                 image=image,
                 text=text,
+                texts=texts,
                 image_codec=codec_of(storage, image),
                 text_codec=codec_of(storage, text),
             )
         )
     return tuple(found)
+
+
+def _texts_of(columns: Sequence[Column], image: Column) -> dict[str, Column]:
+    """Return the text columns of the teacher that wrote an image column, by caption set."""
+    sets = {c.name: c.identity["set"] for c in columns if c.kind == "captions"}
+    found = {}
+    for column in columns:
+        parent = column.identity.get("hangs_on")
+        if column.kind != "text_embeddings" or parent not in sets:
+            continue
+        if column.identity["teacher"] == image.identity["teacher"]:
+            found[sets[parent]] = column
+    # Rows of all sets go into one array.
+    kept = ("teacher_fingerprint", "codec", "codebook")
+    original = found.get(ORIGINAL)
+    return {
+        name: column
+        for name, column in found.items()
+        if original is not None
+        and all(column.identity.get(key) == original.identity.get(key) for key in kept)
+    }

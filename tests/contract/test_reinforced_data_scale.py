@@ -52,7 +52,7 @@ def test_an_epoch_reads_every_row_as_it_was_written(store):
         assert read.keys == [key_of(*place) for place in places]
         assert read.captions == [caption_of(*place) for place in places]
         views = view_indices(0, 0, read.keys, VIEWS)
-        (stored,) = batches.embeddings(read)
+        ((stored,),) = batches.embeddings(read)
         for rows, view in ((stored.image, views), (stored.text, -1)):
             wanted = expected_rows(read.shards, read.rows, view, DIM).astype(np.float32)
             torch.testing.assert_close(rows, torch.from_numpy(wanted), atol=1e-3, rtol=0)
