@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from distill.objective import Objective
 from distill.watching import WatchConfig
+from reinforced_data.caption_policy import CaptionPolicy
 from teachers.contract import Kind
 
 
@@ -27,6 +28,7 @@ class DataConfig:
         teachers: names of the stored teachers to learn from; all of them when None.
         view_set: name of the stored view set; when None the only one, or the default one.
         views: use only the first so many stored views; all when None.
+        captions: which of a sample's texts are read: the source's own, or those of caption sets.
         window_shards: shards that are shuffled together.
         num_workers: loader processes per training process.
     """
@@ -37,6 +39,7 @@ class DataConfig:
     teachers: tuple[str, ...] | None = None
     view_set: str | None = None
     views: int | None = None
+    captions: CaptionPolicy = field(default_factory=CaptionPolicy)
     window_shards: int = 16
     num_workers: int = 1
 
@@ -179,6 +182,8 @@ class RunConfig:
             "schedule": ScheduleConfig,
             "watch": WatchConfig,
         }
+        captions = CaptionPolicy(**_tuples(values["data"].get("captions", {})))
+        values = {**values, "data": {**values["data"], "captions": captions}}
         built = {name: kind(**_tuples(values[name])) for name, kind in parts.items()}
         return cls(**{**_tuples(values), **built})
 

@@ -47,6 +47,7 @@ def batches(
         seed=config.seed,
         teachers=teacher_names(config),
         views=config.data.views,
+        captions=config.data.captions,
         window_shards=config.data.window_shards,
         num_workers=config.data.num_workers,
         rank=rank,
