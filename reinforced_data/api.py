@@ -2,6 +2,7 @@
 
 from reinforced_data.auditing import AuditReport, audit
 from reinforced_data.batch import Batch
+from reinforced_data.caption_policy import CaptionPolicy
 from reinforced_data.captioning import CaptionReport, caption
 from reinforced_data.costing import StorePlan
 from reinforced_data.glyphs import pack_glyphs
@@ -23,6 +24,7 @@ from reinforced_data.views import View, ViewPolicy, render_view, sample_view
 __all__ = [
     "AuditReport",
     "Batch",
+    "CaptionPolicy",
     "CaptionReport",
     "PackReport",
     "ReinforceReport",
