@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 _SAMPLING = ("temperature", "top_p", "max_tokens")
 _WEIGHTS = ("precision", "device")
+# The settings that decide how a source of texts writes, and those that say where it runs.
+_USED: dict[str, tuple[str, ...]] = {
+    "rules": (),
+    "coca": (*_SAMPLING, *_WEIGHTS),
+    "transformers": (*_SAMPLING, *_WEIGHTS),
+    "endpoint": (*_SAMPLING, "concurrency"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +40,14 @@ def _rules(what: str, settings: CaptionerSettings) -> Captioner:
 
     if what:
         raise ValueError(f"captioner 'rules' takes nothing after its name, got {what!r}")
-    refuse_settings("rules", settings, used=())
+    refuse_settings("rules", settings, used=_USED["rules"])
     return RuleCaptioner()
 
 
 def _coca(what: str, settings: CaptionerSettings) -> Captioner:
     from teachers.captioners.coca import COCA_SAMPLING, coca_captioner
 
-    refuse_settings("coca", settings, used=(*_SAMPLING, *_WEIGHTS))
+    refuse_settings("coca", settings, used=_USED["coca"])
     sampling = replace(COCA_SAMPLING, **_given(settings, _SAMPLING))
     return coca_captioner(what, sampling=sampling, **_given(settings, _WEIGHTS))
 
@@ -49,10 +56,44 @@ def _prompted(name: str) -> Callable[[str, CaptionerSettings], Captioner]:
     def load(what: str, settings: CaptionerSettings) -> Captioner:
         from teachers.captioners.prompts import PromptedCaptioner
 
-        refuse_settings(name, settings, used=("prompt", *_MODELS[name].used))
-        return PromptedCaptioner(_MODELS[name].load(what, settings), prompt=settings.prompt)
+        refuse_settings(name, settings, used=("prompt", *_USED[name]))
+        return PromptedCaptioner(_MODELS[name](what, settings), prompt=settings.prompt)
 
     return load
+
+
+def _rewrite(what: str, settings: CaptionerSettings) -> Captioner:
+    from teachers.captioners.few_shot import EXAMPLES, read_examples
+    from teachers.captioners.rewriting import LACLIP_SAMPLING, RewriteCaptioner
+
+    used = ("prompt", "examples", *_USED[_model_name(what, f"rewrite:{what}")])
+    refuse_settings("rewrite", settings, used=used)
+    examples = read_examples(settings.examples) if settings.examples else EXAMPLES
+    published = {field: getattr(LACLIP_SAMPLING, field) for field in _SAMPLING}
+    settings = replace(settings, **{**published, **_given(settings, _SAMPLING)})
+    return RewriteCaptioner(
+        _model(what, settings),
+        examples=examples,
+        shots=min(3, len(examples)),
+        prompt=settings.prompt,
+    )
+
+
+def _fuse(what: str, settings: CaptionerSettings) -> Captioner:
+    from teachers.captioners.fusing import FusionCaptioner
+
+    visual, _, language = what.rpartition(",")
+    if not visual:
+        raise ValueError(
+            f"fuse:{what} needs two parts, as in fuse:coca:coca_ViT-L-14/TAG,"
+            "transformers:Qwen/Qwen2.5-1.5B-Instruct"
+        )
+    used = {*_USED[_model_name(language, f"fuse:{what}")]}
+    # Prompt and sampling are of the fusing: the captioner has its own. Both are told where to run.
+    its = {*_USED.get(visual.partition(":")[0], ())} - {*_SAMPLING}
+    refuse_settings("fuse", settings, used=("prompt", *sorted(used | its)))
+    captioner = load_captioner(visual, CaptionerSettings(**_given(settings, tuple(its))))
+    return FusionCaptioner(_model(language, settings), captioner, prompt=settings.prompt)
 
 
 def _transformers(what: str, settings: CaptionerSettings) -> "TextModel":
@@ -74,19 +115,11 @@ def _endpoint(what: str, settings: CaptionerSettings) -> "TextModel":
     return EndpointModel(url, model, sampling=sampling, **_given(settings, ("concurrency",)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ModelEntry:
-    """A source of models that answer prompts, and the settings it takes beside the prompt."""
-
-    load: "Callable[[str, CaptionerSettings], TextModel]"
-    used: tuple[str, ...]
-
-
-_MODELS = {
-    "transformers": _ModelEntry(load=_transformers, used=(*_SAMPLING, *_WEIGHTS)),
-    "endpoint": _ModelEntry(load=_endpoint, used=(*_SAMPLING, "concurrency")),
+# Sources of models that answer prompts, for `rewrite`, `fuse`, and captioners of their own.
+_MODELS: dict[str, Callable[[str, CaptionerSettings], "TextModel"]] = {
+    "transformers": _transformers,
+    "endpoint": _endpoint,
 }
-
 
 CAPTIONERS: dict[str, CaptionerEntry] = {
     "rules": CaptionerEntry(
@@ -107,6 +140,16 @@ CAPTIONERS: dict[str, CaptionerEntry] = {
         summary="a server with OpenAI's chat completions looks at the pictures (vLLM, Ollama, ...)",
         load=_prompted("endpoint"),
     ),
+    "rewrite": CaptionerEntry(
+        form="rewrite:LANGUAGE",
+        summary="a language model (transformers:ID, endpoint:URL#MODEL) rewrites texts (LaCLIP)",
+        load=_rewrite,
+    ),
+    "fuse": CaptionerEntry(
+        form="fuse:VISUAL,LANGUAGE",
+        summary="a language model fuses texts with a captioner's (VeCLIP, CapsFusion)",
+        load=_fuse,
+    ),
 }
 
 
@@ -115,7 +158,8 @@ def load_captioner(spec: str, settings: CaptionerSettings = CaptionerSettings())
 
     Args:
         spec: a name in `CAPTIONERS`, and after a colon what it needs: "rules",
-            "coca:coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k".
+            "coca:coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k",
+            "rewrite:endpoint:http://localhost:8000/v1#Qwen/Qwen2.5-7B-Instruct".
         settings: how it writes.
 
     Raises:
@@ -145,6 +189,20 @@ def refuse_settings(name: str, settings: CaptionerSettings, *, used: tuple[str, 
             f"captioner {name!r} has no use for {', '.join(useless)}; the settings it takes: "
             f"{takes}"
         )
+
+
+def _model_name(spec: str, whole: str) -> str:
+    name, _, what = spec.partition(":")
+    if name not in _MODELS:
+        raise unknown_name(f"source of language models (in {whole!r})", name, _MODELS)
+    if not what:
+        raise ValueError(f"{whole!r} does not say which model: {CAPTIONERS[name].form}")
+    return name
+
+
+def _model(spec: str, settings: CaptionerSettings) -> "TextModel":
+    name, _, what = spec.partition(":")
+    return _MODELS[name](what, settings)
 
 
 def _given(settings: CaptionerSettings, fields: tuple[str, ...]) -> dict[str, Any]:

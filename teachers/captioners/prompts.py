@@ -45,7 +45,7 @@ class TextModel(Protocol):
     Attributes:
         name: short and readable.
         fingerprint: SHA-256 in hex over all that decides an answer but the prompt.
-        takes_images: whether a prompt may, and has to, hold a picture.
+        takes_images: whether a prompt may hold a picture.
         default_prompt: what it is asked about a picture where the user says nothing.
         licence: of the texts it writes, or None where it is not known.
         provenance: what is written beside the captions, JSON values; no secrets.

@@ -10,7 +10,9 @@ class CaptionerSettings:
     A captioner refuses a setting that it has no use for, so that none is ignored in silence.
 
     Attributes:
-        prompt: what is asked of the model.
+        prompt: what is asked of the model; for rewrite a text with {text}, for fuse one with {alt}
+            and {visual}, or veclip or capsfusion.
+        examples: a file of pairs that rewrite shows the model, original and rewritten.
         temperature: of sampling; 0 is greedy.
         top_p: the share of probability that is sampled from.
         max_tokens: new tokens per caption, at most.
@@ -20,6 +22,7 @@ class CaptionerSettings:
     """
 
     prompt: str | None = None
+    examples: str | None = None
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = None

@@ -114,10 +114,10 @@ class TransformersModel:
         options = {"return_tensors": "pt", "padding": True}
         texts = [prompt.text for prompt in prompts]
         images = [prompt.image for prompt in prompts]
-        if self.takes_images and None in images:
+        if self.takes_images and None in images and not self._chats:
             raise ValueError(
                 f"{self.name} looks at pictures and was given a text alone: for rewriting choose a "
-                "language model"
+                "language model, or one that chats"
             )
         if self._pictures is not None:
             if any(texts):
@@ -139,7 +139,8 @@ class TransformersModel:
     def _content(self, prompt: Prompt) -> Any:
         if not self.takes_images:
             return prompt.text
-        return [{"type": "image", "image": prompt.image}, {"type": "text", "text": prompt.text}]
+        picture = [] if prompt.image is None else [{"type": "image", "image": prompt.image}]
+        return [*picture, {"type": "text", "text": prompt.text}]
 
     def _spell(self, ids: list[int]) -> str:
         length = next((i for i, token in enumerate(ids) if token in self._ends), None)

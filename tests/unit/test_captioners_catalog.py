@@ -4,7 +4,9 @@ import pytest
 
 from teachers import CaptionerSettings, load_captioner
 from teachers.captioners.catalog import CAPTIONERS
+from teachers.captioners.fusing import FUSION_PROMPTS, FusionCaptioner
 from teachers.captioners.prompts import PromptedCaptioner
+from teachers.captioners.rewriting import LACLIP_SAMPLING, RewriteCaptioner
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,12 @@ from teachers.captioners.prompts import PromptedCaptioner
         ("transformers:./no-such-folder", "no folder no-such-folder"),
         ("endpoint:http://host/v1", "endpoint:http://host/v1 names no model: endpoint:URL#MODEL"),
         ("endpoint:host#m", "'host' is no address of a server"),
+        ("rewrite:rules", "no source of language models .*'rewrite:rules'.* 'rules'"),
+        ("rewrite:endpont:x", "did you mean 'endpoint'"),
+        ("rewrite:endpoint:", "'rewrite:endpoint:' does not say which model: endpoint:URL#MODEL"),
+        ("fuse:endpoint:http://host/v1#m", "needs two parts, as in fuse:coca:"),
+        ("fuse:coco:x,endpoint:http://host/v1#m", "no captioner 'coco'; did you mean 'coca'"),
+        ("fuse:rules,coca:x", "no source of language models"),
         ("coca:./no-such-folder", "no folder no-such-folder"),
     ],
 )
@@ -41,8 +49,37 @@ def test_an_endpoint_is_set_up_without_being_asked():
     assert (model.concurrency, model.sampling.temperature) == (3, 0.5)
 
 
+def test_rewriting_draws_as_laclip_does_and_as_it_is_told(tmp_path):
+    spec = "rewrite:endpoint:http://localhost:1/v1#m"
+    captioner = load_captioner(spec)
+    assert isinstance(captioner, RewriteCaptioner)
+    assert captioner.model.sampling == LACLIP_SAMPLING
+    (tmp_path / "pairs").write_text("a\tb\n")
+    told = load_captioner(spec, CaptionerSettings(top_p=0.5, examples=str(tmp_path / "pairs")))
+    assert (told.model.sampling.top_p, told.model.sampling.temperature) == (0.5, 0.9)
+    assert (told.shots, [pair.rewritten for pair in told.examples]) == (1, ["b"])
+
+
+def test_fusing_hands_on_where_to_run_but_not_how_to_write():
+    server = "endpoint:http://localhost:1/v1"
+    settings = CaptionerSettings(temperature=0.3, concurrency=2, prompt="capsfusion")
+    captioner = load_captioner(f"fuse:{server}#seeing,{server}#writing", settings)
+    assert isinstance(captioner, FusionCaptioner)
+    assert captioner.prompt == FUSION_PROMPTS["capsfusion"]
+    assert (captioner.name, captioner.needs_image) == ("seeing+writing", True)
+    seeing, writing = captioner.visual.model, captioner.model
+    assert (seeing.concurrency, writing.concurrency) == (2, 2)
+    assert (seeing.sampling.temperature, writing.sampling.temperature) == (1.0, 0.3)
+    assert not load_captioner(f"fuse:rules,{server}#writing").needs_image
+
+
 def test_useless_and_senseless_settings_are_refused():
     with pytest.raises(ValueError, match=r"'coca' has no use for prompt; the settings it takes"):
         load_captioner("coca:x", CaptionerSettings(prompt="say"))
+    with pytest.raises(ValueError, match=r"'rewrite' has no use for device; .*concurrency"):
+        load_captioner("rewrite:endpoint:http://h/v1#m", CaptionerSettings(device="cuda"))
+    with pytest.raises(ValueError, match=r"'fuse' has no use for examples, precision"):
+        settings = CaptionerSettings(precision="bf16", examples="x")
+        load_captioner("fuse:rules,endpoint:http://h/v1#m", settings)
     with pytest.raises(ValueError, match="top_p must be above 0"):
         load_captioner("coca:x", CaptionerSettings(top_p=2.0))

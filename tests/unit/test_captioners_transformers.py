@@ -200,6 +200,11 @@ def test_a_captioner_asks_what_the_model_proposes(loaded):
     assert json.loads(json.dumps(other.provenance))["prompt"] == "w01"
 
 
+def test_one_that_sees_and_chats_answers_texts_too(loaded):
+    answers = loaded["llava"].answer(prompts(sees=False), 2)
+    assert [len(texts) for texts in answers] == [2] * 5 and all(map(any, answers))
+
+
 def test_fingerprints_are_of_weights_sampling_and_template(folders, loaded, tmp_path):
     model = loaded["chat"]
     again = load_transformers(folders["chat"], sampling=SAMPLING)
