@@ -67,6 +67,8 @@ class StudentConfig:
         selector: which units of a wider donor it keeps; activation and taylor measure the donor
             on the store's pictures.
         depth: which blocks of a deeper donor it keeps; similarity measures too.
+        stages: students that are trained before this one, each the next one's donor (progressive
+            compression); each takes the whole schedule, in a folder of its own under OUT/stages.
         lock_text: keep the text tower (and so its meaning of every caption) as it starts.
     """
 
@@ -76,6 +78,7 @@ class StudentConfig:
     donor: str | None = None
     selector: Literal["leading", "uniform", "magnitude", "activation", "taylor"] = "magnitude"
     depth: Literal["uniform", "leading", "similarity"] = "uniform"
+    stages: tuple[str, ...] = ()
     lock_text: bool = False
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from distill.config import RunConfig, StudentConfig
+from distill.config import RunConfig, StudentConfig, check_same_run
 from distill.inheriting import plan_from_data
 from distill.model_loading import load_model
 from distill.recipes.demo import SPECS
+from distill.stages import stage_configs
 from distill.training import TrainResult, run
 from reinforced_data import ReinforcedDataset, open_dataset
 from students import Student, StudentSpec, apply_plan, build_student, load_student
@@ -19,6 +20,21 @@ from teachers import ClipModel, WordTokenizer
 
 
 def train_from_config(config: RunConfig, *, show: bool = True) -> TrainResult:
+    """Train what a configuration names, its stages first; finished stages stay as they are.
+
+    Raises:
+        ValueError: the configuration is not one of a run, or a stage's folder holds another.
+    """
+    *before, last = stage_configs(config)
+    for stage in before:
+        if (Path(stage.out) / "result.json").is_file():
+            check_same_run(stage, Path(stage.out))
+        else:
+            _train_one(stage, show)
+    return _train_one(last, show)
+
+
+def _train_one(config: RunConfig, show: bool) -> TrainResult:
     """Open the store, build the student with `config.seed`, and train it."""
     dataset = open_dataset(config.data.store, config.data.view_set)
     student = build_from_config(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from distill.config import RunConfig
 from distill.recipes.demo import demo, demo_teacher
 from distill.recipes.mobileclip2 import mobileclip2
-from distill.recipes.tinyclip import tinyclip
+from distill.recipes.tinyclip import tinyclip, tinyclip_progressive
 from teachers.suggestions import unknown_name
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
@@ -13,6 +13,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "demo_teacher": demo_teacher,
     "mobileclip2": mobileclip2,
     "tinyclip": tinyclip,
+    "tinyclip_progressive": tinyclip_progressive,
 }
 
 
@@ -27,4 +28,12 @@ def find_recipe(name: str) -> RunConfig:
     return RECIPES[name]()
 
 
-__all__ = ["RECIPES", "demo", "demo_teacher", "find_recipe", "mobileclip2", "tinyclip"]
+__all__ = [
+    "RECIPES",
+    "demo",
+    "demo_teacher",
+    "find_recipe",
+    "mobileclip2",
+    "tinyclip",
+    "tinyclip_progressive",
+]

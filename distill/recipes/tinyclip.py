@@ -9,9 +9,12 @@ and capped at 50. Hardware of the paper: 32 GPUs, batch 32,768. Command:
 
 The student starts from the paper's teacher, by the paper's manual rule (the first units), with
 blocks spaced evenly where the paper's integer step is not; `--student.selector magnitude` and the
-others are a flag away, `distill inherit` shows the plan. Leaves out learned masks and the
-progressive stages.
+others are a flag away, `distill inherit` shows the plan. `tinyclip_progressive` goes down in the
+paper's stages, 75, 50 and 25 % of the teacher's weights, each as long as the schedule; the same
+command goes on in the stage where it stopped. Leaves out learned masks.
 """
+
+from dataclasses import replace
 
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, StudentConfig
 from distill.objective import Objective
@@ -33,3 +36,15 @@ def tinyclip() -> RunConfig:
         precision="bf16",
         activation_checkpointing=True,
     )
+
+
+def tinyclip_progressive() -> RunConfig:
+    """TinyCLIP's 75, 50 and 25 % of ViT-B/32, each stage the next one's donor."""
+    base = tinyclip()
+    student = replace(
+        base.student,
+        name="TinyCLIP-auto-ViT-22M-32-Text-10M",
+        stages=("TinyCLIP-ViT-61M-32-Text-29M", "TinyCLIP-ViT-40M-32-Text-19M"),
+        selector="magnitude",
+    )
+    return replace(base, student=student)
