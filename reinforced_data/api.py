@@ -7,6 +7,7 @@ from reinforced_data.captioning import CaptionReport, caption
 from reinforced_data.costing import StorePlan
 from reinforced_data.glyphs import pack_glyphs
 from reinforced_data.packing import PackReport, pack
+from reinforced_data.pictures import Picture
 from reinforced_data.planning import plan_store
 from reinforced_data.reader import ReinforcedDataset, StoredTeacher, open_dataset
 from reinforced_data.reinforcing import ReinforceReport, reinforce
@@ -27,6 +28,7 @@ __all__ = [
     "CaptionPolicy",
     "CaptionReport",
     "PackReport",
+    "Picture",
     "ReinforceReport",
     "ReinforcedDataset",
     "RepairReport",

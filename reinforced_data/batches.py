@@ -16,7 +16,8 @@ from reinforced_data.batch import Batch, Texts
 from reinforced_data.codecs import Codec
 from reinforced_data.open_shard import OpenShard
 from reinforced_data.order import SampleOrder, caption_id, view_indices
-from reinforced_data.source import UnreadableImage, decode_image
+from reinforced_data.pictures import Picture
+from reinforced_data.source import UnreadableImage
 from reinforced_data.step_texts import CaptionShares, StepTexts
 from reinforced_data.stored_teachers import StoredTeacher
 from reinforced_data.views import View, render_view
@@ -188,15 +189,15 @@ class BatchDataset(Dataset[Batch]):
         data = shard.image(row)
         if hashlib.sha256(data).digest() != shard.index.digest(row):
             return "image-changed"
+        preprocess = self._reading.preprocess
         try:
-            image = decode_image(data)
+            picture = Picture(data, known_good=True)
+            if self._reading.whole_image:
+                pixels[...] = preprocess.whole_view(picture.image())
+            else:
+                pixels[...] = render_view(picture, view, preprocess)
         except UnreadableImage as error:
             return error.reason
-        preprocess = self._reading.preprocess
-        if self._reading.whole_image:
-            pixels[...] = preprocess.whole_view(image)
-        else:
-            pixels[...] = render_view(image, view, preprocess)
         return None
 
     def _tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

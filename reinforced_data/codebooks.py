@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reinforced_data.decoding import UnreadableImage, decode_image
+from reinforced_data.decoding import UnreadableImage
 from reinforced_data.embedding import ImageEmbedder, Rows, embed_texts
 from reinforced_data.layout import Store
+from reinforced_data.pictures import Picture
 from reinforced_data.product_quantization import NUM_BYTES, check_width, fit_codebook
 from reinforced_data.shard_reader import BrokenShard, Sample, scan_shard
 from reinforced_data.views import ViewPolicy, render_view, sample_view
@@ -30,6 +31,7 @@ class Probe:
     policy: ViewPolicy
     num_views: int
     seed: int
+    render_version: int
     captions_from: str | None
 
     def samples(self) -> Iterator[Sample]:
@@ -53,17 +55,25 @@ def fit_image_codebook(probe: Probe, teacher: ClipModel, codec: str) -> np.ndarr
     embedder, count = ImageEmbedder(teacher, _BATCH), 0
     for sample in probe.samples():
         try:
-            image = decode_image(sample.image)
+            views = list(_render(probe, sample, teacher))
         except UnreadableImage:
             continue
-        aspect = image.width / image.height
-        for index in range(probe.num_views):
-            view = sample_view(probe.policy, probe.seed, sample.key, index, aspect)
-            embedder.add(render_view(image, view, teacher.preprocess))
-            count += 1
+        for pixels in views:
+            embedder.add(pixels)
+        count += len(views)
         if count >= _MOST_ROWS:
             break
     return fit_codebook(_sound(embedder.finish()), NUM_BYTES[codec])
+
+
+def _render(probe: Probe, sample: Sample, teacher: ClipModel) -> Iterator[np.ndarray]:
+    picture = Picture(sample.image)
+    aspect = picture.width / picture.height
+    for index in range(probe.num_views):
+        view = sample_view(
+            probe.policy, probe.seed, sample.key, index, aspect, probe.render_version
+        )
+        yield render_view(picture, view, teacher.preprocess)
 
 
 def fit_text_codebook(probe: Probe, teacher: ClipModel, codec: str) -> np.ndarray:

@@ -24,6 +24,7 @@ from reinforced_data.column_codecs import stored_dtype
 from reinforced_data.columns import Column
 from reinforced_data.embedding import Rows
 from reinforced_data.operations import OPERATIONS
+from reinforced_data.resampling import check_render_version
 from reinforced_data.views import View
 
 _FLOAT32 = np.dtype("<f4")
@@ -191,7 +192,11 @@ class ViewRows:
     """A views column's shard, opened."""
 
     def __init__(self, column: Column, batch: pa.RecordBatch) -> None:
-        """Map operation codes to names; a name that this release lacks raises ValueError."""
+        """Map operation codes to names.
+
+        Raises:
+            ValueError: this release lacks an operation, or the way the views were rendered.
+        """
         self._names: list[str] = column.facts["operations"]
         unknown = sorted(set(self._names) - set(OPERATIONS))
         if unknown:
@@ -199,6 +204,8 @@ class ViewRows:
                 f"column {column.name} uses the operation {unknown[0]!r}, which this release lacks"
             )
         self._fill = int(column.identity["policy"]["fill"])
+        self._version = column.identity["render_version"]
+        check_render_version(self._version, f"column {column.name}")
         self.num_rows = batch.num_rows
         self.num_views = int(column.identity["num_views"])
         self.valid = valid_rows(batch["crops"])
@@ -229,7 +236,7 @@ class ViewRows:
             for code, size in zip(operations.tolist(), magnitudes.tolist(), strict=True)
             if code != self._identity
         )
-        return View(tuple(crop.tolist()), ops, self._fill)
+        return View(tuple(crop.tolist()), ops, self._fill, self._version)
 
     def views(self, row: int) -> list[View]:
         """Read all views of a sample; none for a null row."""

@@ -42,8 +42,8 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         UnreadableImage: not a JPEG, PNG or WebP, broken, or too large (see `image_size`).
     """
-    if data[:3] == b"\xff\xd8\xff":
-        pixels = _decode_plain_jpeg(data, max_pixels)
+    if plain_jpeg_size(data, max_pixels) is not None:
+        pixels = _decode_plain_jpeg(data)
         if pixels is not None:
             return Image.fromarray(pixels)
     image = _open(data, max_pixels)
@@ -55,12 +55,20 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise UnreadableImage("undecodable", str(error)) from error
 
 
-def _decode_plain_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
-    """Return RGB pixels, or None where Pillow has to decide (CMYK, anything unusual)."""
+def plain_jpeg_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
+    """Read (width, height) of a JPEG in grey, YCbCr or RGB; None where Pillow has to decide."""
+    if data[:3] != b"\xff\xd8\xff":
+        return None
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-        if colorspace not in ("YCbCr", "RGB", "Gray") or int(width) * int(height) > max_pixels:
-            return None
+    except ValueError:
+        return None
+    plain = colorspace in ("YCbCr", "RGB", "Gray") and int(width) * int(height) <= max_pixels
+    return (int(width), int(height)) if plain else None
+
+
+def _decode_plain_jpeg(data: bytes) -> np.ndarray | None:
+    try:
         return simplejpeg.decode_jpeg(data)
     except ValueError:
         return None

@@ -5,9 +5,9 @@ from dataclasses import replace
 from itertools import product
 
 import numpy as np
-from PIL import Image
 
 from reinforced_data.failing_samples import Candidate, FailingSamples
+from reinforced_data.pictures import Picture
 from reinforced_data.replaying import embed_strings, embed_views
 from reinforced_data.views import View, render_view
 from teachers import Preprocess
@@ -69,8 +69,8 @@ def augmented_otherwise(case: FailingSamples) -> Iterator[Candidate]:
     if not case.is_image:
         return
     teacher = case.replay.teacher
-    whole = [(data, View((0.0, 0.0, 1.0, 1.0))) for data in case.data]
-    cropped = [(data, View(view.crop)) for data, view in case.wanted]
+    whole = [(data, replace(v, crop=(0.0, 0.0, 1.0, 1.0), ops=())) for data, v in case.wanted]
+    cropped = [(data, replace(view, ops=())) for data, view in case.wanted]
     tried = {
         "the whole picture was embedded, not the view": (whole, render_view),
         "the picture was cropped as for evaluation": (whole, _evaluation_look),
@@ -83,12 +83,12 @@ def augmented_otherwise(case: FailingSamples) -> Iterator[Candidate]:
         yield Candidate(cause="augmentation", text=text, errors=errors)
 
 
-def _evaluation_look(image: Image.Image, view: View, look: Preprocess) -> np.ndarray:
-    return look.whole_view(image)
+def _evaluation_look(picture: Picture, view: View, look: Preprocess) -> np.ndarray:
+    return look.whole_view(picture.image())
 
 
-def _mirrored(image: Image.Image, view: View, look: Preprocess) -> np.ndarray:
-    return render_view(image, view, look)[:, ::-1]
+def _mirrored(picture: Picture, view: View, look: Preprocess) -> np.ndarray:
+    return render_view(picture, view, look)[:, ::-1]
 
 
 def other_texts(case: FailingSamples) -> Iterator[Candidate]:

@@ -10,6 +10,7 @@ from reinforced_data.columns import DEFAULT, ORIGINAL, Column, make_column, slug
 from reinforced_data.layout import Store
 from reinforced_data.operations import OPERATIONS, RENDER_VERSION
 from reinforced_data.product_quantization import NUM_BYTES, codebook_digest
+from reinforced_data.resampling import check_render_version
 from reinforced_data.views import ViewPolicy
 from teachers import ClipModel
 
@@ -38,6 +39,11 @@ class Plan:
     captions_from: str | None
 
     @property
+    def render_version(self) -> int:
+        """How its views are rendered; see `RESAMPLERS`."""
+        return self.views.identity["render_version"]
+
+    @property
     def columns(self) -> tuple[Column, ...]:
         """All of them."""
         pairs = [column for entry in self.teachers for column in (entry.image, entry.text)]
@@ -59,7 +65,8 @@ def make_plan(
 
     Raises:
         ValueError: the store has another view set of this name, another set of original captions,
-            or another teacher of the same name; or the name is no name.
+            or another teacher of the same name; the name is no name; or this release lacks the
+            way in which the store's views are rendered.
     """
     _check_view_set_name(view_set)
     index = make_column("index", "index", {})
@@ -68,9 +75,15 @@ def make_plan(
         f"captions-{ORIGINAL}",
         {"set": ORIGINAL, "captions_from": captions_from, "hangs_on": index.name},
     )
-    views = _views_column(index, view_set, policy, num_views, seed)
+    render_version = _render_version(store, view_set)
+    views = _views_column(index, view_set, policy, num_views, seed, render_version)
     probe = Probe(
-        store=store, policy=policy, num_views=num_views, seed=seed, captions_from=captions_from
+        store=store,
+        policy=policy,
+        num_views=num_views,
+        seed=seed,
+        render_version=render_version,
+        captions_from=captions_from,
     )
     entries = [_teacher_columns(probe, teacher, codec, views, captions) for teacher in teachers]
     plan = Plan(
@@ -98,15 +111,29 @@ def _check_view_set_name(name: str) -> None:
         )
 
 
+def _render_version(store: Store, view_set: str) -> int:
+    """Return the view set's own: what was begun with one rendering is completed with it."""
+    for column in store.columns("views"):
+        if column.identity.get("set", DEFAULT) == view_set:
+            check_render_version(column.identity["render_version"], f"column {column.name}")
+            return column.identity["render_version"]
+    return RENDER_VERSION
+
+
 def _views_column(
-    index: Column, view_set: str, policy: ViewPolicy, num_views: int, seed: int
+    index: Column,
+    view_set: str,
+    policy: ViewPolicy,
+    num_views: int,
+    seed: int,
+    render_version: int,
 ) -> Column:
     identity = {
         "policy": policy.config(),
         "num_views": num_views,
         "seed": seed,
         "hangs_on": index.name,
-        "render_version": RENDER_VERSION,
+        "render_version": render_version,
     }
     slug = "views"
     if view_set != DEFAULT:

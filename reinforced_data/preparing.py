@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 
 from reinforced_data.column_rows import IndexRow, ViewRows
+from reinforced_data.pictures import Picture
 from reinforced_data.plan import Plan
-from reinforced_data.source import Sample, UnreadableImage, decode_image
+from reinforced_data.source import Sample, UnreadableImage
 from reinforced_data.views import View, render_view, sample_view
 from teachers import Preprocess
 
@@ -55,22 +55,24 @@ class Preparer:
         if sample.problem is not None:
             return Prepared(row=nothing, problem=sample.problem)
         try:
-            image = decode_image(sample.image)
+            picture = Picture(sample.image)
+            views = self._views(row, sample.key, picture.width / picture.height)
+            pixels = tuple(self._render(picture, view) for view in views)
+            picture.check()
         except UnreadableImage as error:
             return Prepared(row=nothing, problem=error.reason)
-        views = self._views(row, sample.key, image.width / image.height)
         return Prepared(
             row=IndexRow(
                 key=sample.key,
                 offset=sample.offset,
                 size=sample.size,
-                width=image.width,
-                height=image.height,
+                width=picture.width,
+                height=picture.height,
                 sha256=hashlib.sha256(sample.image).digest(),
             ),
             captions=sample.captions,
             views=views,
-            pixels=tuple(self._render(image, view) for view in views),
+            pixels=pixels,
         )
 
     def _views(self, row: int, key: str, aspect: float) -> tuple[View, ...]:
@@ -78,17 +80,17 @@ class Preparer:
             return tuple(self._stored.views(row)) if row < self._stored.num_rows else ()
         plan = self._plan
         return tuple(
-            sample_view(plan.policy, plan.seed, key, index, aspect)
+            sample_view(plan.policy, plan.seed, key, index, aspect, plan.render_version)
             for index in range(plan.num_views)
         )
 
-    def _render(self, image: Image.Image, view: View) -> dict[Preprocess, np.ndarray]:
+    def _render(self, picture: Picture, view: View) -> dict[Preprocess, np.ndarray]:
         # Models of one size and filter see the same pixels; mean and std come later.
         drawn: dict[tuple[int, str], np.ndarray] = {}
         for look in self._looks:
             size_and_filter = (look.image_size, look.interpolation)
             if size_and_filter not in drawn:
-                drawn[size_and_filter] = render_view(image, view, look)
+                drawn[size_and_filter] = render_view(picture, view, look)
         return {look: drawn[look.image_size, look.interpolation] for look in self._looks}
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32
-from PIL import Image
 
 from reinforced_data.auditing_files import ColumnFindings
 from reinforced_data.auditing_source import Place
@@ -21,11 +20,12 @@ from reinforced_data.column_rows import ImageRows, TextRows, ViewRows
 from reinforced_data.columns import Column
 from reinforced_data.embedding import ImageEmbedder, embed_texts
 from reinforced_data.layout import Store
-from reinforced_data.source import UnreadableImage, decode_image
+from reinforced_data.pictures import Picture
+from reinforced_data.source import UnreadableImage
 from reinforced_data.views import View, render_view
 from teachers import ClipModel, Preprocess
 
-Renderer = Callable[[Image.Image, View, Preprocess], np.ndarray]
+Renderer = Callable[[Picture, View, Preprocess], np.ndarray]
 
 _BATCH = 32
 _SPREAD_ROWS = 512
@@ -195,7 +195,7 @@ def embed_views(
     look = look or teacher.preprocess
     for data, view in wanted:
         try:
-            pixels = render(decode_image(data), view, look)
+            pixels = render(Picture(data), view, look)
         except UnreadableImage:
             pixels = np.zeros((look.image_size, look.image_size, 3), np.uint8)
         embedder.add(pixels[..., ::-1] if reverse_channels else pixels)

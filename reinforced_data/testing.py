@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from reinforced_data.arrow_rows import to_ipc
 from reinforced_data.commits import commit_path
 from reinforced_data.layout import open_store
+from reinforced_data.pictures import Picture
 from reinforced_data.shard_writer import ShardSample, write_shards
 from teachers import Preprocess, Teacher, WordTokenizer, load_teacher
 
@@ -34,6 +35,11 @@ def encoded(image: Image.Image, extension: str = "png") -> bytes:
     names = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
     image.save(buffer, names[extension])
     return buffer.getvalue()
+
+
+def as_picture(image: Image.Image) -> Picture:
+    """Hand an image to `render_view`, through a PNG."""
+    return Picture(encoded(image))
 
 
 def sample(number: int, **members: bytes | str) -> ShardSample:

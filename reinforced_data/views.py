@@ -17,7 +17,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from reinforced_data.operations import OPERATIONS
+from reinforced_data.operations import OPERATIONS, RENDER_VERSION
+from reinforced_data.pictures import Picture
+from reinforced_data.resampling import RESAMPLERS
 from reinforced_data.view_policy import ViewPolicy
 from teachers.contract import Preprocess
 
@@ -30,14 +32,23 @@ class View:
         crop: left, top, width and height as fractions of the image.
         ops: operations in order, each with its own magnitude.
         fill: the grey of what geometric operations pull in from outside.
+        version: the render version; a store keeps that with which it was begun.
     """
 
     crop: tuple[float, float, float, float]
     ops: tuple[tuple[str, float], ...] = ()
     fill: int = 0
+    version: int = RENDER_VERSION
 
 
-def sample_view(policy: ViewPolicy, seed: int, key: str, index: int, aspect: float = 1.0) -> View:
+def sample_view(
+    policy: ViewPolicy,
+    seed: int,
+    key: str,
+    index: int,
+    aspect: float = 1.0,
+    version: int = RENDER_VERSION,
+) -> View:
     """Draw view `index` of the sample `key`; the same arguments give the same view for ever.
 
     Args:
@@ -46,6 +57,7 @@ def sample_view(policy: ViewPolicy, seed: int, key: str, index: int, aspect: flo
         key: the sample's key.
         index: which of its views.
         aspect: the image's width / height, so that the crop's ratio is one of pixels.
+        version: how the view is to be rendered; it changes nothing about what is drawn.
     """
     draw = _uniforms(seed, key, index)
     crop = _sample_crop(policy, draw, aspect)
@@ -57,7 +69,7 @@ def sample_view(policy: ViewPolicy, seed: int, key: str, index: int, aspect: flo
         magnitude = row.weakest + (row.strongest - row.weakest) * policy.magnitude
         magnitude = magnitude if positive or not row.signed else -magnitude
         ops.append((name, float(np.float32(magnitude))))
-    return View(crop, tuple(ops), policy.fill)
+    return View(crop, tuple(ops), policy.fill, version)
 
 
 def _uniforms(seed: int, key: str, index: int) -> Iterator[float]:
@@ -92,22 +104,19 @@ def _float32(*values: float) -> Any:
 
 
 def render_view(
-    image: Image.Image, view: View, preprocess: Preprocess
+    picture: Picture, view: View, preprocess: Preprocess
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Render a view at a model's own size: crop and resize in one call, then the operations.
+    """Render a view at a model's own size: crop and resize, then the operations.
 
     Deterministic, and the one function through which teachers and students see views.
+
+    Raises:
+        UnreadableImage: the picture is broken; nothing was decoded before.
     """
-    width, height = image.size
-    left, top, crop_width, crop_height = view.crop
-    box = (
-        left * width,
-        top * height,
-        min((left + crop_width) * width, width),
-        min((top + crop_height) * height, height),
-    )
-    size = preprocess.image_size
-    picture = image.resize((size, size), preprocess.resampling, box=box)
+    pixels = RESAMPLERS[view.version](picture, view.crop, preprocess)
+    if not view.ops:
+        return pixels
+    image = Image.fromarray(pixels)
     for name, magnitude in view.ops:
-        picture = OPERATIONS[name].apply(picture, magnitude, view.fill)
-    return np.frombuffer(picture.tobytes(), np.uint8).reshape(size, size, 3)
+        image = OPERATIONS[name].apply(image, magnitude, view.fill)
+    return np.array(image)

@@ -12,6 +12,7 @@ from distill.doctor.findings import Finding
 from distill.ops import Embeddings, image_text_loss
 from reinforced_data.arrow_rows import from_ipc, to_ipc
 from reinforced_data.decoding import decode_image
+from reinforced_data.pictures import Picture
 from reinforced_data.view_policy import ViewPolicy
 from reinforced_data.views import render_view, sample_view
 from teachers.clip_model import unit_rows
@@ -50,7 +51,9 @@ def _decoding() -> str:
 def _views() -> str:
     look = Preprocess(image_size=32)
     view = sample_view(ViewPolicy(), 0, "self-check", 0)
-    first, second = (render_view(_picture(), view, look) for _ in range(2))
+    data = io.BytesIO()
+    _picture().save(data, "PNG")
+    first, second = (render_view(Picture(data.getvalue()), view, look) for _ in range(2))
     return "" if np.array_equal(first, second) else "the same view is rendered in two ways"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reinforced_data import ViewPolicy, audit, open_dataset, preparing, reinforce
+from reinforced_data import ViewPolicy, audit, open_dataset, pictures, reinforce
 from reinforced_data.layout import open_store
 from reinforced_data.testing import TOKENIZER, tiny_teacher, write_source
 from teachers import Preprocess
@@ -20,13 +20,13 @@ SAMPLES = 12
 @pytest.fixture
 def decoded(monkeypatch) -> Counter[str]:
     """Count the pictures that are really decoded."""
-    counter, decode = Counter[str](), preparing.decode_image
+    counter, decode = Counter[str](), pictures.decode_image
 
     def counting(data: bytes):
         counter["pictures"] += 1
         return decode(data)
 
-    monkeypatch.setattr(preparing, "decode_image", counting)
+    monkeypatch.setattr(pictures, "decode_image", counting)
     return counter
 
 

@@ -14,6 +14,7 @@ from reinforced_data.arrow_rows import fixed_values
 from reinforced_data.column_rows import ImageRows
 from reinforced_data.open_shard import OpenShard
 from reinforced_data.order import caption_id
+from reinforced_data.pictures import Picture
 from reinforced_data.source import decode_image, open_source
 from reinforced_data.testing import TOKENIZER, TinyEncoder, sample, tiny_teacher, write_source
 from reinforced_data.views import render_view, sample_view
@@ -57,9 +58,7 @@ def test_a_batch_holds_the_rows_of_its_views_and_captions(tmp_path):
     sigmoid = tiny_teacher("sigmoid", embed_dim=24, module=TinyEncoder(24, seed=3, sigmoid=True))
     teachers = [tiny_teacher("one", image_size=20), sigmoid]
     path = make_store(tmp_path, teachers, codec="float32")
-    images = {
-        s.key: (decode_image(s.image), s.captions[0]) for s in open_source(tmp_path / "source")
-    }
+    images = {s.key: (Picture(s.image), s.captions[0]) for s in open_source(tmp_path / "source")}
     for batch in read(path):
         assert (len(batch.keys), batch.refused) == (10, {})
         for i, key in enumerate(batch.keys):

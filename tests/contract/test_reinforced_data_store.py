@@ -12,7 +12,8 @@ import torch
 from reinforced_data import ViewPolicy, open_dataset, reinforce
 from reinforced_data.column_rows import ImageRows, IndexRows, TextRows, ViewRows
 from reinforced_data.layout import Store, open_store
-from reinforced_data.source import decode_image, open_source
+from reinforced_data.pictures import Picture
+from reinforced_data.source import open_source
 from reinforced_data.storage import Storage
 from reinforced_data.testing import sample, tiny_teacher, write_source
 from reinforced_data.views import render_view, sample_view
@@ -87,7 +88,7 @@ def test_rows_are_what_the_teacher_says(tmp_path):
         index = IndexRows(store.rows(column(store, "index"), shard))
         assert (index.keys[row], index.offsets[row]) == (found.key, found.offset)
         stored = ViewRows(column(store, "views"), store.rows(column(store, "views"), shard))
-        image = decode_image(found.image)
+        image = Picture(found.image)
         for k in range(3):
             view = sample_view(POLICY, 9, found.key, k, image.width / image.height)
             kept = tuple(op for op in view.ops if op[0] != "identity")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from reinforced_data import open_dataset, reinforce
 from reinforced_data.decoding import MAX_SIDE, UnreadableImage, decode_image, image_size
-from reinforced_data.testing import encoded, picture, sample, tiny_teacher, write_source
+from reinforced_data.testing import as_picture, encoded, picture, sample, tiny_teacher, write_source
 from reinforced_data.views import View, render_view
 from teachers import Preprocess
 
@@ -144,4 +144,6 @@ def test_strips_of_pixels_have_a_small_whole_view(size, resize_mode):
     strip = Image.new("RGB", size, (10, 20, 30))
     # Resized as open_clip does it, 1 x 65,536 would have 3.3e9 pixels; Pillow would say so.
     assert (preprocess.whole_view(strip) == (10, 20, 30)).all()
-    assert (render_view(strip, View((0.0, 0.0, 1.0, 1.0)), preprocess) == (10, 20, 30)).all()
+    assert (
+        render_view(as_picture(strip), View((0.0, 0.0, 1.0, 1.0)), preprocess) == (10, 20, 30)
+    ).all()

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from reinforced_data.operations import OPERATIONS
-from reinforced_data.testing import picture
+from reinforced_data.testing import as_picture, picture
 from reinforced_data.view_policy import RANDAUGMENT, ViewPolicy
 from reinforced_data.views import View, render_view, sample_view
 from teachers import Preprocess
@@ -67,7 +67,9 @@ def test_whole_image_policy_takes_the_whole_square():
     policy = ViewPolicy(scale=(1.0, 1.0), ratio=(1.0, 1.0), num_ops=0)
     assert sample_view(policy, 0, "k", 0).crop == (0.0, 0.0, 1.0, 1.0)
     image = picture(0, 32, 32)
-    np.testing.assert_array_equal(render_view(image, View((0.0, 0.0, 1.0, 1.0)), look(32)), image)
+    np.testing.assert_array_equal(
+        render_view(as_picture(image), View((0.0, 0.0, 1.0, 1.0)), look(32)), image
+    )
 
 
 def test_flip_is_off_by_default_and_comes_as_often_as_asked():
@@ -84,7 +86,7 @@ def test_rendering_replays_bit_for_bit():
     for index in range(100):
         view = sample_view(PHOTO, 0, "k", index, 1.5)
         again = View(tuple(np.float32(view.crop).tolist()), view.ops, view.fill)
-        first, second = (render_view(image, v, look(24)) for v in (view, again))
+        first, second = (render_view(as_picture(image), v, look(24)) for v in (view, again))
         np.testing.assert_array_equal(first, second)
         assert first.shape == (24, 24, 3) and first.dtype == np.uint8
 
@@ -97,7 +99,9 @@ def test_a_view_means_the_same_at_every_size(name):
     view = View((0.1, 0.2, 0.7, 0.6), ((name, magnitude),))
     image = picture(3, 640, 480)
     small, large = (
-        Image.fromarray(render_view(image, view, look(size))).resize((64, 64), reducing_gap=None)
+        Image.fromarray(render_view(as_picture(image), view, look(size))).resize(
+            (64, 64), reducing_gap=None
+        )
         for size in (224, 256)
     )
     difference = np.abs(np.asarray(small, np.float32) - np.asarray(large, np.float32))
@@ -112,7 +116,7 @@ def test_crop_geometry_is_that_of_the_image():
     left, top, width, height = crop = (0.25, 0.125, 0.5, 0.75)
     for source in (image, image.resize((320, 240))):
         for size in (224, 256):
-            pixels = render_view(source, View(crop), look(size)).astype(float) / 255
+            pixels = render_view(as_picture(source), View(crop), look(size)).astype(float) / 255
             assert pixels[:, 0, 0].mean() == pytest.approx(left, abs=0.01)
             assert pixels[:, -1, 0].mean() == pytest.approx(left + width, abs=0.01)
             assert pixels[0, :, 1].mean() == pytest.approx(top, abs=0.01)
@@ -122,10 +126,12 @@ def test_crop_geometry_is_that_of_the_image():
 @pytest.mark.parametrize("size", [224, 256])
 def test_translations_are_fractions_of_the_output(size):
     image = Image.new("RGB", (100, 100), (255, 255, 255))
-    pixels = render_view(image, View((0.0, 0.0, 1.0, 1.0), (("translate_x", 0.25),)), look(size))
+    pixels = render_view(
+        as_picture(image), View((0.0, 0.0, 1.0, 1.0), (("translate_x", 0.25),)), look(size)
+    )
     assert (pixels[:, : size // 4] == 0).all() and (pixels[:, size // 4 :] == 255).all()
     pixels = render_view(
-        image, View((0.0, 0.0, 1.0, 1.0), (("translate_y", -0.25),), 9), look(size)
+        as_picture(image), View((0.0, 0.0, 1.0, 1.0), (("translate_y", -0.25),), 9), look(size)
     )
     assert (pixels[-size // 4 :] == 9).all() and (pixels[: -size // 4] == 255).all()
 
