@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from reinforced_data.arrow_rows import to_ipc
@@ -27,6 +27,27 @@ def picture(seed: int, width: int = 24, height: int = 16) -> Image.Image:
     """Make a smooth picture of its own colours."""
     noise = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def photograph(seed: int, width: int, height: int) -> Image.Image:
+    """Make what a camera might: noise at every frequency, mostly grey, and shapes with edges."""
+    generator = np.random.default_rng(seed)
+    total = np.zeros((height, width, 3))
+    for octave in range(2, 11):
+        cells = (min(2**octave, height), min(2**octave, width))
+        grey, colours = generator.normal(size=(*cells, 1)), generator.normal(size=(*cells, 3))
+        layer = (0.8 * grey + 0.2 * colours).astype(np.float32)
+        planes = [Image.fromarray(plane) for plane in np.moveaxis(layer, 2, 0)]
+        large = [plane.resize((width, height), Image.Resampling.BICUBIC) for plane in planes]
+        total += np.stack([np.asarray(plane) for plane in large], -1) * 2.0 ** (-0.8 * octave)
+    image = Image.fromarray((128 + 45 * total / total.std()).clip(0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    for number in range(12):
+        x, y, side = (int(generator.integers(1, bound)) for bound in (width, height, width // 5))
+        colour = tuple(int(value) for value in generator.integers(0, 256, 3))
+        shape = draw.ellipse if number % 2 else draw.rectangle
+        shape((x, y, x + side, y + side), fill=colour)
+    return image
 
 
 def encoded(image: Image.Image, extension: str = "png") -> bytes:

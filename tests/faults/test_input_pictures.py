@@ -144,6 +144,5 @@ def test_strips_of_pixels_have_a_small_whole_view(size, resize_mode):
     strip = Image.new("RGB", size, (10, 20, 30))
     # Resized as open_clip does it, 1 x 65,536 would have 3.3e9 pixels; Pillow would say so.
     assert (preprocess.whole_view(strip) == (10, 20, 30)).all()
-    assert (
-        render_view(as_picture(strip), View((0.0, 0.0, 1.0, 1.0)), preprocess) == (10, 20, 30)
-    ).all()
+    view = View((0.0, 0.0, 1.0, 1.0))
+    assert (render_view(as_picture(strip), view, preprocess) == (10, 20, 30)).all()

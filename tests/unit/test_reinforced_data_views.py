@@ -14,6 +14,7 @@ from reinforced_data.views import View, render_view, sample_view
 from teachers import Preprocess
 
 PHOTO = ViewPolicy()
+WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
 def look(size: int) -> Preprocess:
@@ -67,9 +68,7 @@ def test_whole_image_policy_takes_the_whole_square():
     policy = ViewPolicy(scale=(1.0, 1.0), ratio=(1.0, 1.0), num_ops=0)
     assert sample_view(policy, 0, "k", 0).crop == (0.0, 0.0, 1.0, 1.0)
     image = picture(0, 32, 32)
-    np.testing.assert_array_equal(
-        render_view(as_picture(image), View((0.0, 0.0, 1.0, 1.0)), look(32)), image
-    )
+    np.testing.assert_array_equal(render_view(as_picture(image), View(WHOLE), look(32)), image)
 
 
 def test_flip_is_off_by_default_and_comes_as_often_as_asked():
@@ -97,11 +96,9 @@ def test_a_view_means_the_same_at_every_size(name):
     row = OPERATIONS[name]
     magnitude = row.weakest + (row.strongest - row.weakest) * 0.3
     view = View((0.1, 0.2, 0.7, 0.6), ((name, magnitude),))
-    image = picture(3, 640, 480)
+    image = as_picture(picture(3, 640, 480))
     small, large = (
-        Image.fromarray(render_view(as_picture(image), view, look(size))).resize(
-            (64, 64), reducing_gap=None
-        )
+        Image.fromarray(render_view(image, view, look(size))).resize((64, 64), reducing_gap=None)
         for size in (224, 256)
     )
     difference = np.abs(np.asarray(small, np.float32) - np.asarray(large, np.float32))
@@ -125,14 +122,10 @@ def test_crop_geometry_is_that_of_the_image():
 
 @pytest.mark.parametrize("size", [224, 256])
 def test_translations_are_fractions_of_the_output(size):
-    image = Image.new("RGB", (100, 100), (255, 255, 255))
-    pixels = render_view(
-        as_picture(image), View((0.0, 0.0, 1.0, 1.0), (("translate_x", 0.25),)), look(size)
-    )
+    image = as_picture(Image.new("RGB", (100, 100), (255, 255, 255)))
+    pixels = render_view(image, View(WHOLE, (("translate_x", 0.25),)), look(size))
     assert (pixels[:, : size // 4] == 0).all() and (pixels[:, size // 4 :] == 255).all()
-    pixels = render_view(
-        as_picture(image), View((0.0, 0.0, 1.0, 1.0), (("translate_y", -0.25),), 9), look(size)
-    )
+    pixels = render_view(image, View(WHOLE, (("translate_y", -0.25),), 9), look(size))
     assert (pixels[-size // 4 :] == 9).all() and (pixels[: -size // 4] == 255).all()
 
 
