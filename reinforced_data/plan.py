@@ -114,7 +114,7 @@ def _check_view_set_name(name: str) -> None:
 def _render_version(store: Store, view_set: str) -> int:
     """Return the view set's own: what was begun with one rendering is completed with it."""
     for column in store.columns("views"):
-        if column.identity.get("set", DEFAULT) == view_set:
+        if view_set_of(column) == view_set:
             check_render_version(column.identity["render_version"], f"column {column.name}")
             return column.identity["render_version"]
     return RENDER_VERSION
