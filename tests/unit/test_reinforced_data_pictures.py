@@ -16,8 +16,10 @@ from reinforced_data.views import View, render_view, sample_view
 from teachers import Preprocess
 
 LOOKS = [
-    Preprocess(image_size=size, interpolation=how)
-    for size, how in ((16, "bilinear"), (224, "bicubic"), (256, "bilinear"), (64, "bicubic"))
+    Preprocess(image_size=16, interpolation="bilinear"),
+    Preprocess(image_size=224),
+    Preprocess(image_size=256, interpolation="bilinear"),
+    Preprocess(image_size=64),
 ]
 PHOTO = photograph(0, 730, 611)
 SUBSAMPLINGS = ("444", "422", "420", "440", "411", "Gray")
