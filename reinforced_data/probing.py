@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from reinforced_data.column_bytes import ColumnBytes, measure_columns, stored_as
 from reinforced_data.layout import open_store
+from reinforced_data.pictures import Picture
 from reinforced_data.product_quantization import NUM_BYTES, check_width
 from reinforced_data.reinforcing import reinforce
 from reinforced_data.sample_counts import cut_pieces
-from reinforced_data.source import Sample, UnreadableImage, decode_image, scan_shard
+from reinforced_data.source import Sample, UnreadableImage, scan_shard
 from reinforced_data.tower_rates import TowerRates, answering_at_once, time_towers
 from reinforced_data.views import ViewPolicy, render_view, sample_view
 from teachers import Ensemble, Preprocess, Teacher
@@ -199,29 +199,31 @@ def _prepare(
         began = time.process_time()
         for sample in scan_shard(piece, captions_from=captions_from):
             seen.rows += 1
-            image, problem = _decode(sample)
-            if image is None:
-                seen.problems[str(problem)] += 1
+            try:
+                views = _render(sample, policy, num_views, looks)
+            except UnreadableImage as error:
+                seen.problems[error.reason] += 1
                 continue
             seen.usable += 1
             hashlib.sha256(sample.image)
             texts.update(dict.fromkeys(sample.captions))
-            for index in range(num_views):
-                view = sample_view(policy, 0, sample.key, index, image.width / image.height)
-                for drawn, look in looks.items():
-                    pixels = render_view(image, view, look)
-                    if len(seen.pixels[drawn]) < keep:
-                        seen.pixels[drawn].append(pixels)
+            for drawn, pixels in views:
+                if len(seen.pixels[drawn]) < keep:
+                    seen.pixels[drawn].append(pixels)
         seen.core_seconds += time.process_time() - began
         seen.texts += texts
         seen.different_texts += len(texts)
     return seen
 
 
-def _decode(sample: Sample) -> tuple[Image.Image | None, str | None]:
+def _render(
+    sample: Sample, policy: ViewPolicy, num_views: int, looks: dict[_Drawn, Preprocess]
+) -> list[tuple[_Drawn, np.ndarray]]:
     if sample.problem is not None:
-        return None, sample.problem
-    try:
-        return decode_image(sample.image), None
-    except UnreadableImage as error:
-        return None, error.reason
+        raise UnreadableImage(sample.problem, sample.key)
+    picture = Picture(sample.image)
+    aspect = picture.width / picture.height
+    views = [sample_view(policy, 0, sample.key, index, aspect) for index in range(num_views)]
+    return [
+        (drawn, render_view(picture, view, look)) for view in views for drawn, look in looks.items()
+    ]

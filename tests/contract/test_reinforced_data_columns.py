@@ -3,10 +3,11 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from reinforced_data import ViewPolicy, audit, open_dataset, pictures, reinforce
+from reinforced_data import Picture, ViewPolicy, audit, open_dataset, preparing, reinforce
 from reinforced_data.layout import open_store
 from reinforced_data.testing import TOKENIZER, tiny_teacher, write_source
 from teachers import Preprocess
@@ -20,13 +21,14 @@ SAMPLES = 12
 @pytest.fixture
 def decoded(monkeypatch) -> Counter[str]:
     """Count the pictures that are really decoded."""
-    counter, decode = Counter[str](), pictures.decode_image
+    counter = Counter[str]()
 
-    def counting(data: bytes):
-        counter["pictures"] += 1
-        return decode(data)
+    class Counted(Picture):
+        def _decode(self, scale: int, rows: int) -> np.ndarray:
+            counter["pictures"] += 1
+            return super()._decode(scale, rows)
 
-    monkeypatch.setattr(pictures, "decode_image", counting)
+    monkeypatch.setattr(preparing, "Picture", Counted)
     return counter
 
 

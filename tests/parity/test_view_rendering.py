@@ -120,16 +120,10 @@ print(json.dumps({"capability": torch.backends.cpu.get_cpu_capability(), **diges
 """
 
 
-@pytest.mark.parametrize(
-    "setting", [{"ATEN_CPU_CAPABILITY": "default"}, {"JSIMD_FORCENONE": "1"}], ids=["aten", "jpeg"]
-)
-def test_a_processor_without_vector_instructions_gives_the_same_bits(setting):
-    folder = str(Path(__file__).parent)
-    command = [sys.executable, "-c", _ELSEWHERE, folder]
+def test_a_processor_without_vector_instructions_gives_the_same_bits():
+    setting = {"ATEN_CPU_CAPABILITY": "default", "JSIMD_FORCENONE": "1"}
+    command = [sys.executable, "-c", _ELSEWHERE, str(Path(__file__).parent)]
     done = subprocess.run(
         command, env=os.environ | setting, capture_output=True, text=True, check=True
     )
-    found = json.loads(done.stdout)
-    capability = found.pop("capability")
-    assert capability == "DEFAULT" or "ATEN_CPU_CAPABILITY" not in setting
-    assert found == digests()
+    assert json.loads(done.stdout) == {"capability": "DEFAULT", **digests()}
