@@ -87,7 +87,8 @@ class Stepper:
     def finished(self) -> Student:
         """The student to evaluate and to save: the moving average where there is one."""
         student = self.student if self.ema is None else self.ema.module
-        return student.eval()
+        # Through training mode: see teachers.clip_model.evaluating.
+        return student.train().eval()
 
     def step(self, batch: Batch, step: int) -> Stepped:
         """Take step number `step` (from 1), or leave it out and change nothing."""

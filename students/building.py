@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from students.catalog import CATALOG
 from students.spec import OpenClipSpec, StudentSpec
-from students.student import Student, evaluating
+from students.student import Student
 from students.two_tower import SIGMOID_BIAS, SIGMOID_SCALE, TwoTower
-from teachers.clip_model import ClipModel, check_dual_encoder
+from teachers.clip_model import ClipModel, check_dual_encoder, evaluating
 from teachers.contract import Kind, Preprocess, Tokenizer
 from teachers.suggestions import did_you_mean, unknown_name
 from teachers.tokenizers import OpenClipTokenizer

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +19,7 @@ from safetensors.torch import save_model
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
-from teachers.clip_model import ClipModel, unit_rows
+from teachers.clip_model import ClipModel, evaluating, unit_rows
 from teachers.contract import Preprocess, Tokenizer
 
 FORMAT = 1
@@ -169,18 +168,6 @@ class Student(ClipModel):
         shutil.copymode(f"{config}.tmp", f"{weights}.tmp")
         os.replace(f"{weights}.tmp", weights)
         os.replace(f"{config}.tmp", config)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode for a while; each part gets its own mode back."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def reached_parameters(module: nn.Module, method: str, inputs: Tensor) -> frozenset[str]:

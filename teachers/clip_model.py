@@ -4,7 +4,8 @@ Teacher and Student are both `ClipModel`s, so that one evaluator, one exporter a
 both. What differs (frozen or trained, how it is saved) is theirs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -71,12 +72,8 @@ class ClipModel(nn.Module):
     @cached_property
     def embed_dim(self) -> int:
         """The width of the embeddings, asked of the text tower once."""
-        was_training = self.training
-        self.eval()
-        with torch.no_grad():
-            width = self.encode_text(["a"]).shape[-1]
-        self.train(was_training)
-        return width
+        with evaluating(self), torch.no_grad():
+            return self.encode_text(["a"]).shape[-1]
 
     def encode_image(self, images: Tensor | Sequence[Image.Image]) -> Float[Tensor, "n d"]:
         """Embed images as unit rows.
@@ -133,3 +130,21 @@ def check_dual_encoder(module: nn.Module) -> None:
             "scale above 1000. Store log(scale), as open_clip does, not the scale itself"
         )
     assert isinstance(module, DualEncoder)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode for a while; each part gets its own mode back.
+
+    What its towers have kept of an evaluation, such as timm's TinyViT its attention biases, is
+    dropped before and after: weights may have changed, or may change.
+    """
+    modes = {part: part.training for part in module.modules()}
+    module.train()
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train()
+        for part, mode in modes.items():
+            part.training = mode

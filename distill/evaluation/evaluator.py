@@ -3,21 +3,20 @@
 Teachers and students go through the same code, each with its own preprocessing and tokenizer.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.evaluation.retrieval import retrieval, unique_texts
 from distill.evaluation.zero_shot import TEMPLATES, embed_classes, embed_texts, zero_shot
 from reinforced_data.source import Sample, Source, UnreadableImage, decode_image, open_source
-from teachers.clip_model import ClipModel
+from teachers.clip_model import ClipModel, evaluating
 from teachers.suggestions import unknown_name
 
 TASKS = ("zero_shot", "retrieval")
@@ -73,7 +72,7 @@ def evaluate(
     if tasks is not None and (not tasks or set(tasks) - set(TASKS)):
         raise unknown_name("task", next(iter(set(tasks) - set(TASKS)), ""), TASKS)
     samples = _samples(source, captions_from)
-    with _inference(model):
+    with evaluating(model), torch.no_grad():
         found = _embed_images(model, islice(samples, limit), batch_size, on_batch)
         if isinstance(samples, Source):
             found.skipped += samples.skipped.total()
@@ -143,19 +142,6 @@ def _wanted(task: str, tasks: Sequence[str] | None, possible: bool, source: obje
         needs = "label (a cls member)" if task == "zero_shot" else "caption (a txt or json member)"
         raise ValueError(f"{task} was asked for, but no sample of {_name(source)} has a {needs}")
     return possible and (tasks is None or task in tasks)
-
-
-@contextmanager
-def _inference(model: nn.Module) -> Iterator[None]:
-    """Evaluate without gradients; afterwards every module is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _embed_images(

@@ -16,7 +16,7 @@ from students.inheritance.resampling import (
     resize_patches,
     resize_positions,
 )
-from teachers.clip_model import ClipModel
+from teachers.clip_model import ClipModel, evaluating
 
 
 def apply_plan(plan: InheritancePlan, student: ClipModel, donor: ClipModel) -> None:
@@ -50,8 +50,9 @@ def apply_plan(plan: InheritancePlan, student: ClipModel, donor: ClipModel) -> N
                 _write(new, theirs, tower, transfer)
         for name in plan.scalars:
             new[name].copy_(theirs[name].reshape(new[name].shape))
-        for key, tensor in mine.items():
-            tensor.copy_(new[key])
+        with evaluating(student.module):  # which forgets what was computed from old weights
+            for key, tensor in mine.items():
+                tensor.copy_(new[key])
 
 
 def _write(

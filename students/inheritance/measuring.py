@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from students.inheritance.annotation import Annotation, Slot, TowerAxes
 from students.inheritance.tracing import watching
-from students.student import TowerName, evaluating
-from teachers.clip_model import ClipModel, unit_rows
+from students.student import TowerName
+from teachers.clip_model import ClipModel, evaluating, unit_rows
 
 Batch = tuple[Tensor, Tensor]
 # The donor's module and a batch -> a scalar.

@@ -5,6 +5,7 @@ each result (None for one that is not followed). Batch, token and space dimensio
 "data".
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -221,19 +222,20 @@ def _places(tracer: "Tracer", args: Sequence[Any], kwargs: dict[str, Any], out: 
 
 
 def _gather_rows(tracer: "Tracer", args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Result:
-    """x[i, j]: the leading indexed dimensions become one choice of rows."""
+    """x[i, j] or x[:, i]: neighbouring indexed dimensions become one choice of rows."""
     dims, indices = tracer.dims(args[0]), list(args[1])
-    count = len(indices)
-    if any(each is None for each in indices):
+    first = sum(1 for _ in itertools.takewhile(lambda each: each is None, indices))
+    last = len(indices)
+    if any(each is None for each in indices[first:]):
         return fallback("index")(tracer, args, kwargs, out)
-    rest = dims[count:]
-    if count == 1 and len(dims) == 2 and tracer.origin(args[0]) is not None:
+    before, rest = dims[:first], dims[last:]
+    if last == 1 and len(dims) == 2 and tracer.origin(args[0]) is not None:
         return _embedding(tracer, (args[0], indices[0]), kwargs, out)
-    for dim in dims[:count]:
+    for dim in dims[first:last]:
         if not _is_data(tracer, dim):
             tracer.factors.mark(dim, "opaque")
-    rows = [tracer.fresh(size, "data") for size in out.shape[: out.ndim - len(rest)]]
-    return [[*rows, *rest]]
+    sizes = out.shape[first : out.ndim - len(rest)]
+    return [[*before, *(tracer.fresh(size, "data") for size in sizes), *rest]]
 
 
 def _embedding(tracer: "Tracer", args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Result:

@@ -11,6 +11,7 @@ from students.building import build_student
 from students.inheritance.annotation import Annotation, annotate
 from students.inheritance.plan import InheritancePlan
 from students.student import Student
+from teachers.clip_model import evaluating
 from teachers.tokenizers import WordTokenizer
 
 WORDS = WordTokenizer(("a", "cat", "dog", "two", "on", "mat", "red", "blue"), 8)
@@ -131,8 +132,9 @@ def plant_dead_units(donor: Student, plan: InheritancePlan, seed: int = 5) -> An
             living, dead = order[: len(axis.indices)], order[len(axis.indices) :]
             copied = living.repeat(-(-len(dead) // len(living)))[: len(dead)]
             places = plan.towers if axis.kind == "embed" else (tower,)
-            for place in places:
-                _plant(annotation, place, tensors, axis.donor, dead, copied)
+            with evaluating(donor.module):  # which forgets what was computed from old weights
+                for place in places:
+                    _plant(annotation, place, tensors, axis.donor, dead, copied)
     return annotation
 
 

@@ -60,6 +60,17 @@ def repvit(*widths: int) -> nn.Module:
     return timm.models.RepVit(num_classes=16, embed_dim=widths, depth=(1, 1, 1, 1))
 
 
+def tinyvit(*widths: int) -> nn.Module:
+    """Its attention adds a table of biases, a row a head, looked up by distance."""
+    return timm.models.TinyVit(
+        num_classes=16,
+        embed_dims=widths,
+        depths=(1, 1, 1, 1),
+        num_heads=tuple(width // 8 for width in widths),
+        window_sizes=(7, 7, 7, 7),
+    )
+
+
 def vitamin(width: int, heads: int) -> nn.Module:
     cells = timm.models.vitamin.VitCfg(
         embed_dim=(width // 4, width // 2, width),
@@ -100,6 +111,7 @@ PAIRS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
         lambda: timm.create_model("mobilenetv4_conv_small_035", num_classes=16),
     ),
     "RepViT": (lambda: repvit(16, 32, 64, 128), lambda: repvit(8, 16, 32, 64)),
+    "TinyViT": (lambda: tinyvit(32, 32, 64, 64), lambda: tinyvit(16, 16, 32, 32)),
     "SmallConv": (lambda: SmallConv(8, 16), lambda: SmallConv(4, 16)),
 }
 

@@ -1,13 +1,16 @@
 """A student knows whose weights are whose, and comes back from disk bit for bit."""
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from students import Student, StudentSpec, TextSpec, build_student, load_student, profile
+from teachers.clip_model import evaluating
 from teachers.tokenizers import WordTokenizer
 
 TOKENIZER = WordTokenizer.fit(["a cat", "two dogs"], context_length=8)
@@ -244,3 +247,23 @@ def test_multiplications_and_activations_are_those_counted_by_hand() -> None:
     assert found.of("text").macs == pytest.approx((attention + 16 * 6) / 1e6)
     # The wide rows live until the narrow ones are there.
     assert found.of("image").peak_bytes == 4 * 4 * (100 + 6)
+
+
+def test_what_a_tower_keeps_of_an_evaluation_is_forgotten_when_weights_change() -> None:
+    """timm's TinyViT looks its attention biases up once, in evaluation mode, and keeps them."""
+    torch.manual_seed(0)
+    tower = timm.models.TinyVit(
+        num_classes=16, embed_dims=(16,) * 4, depths=(1,) * 4, num_heads=(1,) * 4
+    )
+    pixels = torch.randn(2, 3, 64, 64)
+    with evaluating(tower), torch.no_grad():
+        before = tower(pixels)
+        for name, value in tower.named_parameters():
+            if "attention_biases" in name:
+                value.normal_(std=5.0)
+    with evaluating(tower), torch.no_grad():
+        after = tower(pixels)
+    with torch.no_grad():
+        wanted = copy.deepcopy(tower).train().eval()(pixels)
+    assert (before - after).abs().max() > 0.1 * before.abs().max()
+    torch.testing.assert_close(after, wanted)
