@@ -92,8 +92,10 @@ def choose_rows(
     return dict(chosen)
 
 
-def read_pictures(store: Store, index: Column, chosen: dict[int, list[int]]) -> Pictures:
-    """Read the chosen pictures and compare them with the index."""
+def read_pictures(
+    store: Store, index: Column, chosen: dict[int, list[int]], *, search: bool = True
+) -> Pictures:
+    """Read the chosen pictures, compare them with the index, and search for those that differ."""
     pictures = Pictures(same={}, changed={}, findings=[])
     searched = 0
     for shard, rows in chosen.items():
@@ -111,7 +113,7 @@ def read_pictures(store: Store, index: Column, chosen: dict[int, list[int]]) -> 
                 pictures.same[shard, row] = data
             else:
                 wrong.append(row)
-        if not wrong:
+        if not wrong or not search:
             continue
         searched += 1
         now = (

@@ -1,7 +1,9 @@
 """`distill audit`: is a reinforced dataset what it says it is?"""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -37,6 +39,7 @@ class Audit:
         seed: of the samples drawn.
         repair: do again what is damaged, from the source and with the teachers that are given.
         batch_size: of a repair; that of reinforce gives the same bytes as then.
+        html: also write a page about what the store holds, to look at: one file.
         device: where the teachers run.
     """
 
@@ -48,6 +51,7 @@ class Audit:
     seed: int = 0
     repair: bool = False
     batch_size: int = 256
+    html: Path | None = None
     device: str = "cpu"
 
 
@@ -73,7 +77,20 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
         report = audit(asked.store, **settings)
         values = report.to_json()
     _print(report, console)
+    if asked.html is not None:
+        values["html"] = str(
+            _write_page(asked, report, shlex.join(["distill", "audit", *arguments]))
+        )
+        console.print(f"wrote {asked.html}", highlight=False, markup=False)
     return Outcome(values=values, exit_code=0 if report.ok else QUARANTINED)
+
+
+def _write_page(asked: Audit, report: "AuditReport", command: str) -> Path:
+    from distill.health import write_health
+
+    if not report.columns:
+        raise ValueError(f"{report.store} has nothing to show: {'; '.join(report.problems)}")
+    return write_health(asked.html or "", report, seed=asked.seed, command=command)
 
 
 def _print_repair(repaired: "RepairReport", console: Console) -> None:

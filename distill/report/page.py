@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from distill.report import wording
@@ -23,33 +23,43 @@ _FILTERS = ("percent", "count", "size", "duration", "milliseconds", "scientific"
             "split_name", "metric_name", "printable")  # fmt: skip
 
 
-def render(data: ReportData) -> str:
-    """The page as text."""
-    environment = Environment(
-        loader=PackageLoader("distill.report", "."),
+def environment(package: str = "distill.report") -> Environment:
+    """Templates of a package, which may include the report's own; everything is escaped."""
+    folders = [PackageLoader(name, ".") for name in (package, "distill.report")]
+    made = Environment(
+        loader=ChoiceLoader(folders),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {name: getattr(wording, name) for name in _FILTERS}
+    made.filters |= {name: getattr(wording, name) for name in _FILTERS}
     # Whatever is printed: captions, names, paths.
-    environment.finalize = _clean
+    made.finalize = _clean
+    return made
+
+
+def render(data: ReportData) -> str:
+    """The page as text."""
     summary = summarise(data)
-    return environment.get_template("page.html.j2").render(
-        data=data,
-        summary=summary,
-        tiles=_tiles(data, summary),
-        legend=[(kind, legend_icon(kind)) for kind in _KINDS if _has(data.rows, kind)],
-        table=[_table_row(row, summary) for row in data.rows],
-        table_keys=_table_keys(data.rows, summary),
-        all_keys=list(dict.fromkeys(key for row in data.rows for key in row.metrics)),
-        score_charts=_score_charts(data, summary),
-        size_charts=_size_charts(data, summary),
-        curve_charts=_curve_charts(data),
-        duration_chart=duration_chart(data.timings) if data.timings else None,
-        text_cases=[_text_case(c) for c in data.retrieval if isinstance(c, RetrievalCase)],
-        image_cases=[_image_case(c) for c in data.retrieval if isinstance(c, ImageToTextCase)],
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            data=data,
+            summary=summary,
+            tiles=_tiles(data, summary),
+            legend=[(kind, legend_icon(kind)) for kind in _KINDS if _has(data.rows, kind)],
+            table=[_table_row(row, summary) for row in data.rows],
+            table_keys=_table_keys(data.rows, summary),
+            all_keys=list(dict.fromkeys(key for row in data.rows for key in row.metrics)),
+            score_charts=_score_charts(data, summary),
+            size_charts=_size_charts(data, summary),
+            curve_charts=_curve_charts(data),
+            duration_chart=duration_chart(data.timings) if data.timings else None,
+            text_cases=[_text_case(c) for c in data.retrieval if isinstance(c, RetrievalCase)],
+            image_cases=[_image_case(c) for c in data.retrieval if isinstance(c, ImageToTextCase)],
+        )
     )
 
 

@@ -21,7 +21,7 @@ _ROW_KEYS = (
 
 def write_report(path: str | Path, data: ReportData) -> Path:
     """Write the page: one file that needs no network, no script and no other file."""
-    return _write(Path(path), render(data))
+    return write_page(Path(path), render(data))
 
 
 def write_report_json(path: str | Path, data: ReportData) -> Path:
@@ -42,7 +42,7 @@ def write_report_json(path: str | Path, data: ReportData) -> Path:
         "notes": list(data.notes),
         "skipped": dict(data.skipped),
     }
-    return _write(Path(path), json.dumps(_finite(record), indent=2, allow_nan=False) + "\n")
+    return write_page(Path(path), json.dumps(_finite(record), indent=2, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:
@@ -53,7 +53,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _write(path: Path, text: str) -> Path:
+def write_page(path: Path, text: str) -> Path:
+    """Write a text beside its name, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     # Lone surrogates cannot be written; they come from captions.
