@@ -21,7 +21,7 @@ from reinforced_data.columns import ORIGINAL, Column
 from reinforced_data.layout import Store
 
 _EXAMPLES = 5
-_SHOWN = 12
+_SHOWN = 8
 _FREQUENT = 8
 
 
@@ -192,7 +192,7 @@ class _TeacherRows:
             return None
         scored = np.flatnonzero(np.isfinite(self._scores))
         order = scored[np.argsort(self._scores[scored], kind="stable")]
-        lowest, highest = order[:_SHOWN], order[-_SHOWN:][::-1]
+        lowest, highest = order[:_SHOWN].tolist(), order[-_SHOWN:][::-1].tolist()
         twins = twin_pairs(self._rows, 6)
         around = neighbour_lists(self._rows, 5, 7)
         wanted = [*lowest, *highest, *(i for a, b, _ in twins for i in (a, b))]
@@ -214,7 +214,9 @@ class _TeacherRows:
             ),
             lowest=[self._shown(i, f"{self._scores[i]:.3f}") for i in lowest],
             highest=[self._shown(i, f"{self._scores[i]:.3f}") for i in highest],
-            twins=[(self._shown(a, f"{cos:.4f}"), self._shown(b)) for a, b, cos in twins],
+            twins=[
+                (self._shown(a, f"{cos:.4f}"), self._shown(b, f"{cos:.4f}")) for a, b, cos in twins
+            ],
             neighbours=[
                 (self._shown(query), [self._shown(i, f"{cos:.3f}") for i, cos in others])
                 for query, others in around

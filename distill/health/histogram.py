@@ -5,10 +5,12 @@ from markupsafe import Markup
 
 from distill.health.data import Histogram
 from distill.report.axes import Frame, nice_ticks, plain
-from distill.report.svg import WIDTH, add, drawing, markup
-from distill.report.wording import count
+from distill.report.svg import add, drawing, markup
+from distill.report.wording import tick
 
 _BINS = 36
+# Three of them stand side by side.
+_WIDTH = 330
 
 
 def histogram_chart(histogram: Histogram) -> Markup | None:
@@ -18,16 +20,17 @@ def histogram_chart(histogram: Histogram) -> Markup | None:
         return None
     edges = _edges(values)
     heights, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-    root = drawing(236, f"{histogram.title}: histogram of {len(values)} values")
-    x_ticks = [t for t in nice_ticks(edges[0], edges[-1], most=7) if edges[0] <= t <= edges[-1]]
-    y_ticks = nice_ticks(0.0, float(heights.max()), most=5)
+    label = f"{histogram.title}: histogram of {len(values)} values"
+    root = drawing(196, label, width=_WIDTH)
+    x_ticks = [t for t in nice_ticks(edges[0], edges[-1], most=6) if edges[0] <= t <= edges[-1]]
+    y_ticks = nice_ticks(0.0, float(heights.max()), most=4)
     frame = Frame(
-        left=46, top=18, right=WIDTH - 12, bottom=190,
+        left=40, top=18, right=_WIDTH - 8, bottom=152,
         x_range=(float(edges[0]), float(edges[-1])), y_range=(0.0, y_ticks[-1]),
     )  # fmt: skip
     frame.draw_y(root, y_ticks, _tick, "")
-    for tick in x_ticks:
-        add(root, "text", plain(tick), class_="tick mid", x=frame.x(tick), y=frame.bottom + 16)
+    for value in x_ticks:
+        add(root, "text", plain(value), class_="tick mid", x=frame.x(value), y=frame.bottom + 16)
     add(root, "text", histogram.unit, class_="axis end", x=frame.right, y=frame.bottom + 34)
     for height, low, high in zip(heights.tolist(), edges, edges[1:], strict=False):
         if height:
@@ -39,10 +42,10 @@ def histogram_chart(histogram: Histogram) -> Markup | None:
             add(bar, "title", f"{low:.4g} to {high:.4g}: {height:,}")
     middle = frame.x(float(np.clip(np.median(values), edges[0], edges[-1])))
     add(root, "line", class_="rule", x1=middle, x2=middle, y1=frame.top - 6, y2=frame.bottom)
-    side = "end" if middle > WIDTH * 0.7 else ""
-    label = f"median {np.median(values):.4g}"
+    side = "end" if middle > _WIDTH * 0.6 else ""
+    said = f"median {np.median(values):.3g}"
     shift = -6 if side else 6
-    add(root, "text", label, class_=f"tick {side}", x=middle + shift, y=frame.top + 2)
+    add(root, "text", said, class_=f"tick {side}", x=middle + shift, y=frame.top + 2)
     return markup(root)
 
 
@@ -60,4 +63,4 @@ def _edges(values: np.ndarray) -> np.ndarray:
 
 
 def _tick(value: float) -> str:
-    return count(round(value)) if value == round(value) else ""
+    return tick(round(value)) if value == round(value) else ""

@@ -1,6 +1,7 @@
 """What a replay says of wrong rows that no checksum sees: each fault is planted, and named."""
 
 import io
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -50,10 +51,10 @@ def samples() -> list[dict]:
     found = []
     for i in range(24):
         words = TOKENIZER.words[i % 5], TOKENIZER.words[(3 * i) % 9]
-        texts = "\n".join([f"a {words[0]} picture of number {i % 10}", f"{words[1]} {i // 3}"])
-        found.append({"__key__": f"k{i:02d}", "png": encoded(picture(i)), "txt": texts})
+        texts = [f"a {words[0]} picture of number {i % 10}", f"{words[1]} {i // 3}"]
+        texts = json.dumps({"captions": [] if i == 20 else texts})
+        found.append({"__key__": f"k{i:02d}", "png": encoded(picture(i)), "json": texts})
     found[3]["png"] = b"no image"
-    found[20]["txt"] = ""
     return found
 
 
