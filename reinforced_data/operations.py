@@ -3,7 +3,8 @@
 They are RandAugment's (arXiv:1909.13719) in torchvision's ranges, on 8-bit RGB pictures, without
 randomness and free of the output size: translations are fractions of it, and shears and
 rotations turn about its centre. Geometric operations take the nearest pixel, as torchvision and
-DataCompDR do. A change of what an operation does must raise `RENDER_VERSION`.
+DataCompDR do. Shears from an edge are torchvision's own, for imported views. A change of what an
+operation does must raise `RENDER_VERSION`.
 """
 
 import math
@@ -91,6 +92,14 @@ def _shear_y(image: Image.Image, magnitude: float, fill: int) -> Image.Image:
     return _affine(image, (1.0, 0.0, magnitude, 1.0), fill)
 
 
+def _shear_x_from_top(image: Image.Image, magnitude: float, fill: int) -> Image.Image:
+    return _affine(image, (1.0, magnitude, 0.0, 1.0), fill, move_x=-magnitude * image.height / 2)
+
+
+def _shear_y_from_left(image: Image.Image, magnitude: float, fill: int) -> Image.Image:
+    return _affine(image, (1.0, 0.0, magnitude, 1.0), fill, move_y=-magnitude * image.width / 2)
+
+
 def _translate_x(image: Image.Image, magnitude: float, fill: int) -> Image.Image:
     return _affine(image, (1.0, 0.0, 0.0, 1.0), fill, move_x=magnitude * image.width)
 
@@ -115,6 +124,8 @@ OPERATIONS: dict[str, Operation] = {
     "shear_y": Operation(_shear_y, strongest=0.3, signed=True),
     "translate_x": Operation(_translate_x, strongest=150 / 331, signed=True),
     "translate_y": Operation(_translate_y, strongest=150 / 331, signed=True),
+    "shear_x_from_top": Operation(_shear_x_from_top, strongest=0.3, signed=True),
+    "shear_y_from_left": Operation(_shear_y_from_left, strongest=0.3, signed=True),
 }
 """A store's view columns hold names, so rows may be added and moved."""
 
