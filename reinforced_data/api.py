@@ -6,6 +6,7 @@ from reinforced_data.caption_policy import CaptionPolicy
 from reinforced_data.captioning import CaptionReport, caption
 from reinforced_data.costing import StorePlan
 from reinforced_data.glyphs import pack_glyphs
+from reinforced_data.importing_datacompdr import ImportReport, import_datacompdr
 from reinforced_data.packing import PackReport, pack
 from reinforced_data.pictures import Picture
 from reinforced_data.planning import plan_store
@@ -27,6 +28,7 @@ __all__ = [
     "Batch",
     "CaptionPolicy",
     "CaptionReport",
+    "ImportReport",
     "PackReport",
     "Picture",
     "ReinforceReport",
@@ -42,6 +44,7 @@ __all__ = [
     "caption",
     "decode_image",
     "expand_sources",
+    "import_datacompdr",
     "open_dataset",
     "open_source",
     "pack",

@@ -1,4 +1,4 @@
-"""A progress bar of rows: how many of how many, per second, and how long it will take."""
+"""A progress bar: how many of how many, how many per second, and how long it will take."""
 
 import time
 
@@ -7,6 +7,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -16,13 +17,31 @@ from rich.progress import (
 class PackingBar:
     """Drawn on stderr, and only on a terminal; a context manager."""
 
-    def __init__(self, title: str, total: int | None, done: int, enabled: bool) -> None:
-        """Begin at `done` rows of `total`, which may be unknown."""
-        self._rows, self._started = 0, time.perf_counter()
+    def __init__(
+        self,
+        title: str,
+        total: int | None,
+        done: int,
+        enabled: bool,
+        *,
+        unit: str = "pictures",
+        counted: bool = True,
+    ) -> None:
+        """Begin at `done` of `total`, which may be unknown.
+
+        Args:
+            title: what is being done.
+            total: how much there is: rows, or bytes where `counted` is False.
+            done: how much of it was done before.
+            enabled: whether to draw at all.
+            unit: what is counted per second.
+            counted: whether `total` is a number of rows, and worth showing.
+        """
+        self._rows, self._started, self._unit = 0, time.perf_counter(), unit
         self._progress = Progress(
             TextColumn(title),
             BarColumn(),
-            MofNCompleteColumn(),
+            MofNCompleteColumn() if counted else TaskProgressColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
@@ -40,8 +59,8 @@ class PackingBar:
         """Leave the last state standing."""
         self._progress.stop()
 
-    def row(self) -> None:
-        """One more."""
+    def row(self, advance: int = 1) -> None:
+        """One more row, which is so much of the total."""
         self._rows += 1
         rate = self._rows / max(time.perf_counter() - self._started, 1e-9)
-        self._progress.update(self._task, advance=1, rate=f"{rate:,.0f} pictures/s")
+        self._progress.update(self._task, advance=advance, rate=f"{rate:,.0f} {self._unit}/s")

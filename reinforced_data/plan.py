@@ -153,7 +153,7 @@ def _teacher_columns(
             "from load_teacher(...), which also takes a ready module"
         )
     identity = {"teacher": teacher.name, "teacher_fingerprint": fingerprint, "codec": codec}
-    facts = {"teacher": _describe(teacher)}
+    facts = {"teacher": describe_teacher(teacher)}
     slug = "-".join([f"image-{teacher.name}", *filter(None, [views.identity.get("set")])])
     image = make_column("image_embeddings", slug, {**identity, "hangs_on": views.name}, facts)
     text = make_column(
@@ -178,7 +178,8 @@ def _with_codebook(probe: Probe, teacher: ClipModel, column: Column) -> Column:
     return made
 
 
-def _describe(teacher: ClipModel) -> dict[str, Any]:
+def describe_teacher(teacher: ClipModel) -> dict[str, Any]:
+    """Return what a column's `facts.teacher` says; the scale is the factor itself."""
     bias = teacher.logit_bias
     return {
         "kind": teacher.kind,

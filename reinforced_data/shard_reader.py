@@ -30,8 +30,8 @@ CUTS = ("truncated-shard", "broken-shard")
 _MEMBER_NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 _BLOCK = 512
 
-# A member, or why it cannot be used.
 Members = dict[str, tarfile.TarInfo | str]
+"""A sample's by extension: each a member, or why it cannot be used."""
 
 
 class BrokenShard(ValueError):  # noqa: N818 - it reads better where it is caught
@@ -101,7 +101,7 @@ def scan_shard(
     """
     seen: set[str] = set()
     with open_binary(str(path)) as file:
-        for key, members, problem in _groups(str(path), file):
+        for key, members, problem in member_groups(str(path), file):
             if problem is None and key in seen:
                 # A part of an earlier sample, or another sample of the same name?
                 problem = "duplicate-key" if _image_of(members) else "interleaved-key"
@@ -139,11 +139,22 @@ def open_binary(path: str) -> Any:
     return io.BytesIO(fs.cat_file(inner))
 
 
-def _groups(path: str, file: Any) -> Iterator[tuple[str, Members, str | None]]:
-    """Group neighbours by key; the third item says why a group cannot be used."""
+def member_groups(
+    path: str, file: Any, start: int = 0
+) -> Iterator[tuple[str, Members, str | None]]:
+    """Group neighbours by key; the third item says why a group cannot be used.
+
+    Args:
+        path: for messages.
+        file: the opened shard.
+        start: where to begin: 0, or the header of a sample's first member.
+
+    Raises:
+        BrokenShard: not a tar, or cut before its first sample ends.
+    """
     current, members, before = "", Members(), frozenset[str]()
     try:
-        for key, extension, member in _named_members(file):
+        for key, extension, member in _named_members(file, start):
             if members and key != current:
                 yield current, members, None
                 before, members = frozenset(members), {}
@@ -165,9 +176,9 @@ def _groups(path: str, file: Any) -> Iterator[tuple[str, Members, str | None]]:
         yield current, {}, cut.reason
 
 
-def _named_members(file: Any) -> Iterator[tuple[str, str, tarfile.TarInfo | str]]:
+def _named_members(file: Any, start: int) -> Iterator[tuple[str, str, tarfile.TarInfo | str]]:
     """Yield key, extension and member; a link or device, which has no bytes, as its problem."""
-    for member in _members(file):
+    for member in _members(file, start):
         match = _MEMBER_NAME.fullmatch(member.name)
         if match is None or member.isdir():
             continue
@@ -176,15 +187,15 @@ def _named_members(file: Any) -> Iterator[tuple[str, str, tarfile.TarInfo | str]
         yield match[1], match[2].lower(), member if readable else "link-or-device"
 
 
-def _members(file: Any) -> Iterator[tarfile.TarInfo]:
+def _members(file: Any, start: int) -> Iterator[tarfile.TarInfo]:
     """Yield members that lie wholly within the file.
 
     Raises:
         _Cut: the file ends, or stops being a tar, before the end of the archive.
     """
     length = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    offset = 0
+    file.seek(start)
+    offset = start
     try:
         with tarfile.open(fileobj=file, mode="r:", errors="replace") as tar:
             for member in iter(tar.next, None):

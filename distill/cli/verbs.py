@@ -46,6 +46,12 @@ def _caption(arguments: Sequence[str], console: Console) -> Outcome:
     return run(arguments, console)
 
 
+def _import(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.importing import run
+
+    return run(arguments, console)
+
+
 def _audit(arguments: Sequence[str], console: Console) -> Outcome:
     from distill.cli.audit import run
 
@@ -112,6 +118,7 @@ VERBS: dict[str, Verb] = {
     "plan": Verb(summary="what a reinforced dataset will cost: time, bytes, money", run=_plan),
     "reinforce": Verb(summary="write the teachers' knowledge down", run=_reinforce),
     "caption": Verb(summary="write captions beside the source's own", run=_caption),
+    "import": Verb(summary="make a reinforced dataset of a published one", run=_import),
     "audit": Verb(summary="check a reinforced dataset", run=_audit),
     "inherit": Verb(summary="start a student from a donor's weights", run=_inherit),
     "train": Verb(summary="train a student by a recipe", run=_train),
