@@ -5,6 +5,7 @@ from reinforced_data.batch import Batch
 from reinforced_data.caption_policy import CaptionPolicy
 from reinforced_data.captioning import CaptionReport, caption
 from reinforced_data.costing import StorePlan
+from reinforced_data.extra_columns import read_extra, write_extra
 from reinforced_data.glyphs import pack_glyphs
 from reinforced_data.importing_datacompdr import ImportReport, import_datacompdr
 from reinforced_data.packing import PackReport, pack
@@ -50,9 +51,11 @@ __all__ = [
     "pack",
     "pack_glyphs",
     "plan_store",
+    "read_extra",
     "read_shard",
     "reinforce",
     "render_view",
     "repair",
     "sample_view",
+    "write_extra",
 ]

@@ -128,7 +128,6 @@ def _views(index: Column, num_views: int, crops_of: CropsOf) -> Column:
     identity = {
         "policy": POLICY.config(),
         "num_views": num_views,
-        "seed": None,
         "hangs_on": index.name,
         "render_version": RENDER_VERSION,
         "set": VIEW_SET,

@@ -9,6 +9,7 @@ import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -148,16 +149,16 @@ class _Work:
             published = self._index(members, stop_if_told)
             sizes = enumerate(store.source_bytes)
             left = sum(size for shard, size in sizes if shard not in self._already)
-            with PackingBar("import", left, 0, self._progress, counted=False) as bar:
+            bar = PackingBar("import", left, 0, self._progress, counted=False)
 
-                def on_sample(size: int) -> None:
-                    bar.row(size)
-                    stop_if_told()
+            def on_sample(size: int) -> None:
+                bar.row(size)
+                stop_if_told()
 
+            with closing(published), bar:
                 work = ImportPass(store, self._plan, published, on_sample)
                 self._walk(work)
             self._same_bytes = work.same_bytes
-            published.close()
 
     def _index(self, members: Sequence[str], stop_if_told: Callable[[], None]) -> PublishedIndex:
         with PackingBar("look up", len(members), 0, self._progress, unit="shards") as bar:

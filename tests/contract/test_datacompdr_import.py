@@ -1,4 +1,4 @@
-"""DataCompDR, written here exactly as Apple publishes it, becomes a store that a student learns from.
+"""DataCompDR, written here as Apple publishes it, becomes a store that a student learns from.
 
 The published rows are those of two tiny teachers, so that an audit can embed everything again.
 """
@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 
 from distill import Objective, train
 from distill.cli import main
-from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, StudentConfig
+from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from distill.run_log import read_log
 from reinforced_data import audit, import_datacompdr, open_dataset, read_shard
 from reinforced_data.column_rows import TextRows, ViewRows
@@ -30,9 +31,9 @@ from reinforced_data.views import render_view
 from students import StudentSpec, TextSpec, build_student
 
 WIDTH, HEIGHT, VIEWS = 40, 30, 3
-SYNTHETIC = ("a dark picture", "a light picture of a number")
 
 
+@cache
 def teachers() -> list:
     return [tiny_teacher("one", seed=1), tiny_teacher("two", seed=2, embed_dim=12)]
 
@@ -49,6 +50,10 @@ def parameters(number: int, size: tuple[int, int] = (WIDTH, HEIGHT), views: int 
     return found
 
 
+def synthetic(number: int) -> list[str]:
+    return [f"a dark picture of {number % 10}", f"{number % 7} is a light number {number // 3}"]
+
+
 def embeddings(number: int, caption: str, aug: list, size=(WIDTH, HEIGHT)) -> dict[str, Any]:
     image, rows, texts = picture(number, WIDTH, HEIGHT), [], []
     for teacher in teachers():
@@ -56,13 +61,13 @@ def embeddings(number: int, caption: str, aug: list, size=(WIDTH, HEIGHT)) -> di
         for parameter in aug:
             embedder.add(render_view(image, to_view(parameter, size), teacher.preprocess))
         rows.append(embedder.finish().unit)
-        texts.append(embed_texts(teacher, [caption, *SYNTHETIC], 8).unit)
+        texts.append(embed_texts(teacher, [caption, *synthetic(number)], 8).unit)
     return {"image_emb": np.concatenate(rows, 1), "text_emb": np.concatenate(texts, 1)}
 
 
 def npz(arrays: dict[str, np.ndarray]) -> bytes:
     file = io.BytesIO()
-    np.savez(file, **arrays)
+    np.savez(file, allow_pickle=False, **arrays)
     return file.getvalue()
 
 
@@ -81,7 +86,7 @@ def published(number: int, pack=npz, **changes: Any) -> dict[str, Any]:
     members = {
         "__key__": f"apple{number:04d}",
         "url.txt": f"http://x/{number}.jpg",
-        "syn.json": json.dumps({"syn_text": SYNTHETIC}),
+        "syn.json": json.dumps({"syn_text": synthetic(number)}),
         "paug.json": json.dumps({"param_aug": json.dumps(aug)}),
         "pth.gz" if pack is pth_gz else "npz": pack(arrays),
         "json": json.dumps(about),
@@ -107,6 +112,7 @@ def write(folder: Path, samples: Sequence[dict], per_shard: int = 5) -> str:
 
 
 def imported(tmp_path: Path, apples: Sequence[dict], pictures: Sequence[dict], **settings: Any):
+    tmp_path.mkdir(exist_ok=True)
     folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
     return import_datacompdr(
         write(folder / "pictures", pictures),
@@ -128,7 +134,7 @@ def test_a_student_learns_from_what_was_published(tmp_path, pack):
     )
     assert (report.samples, report.published, report.same_bytes, report.shards) == (12, 12, 12, 3)
     assert report.skipped == {} and report.failed == {}
-    found = audit(tmp_path / "store", teachers=teachers(), min_cosine=0.9999)
+    found = audit(tmp_path / "store", teachers=teachers(), progress=False)
     assert found.problems == ()
     # Per teacher: image rows, rows of the original captions, rows of the synthetic ones.
     assert len(found.cosines) == 6
@@ -142,12 +148,11 @@ def test_a_student_learns_from_what_was_published(tmp_path, pack):
         schedule=ScheduleConfig(num_steps=30, warmup_steps=2),
         log_every=1,
         ema_decay=None,
-        student=StudentConfig(model="smallconv-4"),
     )
     student = build_student(spec, tokenizer=TOKENIZER)
     out = tmp_path / "run"
     train(student, tmp_path / "store", recipe=config, out=out, show=False)
-    losses = [line["loss"] for line in read_log(out)]
+    losses = [line["loss/affinity"] for line in read_log(out)]
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
 
 
@@ -170,12 +175,12 @@ def test_the_store_says_what_it_is(tmp_path):
     ]
     sets = {c.identity["set"]: c for c in dataset.columns if c.kind == "captions"}
     texts = dataset.store.rows(sets["syn"], 0)["captions"].to_pylist()
-    assert texts == [list(SYNTHETIC)] * 4
+    assert texts == [synthetic(number) for number in range(4)]
     views = ViewRows(*_rows(dataset, "views"))
     crops = [view.crop for view in views.views(2)]
     expected = [to_view(p, (WIDTH, HEIGHT)).crop for p in parameters(2, views=30)[:5]]
     assert crops == expected
-    assert audit(tmp_path / "store").ok
+    assert audit(tmp_path / "store", progress=False).ok
     column = next(c for c in dataset.columns if c.name.startswith("text-vit-l-14-openai-syn"))
     first = TextRows(column, dataset.store.rows(column, 0)).encoded(1, 0)
     wanted = apples_row(apples[1], "text_emb", 1, slice(0, 768))
@@ -203,7 +208,7 @@ def test_shards_that_were_put_together_are_their_own_members(tmp_path):
         folder, folder, tmp_path / "store", num_views=2, teachers=teachers(), progress=False
     )
     assert (report.samples, report.skipped) == (5, {})
-    assert audit(tmp_path / "store", teachers=teachers()).ok
+    assert audit(tmp_path / "store", teachers=teachers(), progress=False).ok
 
 
 def test_samples_are_joined_by_their_keys_where_there_is_no_uid(tmp_path):
@@ -221,7 +226,7 @@ def test_mobileclip2_keeps_synthetic_rows_apart(tmp_path):
         apart = {**arrays, "text_emb": text[:1], "syn_text_emb": text[1:]}
         apples.append(published(number, arrays=apart))
     assert imported(tmp_path, apples, [downloaded(n) for n in range(3)]).skipped == {}
-    assert len(audit(tmp_path / "store", teachers=teachers(), min_cosine=0.999).cosines) == 6
+    assert len(audit(tmp_path / "store", teachers=teachers(), progress=False).cosines) == 6
 
 
 def test_crops_are_of_the_original_where_that_is_said(tmp_path):
@@ -239,7 +244,7 @@ def test_crops_are_of_the_original_where_that_is_said(tmp_path):
         imported(tmp_path, apples, pictures)
     (tmp_path / "store").rename(tmp_path / "failed")
     assert imported(tmp_path, apples, pictures, crops_of="original").skipped == {}
-    assert audit(tmp_path / "store", teachers=teachers(), min_cosine=0.999).ok
+    assert audit(tmp_path / "store", teachers=teachers(), progress=False).ok
 
 
 def test_what_cannot_be_used_is_counted_once_and_the_rest_is_whole(tmp_path):
@@ -275,8 +280,8 @@ def test_what_cannot_be_used_is_counted_once_and_the_rest_is_whole(tmp_path):
         "too-few-views": 1,
         "bad-synthetic-captions": 1,
     }
-    assert report.examples["not-published"][0].startswith("'00000006' in 00001.tar (views-")
-    found = audit(tmp_path / "store", teachers=teachers(), min_cosine=0.999)
+    assert report.examples["not-published"][0].startswith("'00000006' in 00001.tar (captions-syn-")
+    found = audit(tmp_path / "store", teachers=teachers(), progress=False)
     assert found.problems == ()
     assert open_dataset(tmp_path / "store").num_samples == 1
 
@@ -286,8 +291,8 @@ def test_two_data_sets_that_do_not_belong_together(tmp_path):
     pictures = [downloaded(n, json=json.dumps({"uid": f"other{n}"})) for n in range(5)]
     with pytest.raises(ValueError, match=r"5 x not-published: nothing was published under these"):
         imported(tmp_path, apples, pictures)
-    with pytest.raises(ValueError, match="hold no published samples: none has a paug.json"):
-        imported(tmp_path, pictures, pictures)
+    with pytest.raises(ValueError, match=r"hold no published samples: none has a paug.json"):
+        imported(tmp_path / "other", pictures, pictures)
 
 
 def test_another_width_is_refused_with_what_it_is(tmp_path):
@@ -306,7 +311,6 @@ def test_another_width_is_refused_with_what_it_is(tmp_path):
     [
         ({"num_views": 0}, "at least 1"),
         ({"codec": "pq64"}, "no codec for an import 'pq64'"),
-        ({"crops_of": "copy"}, "no picture that crops are of 'copy'"),
     ],
 )
 def test_wrong_arguments(tmp_path, change, message):
