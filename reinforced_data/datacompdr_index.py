@@ -67,7 +67,7 @@ class PublishedIndex:
         """Read a sample's members by extension, or None when it was not published.
 
         Raises:
-            Unusable: a member is larger than any that was published.
+            Unusable: a member is larger than any that was published, or the shard was cut since.
         """
         wanted = np.frombuffer(_digest(uid), "S16")[0]
         uids = self._entries["uid"]
@@ -76,7 +76,10 @@ class PublishedIndex:
             return None
         entry = self._entries[place]
         file = self._file(int(entry["shard"]))
-        return _read_group(file, int(entry["offset"]))
+        try:
+            return _read_group(file, int(entry["offset"]))
+        except BrokenShard as error:
+            raise Unusable("broken-shard", str(error)) from error
 
     def _file(self, shard: int) -> Any:
         file = self._files.pop(shard, None) or open_binary(self._shards[shard])
@@ -98,7 +101,9 @@ def _samples(shard: str) -> Iterator[tuple[str, int]]:
         for key, members, problem in member_groups(shard, file):
             tars = {name: m for name, m in members.items() if isinstance(m, tarfile.TarInfo)}
             if problem is None and "paug.json" in tars:
-                uid = uid_in(json_fields(_read(file, tars.get("json"))), key)
+                about = tars.get("json")
+                readable = about is not None and about.size <= MAX_BYTES
+                uid = uid_in(json_fields(_read(file, about) if readable else None), key)
                 yield uid, min(member.offset for member in tars.values())
 
 

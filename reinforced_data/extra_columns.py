@@ -1,7 +1,7 @@
-"""`extra` columns: whatever else belongs to the samples of a store, in an Arrow schema of your own.
+"""`extra` columns: whatever else belongs to the samples of a store, in a schema of your own.
 
-Teacher attention keep-indices, aesthetic scores, boxes: one row per sample and shard, committed like
-every other column, so that writing them can be stopped, resumed and done by several processes. No
+Teacher attention keep-indices, aesthetic scores, boxes: one row per sample, committed like every
+other column, so that writing them can be stopped, resumed and done by several processes. No
 training reads them by itself. What is left out: checking what the numbers mean.
 """
 
@@ -138,9 +138,8 @@ def _write(
             "without anything to say needs a row of nulls"
         )
     batch = make_batch(dict(zip(schema.names, rows.columns, strict=True)), keys)
-    return (
-        store.write(column, shard, batch, _null_rows(store, index, shard, rows, keys)) is not None
-    )
+    skipped = _null_rows(store, index, shard, rows, keys)
+    return store.write(column, shard, batch, skipped) is not None
 
 
 def _null_rows(

@@ -187,7 +187,7 @@ def _named_members(file: Any, start: int) -> Iterator[tuple[str, str, tarfile.Ta
         yield match[1], match[2].lower(), member if readable else "link-or-device"
 
 
-def _members(file: Any, start: int) -> Iterator[tarfile.TarInfo]:
+def _members(file: Any, start: int = 0) -> Iterator[tarfile.TarInfo]:
     """Yield members that lie wholly within the file.
 
     Raises:

@@ -14,9 +14,8 @@ SCHEMA = pa.schema([("kept", pa.list_(pa.uint16(), 4)), ("score", pa.float32())]
 @pytest.fixture
 def store(tmp_path):
     """Twelve samples in three shards; of one the picture is broken."""
-    samples = [
-        sample(number, **({"png": b"broken"} if number == 6 else {})) for number in range(12)
-    ]
+    samples = [sample(number) for number in range(12)]
+    samples[6] = sample(6, png=b"broken")
     source = write_source(tmp_path / "source", samples)
     reinforce(source, tmp_path / "store", teachers=(), num_views=2, progress=False)
     return tmp_path / "store"
