@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 
@@ -38,7 +38,13 @@ class Died:
     exit_code: int
 
 
-def run_each(function: Callable[..., Any], calls: Sequence[tuple]) -> list[Any]:
+def run_each(
+    function: Callable[..., Any],
+    calls: Sequence[tuple],
+    *,
+    again: Callable[[Died], bool] = lambda died: False,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> list[Any]:
     """Run one process a call and wait for all; one that dies leaves the others alone.
 
     Ctrl-C reaches the launcher alone, which then sends every process SIGTERM.
@@ -46,6 +52,8 @@ def run_each(function: Callable[..., Any], calls: Sequence[tuple]) -> list[Any]:
     Args:
         function: importable by name.
         calls: the arguments of each process.
+        again: told of each that died; whether to make its call once more.
+        meanwhile: called every now and then.
 
     Returns:
         What each call returned, or `Died`.
@@ -53,24 +61,27 @@ def run_each(function: Callable[..., Any], calls: Sequence[tuple]) -> list[Any]:
     Raises:
         Whatever the first call that raised has raised, when all have ended.
     """
-    context = multiprocessing.get_context("spawn")
-    processes, answers = [], []
-    for arguments in calls:
-        answer, sender = context.Pipe(duplex=False)
-        target = (sender, function, arguments)
-        # A launcher that ends on a second Ctrl-C must not wait for them: hence daemons.
-        processes.append(context.Process(target=_run, args=target, daemon=True))
-        processes[-1].start()
-        sender.close()  # or a dead process's pipe would stay open
-        answers.append(answer)
+    outcomes: list[Any] = [None] * len(calls)
+    running: dict[Connection, tuple[int, Any]] = {}
     try:
-        outcomes = [_outcome(*pair) for pair in zip(processes, answers, strict=True)]
+        for number, arguments in enumerate(calls):
+            process, answer = _start(function, arguments)
+            running[answer] = (number, process)
+        while running:
+            for answer in wait(list(running), timeout=1.0):
+                assert isinstance(answer, Connection)
+                number, process = running.pop(answer)
+                outcomes[number] = _outcome(process, answer)
+                if isinstance(outcomes[number], Died) and again(outcomes[number]):
+                    process, answer = _start(function, calls[number])
+                    running[answer] = (number, process)
+            meanwhile()
     except BaseException:
-        for process in processes:
+        for _, process in running.values():
             process.terminate()
         raise
     finally:
-        for process in processes:
+        for _, process in running.values():
             process.join()
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
@@ -78,12 +89,24 @@ def run_each(function: Callable[..., Any], calls: Sequence[tuple]) -> list[Any]:
     return outcomes
 
 
+def _start(function: Callable[..., Any], arguments: tuple) -> tuple[Any, Connection]:
+    context = multiprocessing.get_context("spawn")
+    answer, sender = context.Pipe(duplex=False)
+    # A launcher that ends on a second Ctrl-C must not wait for them: hence daemons.
+    process = context.Process(target=_run, args=(sender, function, arguments), daemon=True)
+    process.start()
+    sender.close()  # or a dead process's pipe would stay open
+    return process, answer
+
+
 def _outcome(process: Any, answer: Connection) -> Any:
     try:
-        return answer.recv()
+        outcome = answer.recv()
     except EOFError:
         process.join()
         return Died(exit_code=process.exitcode)
+    process.join()
+    return outcome
 
 
 def _run(sender: Connection, function: Callable[..., Any], arguments: tuple) -> None:
