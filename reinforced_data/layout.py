@@ -109,7 +109,7 @@ class Store:
         """Open the rows that a commit record names; raises as `rows` does."""
         where = f"{self.name}/{commit.data}"
         try:
-            data = self.storage.open_buffer(commit.data)
+            data = self.storage.open_buffer(commit.data, commit.num_bytes)
         except OSError as error:
             raise ValueError(
                 f"{where} is missing though it was committed. Delete its record under "

@@ -15,6 +15,7 @@ from reinforced_data.columns import Column
 from reinforced_data.commits import Commit
 from reinforced_data.layout import Store
 from reinforced_data.locations import locate
+from reinforced_data.shard_cache import ShardCache
 
 
 class OpenShard:
@@ -57,7 +58,8 @@ class OpenShard:
             )
             for image, texts in teachers
         ]
-        self._source = _Source(store.sources[shard])
+        cache = store.storage.cache
+        self._source = _Source(store.sources[shard], store.source_bytes[shard], cache)
 
     def _rows(self, column: Column) -> pa.RecordBatch:
         commit = self._commits.get(column.name)
@@ -95,10 +97,13 @@ class OpenShard:
 class _Source:
     """A source shard, read at given offsets."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, size: int, cache: ShardCache | None) -> None:
         self._fs, self._path = locate(path)
         self._file = -1
-        if isinstance(self._fs, LocalFileSystem):
+        local = isinstance(self._fs, LocalFileSystem)
+        if not local and cache is not None:
+            self._path, local = str(cache.fetch(self._fs, self._path, size)), True
+        if local:
             try:
                 self._file = os.open(self._path, os.O_RDONLY)
             except OSError as error:

@@ -18,6 +18,7 @@ from reinforced_data.commits import Commit
 from reinforced_data.layout import Store, open_store
 from reinforced_data.open_shard import OpenShard
 from reinforced_data.order import SampleOrder
+from reinforced_data.shard_cache import ShardCache
 from reinforced_data.step_texts import CaptionShares
 from reinforced_data.stored_teachers import StoredTeacher, chosen_views, stored_teachers
 from teachers import Preprocess, Tokenizer
@@ -34,6 +35,7 @@ class ReinforcedDataset:
 
     def _open(self, view_set: str | None) -> None:
         self.store: Store = open_store(self.path)
+        self.store.storage.cache = ShardCache()  # for what is remote
         self.columns: tuple[Column, ...] = tuple(self.store.columns())
         self._index = self._only("index")
         self._views = chosen_views(self.path, self.columns, view_set)

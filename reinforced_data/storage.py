@@ -2,14 +2,17 @@
 
 Locally a file is written under a temporary name in the same folder, synced, then renamed or, where
 it must not exist yet, hard-linked: the kernel decides between two writers. Elsewhere fsspec's
-`mode="create"` does, which is atomic on S3 and Google Cloud Storage. Local data is memory-mapped;
-remote data is read into memory whole.
+`mode="create"` does: a conditional put on S3 and Google Cloud Storage. A store without those looks
+first and then writes, so two writers in the same instant may both succeed; the later record counts,
+and names a file that is whole and equal. Local data is memory-mapped; remote data is read whole.
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +22,12 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
+from reinforced_data.shard_cache import ShardCache
 from reinforced_data.write_errors import cannot_write
 
+_TRIES = 6
+# What an S3-compatible server says that knows no conditional put.
+_NO_CONDITIONS = (errno.ENOSYS, errno.ENOTSUP)
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 
 
@@ -31,19 +38,35 @@ def temporary_of(name: str) -> str | None:
 
 
 class Storage:
-    """A folder, local or remote; all paths are relative to it and use slashes."""
+    """A folder, local or remote; all paths are relative to it and use slashes.
+
+    Attributes:
+        cache: where copies of remote data files are kept, by default nowhere.
+    """
 
     def __init__(self, root: str | Path) -> None:
         """Resolve the file system; nothing is created."""
-        self.fs, self.root = fsspec.core.url_to_fs(str(root))
+        self.cache: ShardCache | None = None
+        self._url = str(root)
+        self._process, self._fs = os.getpid(), None
+        self.root = fsspec.core.url_to_fs(self._url)[1]
         self.local = isinstance(self.fs, LocalFileSystem)
         self.name = self.root if self.local else self.fs.unstrip_protocol(self.root)
+
+    @property
+    def fs(self) -> Any:
+        """The file system; a forked process makes its own, as connections cannot be shared."""
+        if self._fs is None or self._process != os.getpid():
+            self._process, self._fs = os.getpid(), fsspec.core.url_to_fs(self._url)[0]
+        return self._fs
 
     def _path(self, path: str) -> str:
         return f"{self.root}/{path}"
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""
+        if not self.local:
+            self._look_again(path)
         return self.fs.exists(self._path(path))
 
     def list(self, folder: str, suffix: str) -> list[str]:
@@ -52,11 +75,12 @@ class Storage:
             # Far faster than fsspec where there are many commits.
             full = self._path(folder)
             names = os.listdir(full) if os.path.isdir(full) else []
-        elif self.fs.isdir(self._path(folder)):
-            self.fs.invalidate_cache(self._path(folder))
-            names = [p.rsplit("/", 1)[-1] for p in self.fs.ls(self._path(folder), detail=False)]
         else:
-            names = []
+            self._look_again(f"{folder}/_")
+            try:
+                names = [p.rsplit("/", 1)[-1] for p in self.fs.ls(self._path(folder), detail=False)]
+            except FileNotFoundError:
+                names = []
         return sorted(name for name in names if name.endswith(suffix))
 
     def read(self, path: str) -> bytes:
@@ -79,12 +103,18 @@ class Storage:
             raise ValueError(f"{self.name}/{path} must hold a JSON object")
         return value
 
-    def open_buffer(self, path: str) -> pa.Buffer:
-        """Map a local file into memory, or read a remote one."""
-        if self.local:
-            with pa.memory_map(self._path(path)) as file:
-                return file.read_buffer()
-        return pa.py_buffer(self.read(path))
+    def open_buffer(self, path: str, size: int | None = None) -> pa.Buffer:
+        """Map a local file into memory, or read a remote one; through `cache` that is mapped too.
+
+        `size` is what the file should have, in bytes.
+        """
+        local = self._path(path)
+        if not self.local:
+            if self.cache is None or size is None:
+                return pa.py_buffer(self.read(path))
+            local = str(self.cache.fetch(self.fs, local, size))
+        with pa.memory_map(local) as file:
+            return file.read_buffer()
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file that nobody else writes; it is durable on return."""
@@ -96,11 +126,7 @@ class Storage:
     def create(self, path: str, data: bytes) -> bool:
         """Write a file only if it does not exist; False when another writer was first."""
         if not self.local:
-            try:
-                self.fs.pipe_file(self._path(path), data, mode="create")
-            except FileExistsError:
-                return False
-            return True
+            return self._create_remote(path, data)
         if os.path.exists(self._path(path)):
             return False  # also in a folder that cannot be written
         try:
@@ -108,6 +134,33 @@ class Storage:
         except FileExistsError:
             return False
         return True
+
+    def _create_remote(self, path: str, data: bytes) -> bool:
+        """Put a file if there is none; who was first is read from the store, not from the answer.
+
+        An answer may be lost and the request repeated: then the file that is in the way is ours.
+        """
+        full = self._path(path)
+        for attempt in range(_TRIES):
+            try:
+                self.fs.pipe_file(full, data, mode="create")
+                return True
+            except Exception as error:
+                # Every file system has an error of its own for "there is one".
+                if self.exists(path):
+                    return self.read(path) == data
+                number = getattr(error, "errno", None)
+                if number in _NO_CONDITIONS:
+                    self.fs.pipe_file(full, data)
+                    return True
+                if number != errno.EBUSY or attempt == _TRIES - 1:
+                    raise
+                time.sleep(0.1 * 2**attempt)  # two at the same moment: S3 answers 409 to one
+        raise AssertionError("unreachable")
+
+    def _look_again(self, path: str) -> None:
+        """Forget what fsspec remembers of a file's folder: others write there."""
+        self.fs.invalidate_cache(self._path(path).rpartition("/")[0])
 
     def claim(self, path: str, data: bytes) -> bool:
         """Do as `create` does with a small note: cheap, and not worth keeping through a crash."""
