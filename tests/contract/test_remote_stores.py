@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,8 +85,9 @@ def s3(monkeypatch) -> Iterator[str]:
         for name, value in {**KEYS, "AWS_ENDPOINT_URL": endpoint}.items():
             monkeypatch.setenv(name, value)
         fsspec.core.url_to_fs("s3://bucket")[0].__class__.clear_instance_cache()
-        fsspec.core.url_to_fs("s3://bucket")[0].mkdir("bucket")
-        yield "s3://bucket"
+        bucket = f"bucket-{uuid.uuid4().hex[:8]}"  # servers of one process share their buckets
+        fsspec.core.url_to_fs(f"s3://{bucket}")[0].mkdir(bucket)
+        yield f"s3://{bucket}"
 
 
 def test_in_memory(local):
