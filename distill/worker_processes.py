@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from typing import Any
 
 
@@ -38,13 +38,7 @@ class Died:
     exit_code: int
 
 
-def run_each(
-    function: Callable[..., Any],
-    calls: Sequence[tuple],
-    *,
-    again: Callable[[Died], bool] = lambda died: False,
-    meanwhile: Callable[[], None] = lambda: None,
-) -> list[Any]:
+def run_each(function: Callable[..., Any], calls: Sequence[tuple]) -> list[Any]:
     """Run one process a call and wait for all; one that dies leaves the others alone.
 
     Ctrl-C reaches the launcher alone, which then sends every process SIGTERM.
@@ -52,8 +46,6 @@ def run_each(
     Args:
         function: importable by name.
         calls: the arguments of each process.
-        again: told of each that died; whether to make its call once more.
-        meanwhile: called every now and then.
 
     Returns:
         What each call returned, or `Died`.
@@ -61,27 +53,24 @@ def run_each(
     Raises:
         Whatever the first call that raised has raised, when all have ended.
     """
-    outcomes: list[Any] = [None] * len(calls)
-    running: dict[Connection, tuple[int, Any]] = {}
+    context = multiprocessing.get_context("spawn")
+    processes, answers = [], []
+    for arguments in calls:
+        answer, sender = context.Pipe(duplex=False)
+        target = (sender, function, arguments)
+        # A launcher that ends on a second Ctrl-C must not wait for them: hence daemons.
+        processes.append(context.Process(target=_run, args=target, daemon=True))
+        processes[-1].start()
+        sender.close()  # or a dead process's pipe would stay open
+        answers.append(answer)
     try:
-        for number, arguments in enumerate(calls):
-            process, answer = _start(function, arguments)
-            running[answer] = (number, process)
-        while running:
-            for answer in wait(list(running), timeout=1.0):
-                assert isinstance(answer, Connection)
-                number, process = running.pop(answer)
-                outcomes[number] = _outcome(process, answer)
-                if isinstance(outcomes[number], Died) and again(outcomes[number]):
-                    process, answer = _start(function, calls[number])
-                    running[answer] = (number, process)
-            meanwhile()
+        outcomes = [_outcome(*pair) for pair in zip(processes, answers, strict=True)]
     except BaseException:
-        for _, process in running.values():
+        for process in processes:
             process.terminate()
         raise
     finally:
-        for _, process in running.values():
+        for process in processes:
             process.join()
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
@@ -89,24 +78,12 @@ def run_each(
     return outcomes
 
 
-def _start(function: Callable[..., Any], arguments: tuple) -> tuple[Any, Connection]:
-    context = multiprocessing.get_context("spawn")
-    answer, sender = context.Pipe(duplex=False)
-    # A launcher that ends on a second Ctrl-C must not wait for them: hence daemons.
-    process = context.Process(target=_run, args=(sender, function, arguments), daemon=True)
-    process.start()
-    sender.close()  # or a dead process's pipe would stay open
-    return process, answer
-
-
 def _outcome(process: Any, answer: Connection) -> Any:
     try:
-        outcome = answer.recv()
+        return answer.recv()
     except EOFError:
         process.join()
         return Died(exit_code=process.exitcode)
-    process.join()
-    return outcome
 
 
 def _run(sender: Connection, function: Callable[..., Any], arguments: tuple) -> None:

@@ -35,13 +35,6 @@ class Reinforce:
         batch_size: views, or texts, per call of a teacher.
         device: where the teachers run; of several processes on a machine, each takes its own cuda.
         retry_quarantined: try shards again at which three workers died.
-        launcher: in-process; processes: several here, a dead one is replaced; ray: a cluster.
-            docs/launchers.md has these, accelerate and Slurm.
-        workers: how many processes, or Ray workers asked for at once; by default one a GPU or
-            core, or as many as the cluster has room for.
-        address: of the Ray cluster; by default RAY_ADDRESS, else this machine.
-        cpus_per_worker: what Ray sets aside for one.
-        gpus_per_worker: the same; 1 for --device cuda unless given.
     """
 
     source: Annotated[str, tyro.conf.Positional]
@@ -57,48 +50,28 @@ class Reinforce:
     batch_size: int = 256
     device: str = "cpu"
     retry_quarantined: bool = False
-    launcher: Literal["in-process", "processes", "ray"] = "in-process"
-    workers: int | None = None
-    address: str | None = None
-    cpus_per_worker: float = 1.0
-    gpus_per_worker: float | None = None
 
 
 def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
     """Load the teachers, write, print the counts."""
     asked = parse(Reinforce, "reinforce", arguments)
-    from distill.launching import launch
-    from distill.ray_launcher import Cluster
-    from distill.remote_work import RemoteWork
-    from reinforced_data.reinforce_work import ReinforceSettings
+    from distill.model_loading import load_frozen
+    from reinforced_data import reinforce
+    from reinforced_data.ranks import own_device
 
-    work = RemoteWork(
-        source=asked.source,
-        out=asked.out,
-        teachers=asked.teachers,
-        precision=asked.precision,
-        device=asked.device,
-        settings=ReinforceSettings(
-            view_set=asked.view_set,
-            num_views=asked.num_views,
-            policy=asked.policy,
-            codec=asked.codec,
-            seed=asked.seed,
-            captions_from=asked.captions_from,
-            batch_size=asked.batch_size,
-        ),
-    )
-    gpus = float(asked.device.startswith("cuda"))
-    report = launch(
-        work,
-        asked.launcher,
-        workers=asked.workers,
-        cluster=Cluster(
-            address=asked.address,
-            cpus=asked.cpus_per_worker,
-            gpus=gpus if asked.gpus_per_worker is None else asked.gpus_per_worker,
-            max_workers=asked.workers,
-        ),
+    device = own_device(asked.device)
+    teachers = [load_frozen(spec, asked.precision, device) for spec in asked.teachers]
+    report = reinforce(
+        asked.source,
+        asked.out,
+        teachers=teachers,
+        view_set=asked.view_set,
+        num_views=asked.num_views,
+        policy=asked.policy,
+        codec=asked.codec,
+        seed=asked.seed,
+        captions_from=asked.captions_from,
+        batch_size=asked.batch_size,
         retry_quarantined=asked.retry_quarantined,
         progress=not console.quiet,
     )
