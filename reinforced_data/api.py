@@ -14,6 +14,8 @@ from reinforced_data.planning import plan_store
 from reinforced_data.reader import ReinforcedDataset, StoredTeacher, open_dataset
 from reinforced_data.reinforcing import ReinforceReport, reinforce
 from reinforced_data.repairing import RepairReport, repair
+from reinforced_data.score_tables import read_scores
+from reinforced_data.scores import ClipScore, ScoreReport, add_scores
 from reinforced_data.source import (
     Sample,
     Source,
@@ -29,6 +31,7 @@ __all__ = [
     "Batch",
     "CaptionPolicy",
     "CaptionReport",
+    "ClipScore",
     "ImportReport",
     "PackReport",
     "Picture",
@@ -36,11 +39,13 @@ __all__ = [
     "ReinforcedDataset",
     "RepairReport",
     "Sample",
+    "ScoreReport",
     "Source",
     "StorePlan",
     "StoredTeacher",
     "View",
     "ViewPolicy",
+    "add_scores",
     "audit",
     "caption",
     "decode_image",
@@ -52,6 +57,7 @@ __all__ = [
     "pack_glyphs",
     "plan_store",
     "read_extra",
+    "read_scores",
     "read_shard",
     "reinforce",
     "render_view",

@@ -27,6 +27,7 @@ from reinforced_data.commits import Commit, commit_path
 from reinforced_data.embedding import Rows
 from reinforced_data.findings import Finding
 from reinforced_data.layout import Store
+from reinforced_data.score_rows import scores_batch
 
 # The field that is null exactly where a row is.
 _VALUES = {
@@ -35,6 +36,7 @@ _VALUES = {
     "captions": "captions",
     "image_embeddings": "rows",
     "text_embeddings": "rows",
+    "scores": "score",
 }
 
 
@@ -183,6 +185,8 @@ class _ShardCheck:
             return captions_batch([], []).schema
         if column.kind == "views":
             return views_batch(column, [], []).schema
+        if column.kind == "scores":
+            return scores_batch(np.empty(0, np.float32), np.empty(0, dtype=bool), []).schema
         if column.kind not in ("image_embeddings", "text_embeddings"):
             return None
         codec = codec_of(self._store.storage, column)

@@ -259,6 +259,10 @@ class ImageRows:
         """Return one stored vector, a view of the file, or several; still encoded."""
         return self._rows[row, view]
 
+    def all_encoded(self) -> np.ndarray:
+        """Return all stored vectors, n x K x W; zero where a row is null."""
+        return self._rows
+
     def norm(self, row: int, view: int) -> float:
         """Return the norm that the vector had."""
         return float(self._norms[row, view])
@@ -281,6 +285,10 @@ class TextRows:
     def encoded(self, row: int | np.ndarray, caption: int | np.ndarray) -> np.ndarray:
         """Return one stored vector, a view of the file, or several; still encoded."""
         return self._rows[self._offsets[row] + caption]
+
+    def all_encoded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return offsets (n + 1) and all stored vectors; row i has those between two offsets."""
+        return self._offsets, self._rows
 
     def norm(self, row: int, caption: int) -> float:
         """Return the norm that the vector had."""

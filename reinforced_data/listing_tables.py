@@ -23,7 +23,7 @@ def text_table_part(table: Path, asked: Asked) -> Part:
     Raises:
         ValueError: an empty or broken table, or a column that is not there.
     """
-    rows = _rows(table)
+    rows = table_rows(table)
     first = next(rows, None)
     if first is None:
         raise ValueError(f"{table} has no rows")
@@ -35,7 +35,7 @@ def text_table_part(table: Path, asked: Asked) -> Part:
     num_rows = 1 + sum(1 for _ in rows)
 
     def listed() -> Iterator[Listed]:
-        for number, fields in _rows(table):
+        for number, fields in table_rows(table):
             name = str((fields or {}).get(images) or "").strip()
             if fields is None or not name:
                 problem = "row has no path" if fields is not None else "line is not a JSON object"
@@ -87,7 +87,7 @@ def label_of(value: object) -> str | None:
     return None if value is None or value == "" else str(value).strip()
 
 
-def _rows(table: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+def table_rows(table: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
     """Yield (line, fields); fields are None for a line that is no JSON object."""
     suffix = table.suffix.lower()
     try:

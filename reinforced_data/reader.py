@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from reinforced_data.batches import Batch, BatchDataset, Reading
 from reinforced_data.caption_policy import CaptionPolicy
-from reinforced_data.column_rows import ops_per_view
+from reinforced_data.column_rows import IndexRows, ops_per_view
 from reinforced_data.columns import ORIGINAL, Column, caption_sets, view_set_of
 from reinforced_data.commits import Commit
 from reinforced_data.layout import Store, open_store
@@ -37,7 +37,7 @@ class ReinforcedDataset:
         self.store: Store = open_store(self.path)
         self.store.storage.cache = ShardCache()  # for what is remote
         self.columns: tuple[Column, ...] = tuple(self.store.columns())
-        self._index = self._only("index")
+        self.index = self._only("index")
         self._views = chosen_views(self.path, self.columns, view_set)
         self._captions = self._only("captions")
         self._caption_sets = caption_sets(self.columns)
@@ -97,6 +97,20 @@ class ReinforcedDataset:
         """Columns that are not complete -> how many shards they lack. Training leaves those out."""
         lacking = {c.name: self.store.num_shards - len(self._committed(c)) for c in self.columns}
         return {name: count for name, count in lacking.items() if count}
+
+    def scores(self, name: str) -> Iterator[tuple[str, float]]:
+        """Yield key and score of every sample that has this one (`add_scores`), shard by shard.
+
+        Raises:
+            ValueError: there is no such score.
+        """
+        known = {c.identity["score"]: c for c in self.columns if c.kind == "scores"}
+        if name not in known:
+            raise ValueError(f"{self.path}: {unknown_name('score', name, known)}")
+        for shard in sorted(self._committed(known[name])):
+            keys = IndexRows(self.store.rows(self.index, shard)).keys
+            values = self.store.rows(known[name], shard)["score"].to_pylist()
+            yield from ((k, v) for k, v in zip(keys, values, strict=True) if v is not None)
 
     def captions(self) -> Iterator[str]:
         """Yield all original captions, shard by shard."""
@@ -184,7 +198,7 @@ class ReinforcedDataset:
         return OpenShard(
             self.store,
             shard,
-            index=self._index,
+            index=self.index,
             views=self._views,
             captions=[self._caption_sets[name] for name in sets],
             teachers=[
@@ -243,7 +257,7 @@ class ReinforcedDataset:
         self, teachers: Sequence[StoredTeacher], sets: Sequence[str] = (ORIGINAL,)
     ) -> tuple[list[int], list[set[int]]]:
         """Return each shard's number of rows, and which of them cannot be used."""
-        always = [self._index, self._views, *(teacher.image for teacher in teachers)]
+        always = [self.index, self._views, *(teacher.image for teacher in teachers)]
         of_sets = [
             [self._caption_sets[name], *(teacher.texts[name] for teacher in teachers)]
             for name in sets
@@ -254,7 +268,7 @@ class ReinforcedDataset:
             found = {c.name: self._committed(c).get(shard) for c in columns}
             done = {name: commit for name, commit in found.items() if commit is not None}
             # A shard that one of the columns lacks is left out.
-            num_rows.append(done[self._index.name].rows if len(done) == len(found) else 0)
+            num_rows.append(done[self.index.name].rows if len(done) == len(found) else 0)
             excluded.append(_unusable(done, always, of_sets) if num_rows[-1] else set())
         return num_rows, excluded
 

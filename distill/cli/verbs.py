@@ -52,6 +52,12 @@ def _import(arguments: Sequence[str], console: Console) -> Outcome:
     return run(arguments, console)
 
 
+def _score(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.score import run
+
+    return run(arguments, console)
+
+
 def _audit(arguments: Sequence[str], console: Console) -> Outcome:
     from distill.cli.audit import run
 
@@ -119,6 +125,7 @@ VERBS: dict[str, Verb] = {
     "reinforce": Verb(summary="write the teachers' knowledge down", run=_reinforce),
     "caption": Verb(summary="write captions beside the source's own", run=_caption),
     "import": Verb(summary="make a reinforced dataset of a published one", run=_import),
+    "score": Verb(summary="add a number a sample to a reinforced dataset", run=_score),
     "audit": Verb(summary="check a reinforced dataset", run=_audit),
     "inherit": Verb(summary="start a student from a donor's weights", run=_inherit),
     "train": Verb(summary="train a student by a recipe", run=_train),
