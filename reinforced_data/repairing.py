@@ -26,9 +26,9 @@ from reinforced_data.embedded_texts import captions_unit, embed_captions
 from reinforced_data.findings import Finding
 from reinforced_data.layout import open_store
 from reinforced_data.leftovers import remove_leftovers
-from reinforced_data.operations import RENDER_VERSION
 from reinforced_data.plan import Plan, TeacherColumns
 from reinforced_data.repairing_store import RepairStore
+from reinforced_data.resampling import check_render_version
 from reinforced_data.shard_pass import reinforce_shard
 from reinforced_data.view_policy import ViewPolicy
 from teachers import ClipModel
@@ -244,11 +244,7 @@ class _Repair:
 
     def _plan(self, columns: Iterable[Column], views: Column, damaged: list[Column]) -> Plan:
         identity = views.identity
-        if identity["render_version"] != RENDER_VERSION:
-            raise ValueError(
-                f"{views.name} was rendered by version {identity['render_version']} of the views, "
-                f"this release has {RENDER_VERSION}: repair it with the release that wrote it"
-            )
+        check_render_version(identity["render_version"], f"column {views.name}")
         (index,) = [c for c in columns if c.kind == "index"]
         (captions,) = [
             c for c in columns if c.kind == "captions" and c.identity.get("set") == ORIGINAL

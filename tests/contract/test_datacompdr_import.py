@@ -26,7 +26,7 @@ from reinforced_data.datacompdr_views import to_view
 from reinforced_data.embedding import ImageEmbedder, embed_texts
 from reinforced_data.importing_datacompdr import DATACOMPDR, PublishedTeacher
 from reinforced_data.shard_writer import write_shards
-from reinforced_data.testing import TOKENIZER, encoded, picture, sample, tiny_teacher
+from reinforced_data.testing import TOKENIZER, as_picture, encoded, picture, sample, tiny_teacher
 from reinforced_data.views import render_view
 from students import StudentSpec, TextSpec, build_student
 
@@ -55,7 +55,7 @@ def synthetic(number: int) -> list[str]:
 
 
 def embeddings(number: int, caption: str, aug: list, size=(WIDTH, HEIGHT)) -> dict[str, Any]:
-    image, rows, texts = picture(number, WIDTH, HEIGHT), [], []
+    image, rows, texts = as_picture(picture(number, WIDTH, HEIGHT)), [], []
     for teacher in teachers():
         embedder = ImageEmbedder(teacher, 8)
         for parameter in aug:
