@@ -17,13 +17,14 @@ import hashlib
 import io
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from PIL import Image
 
+from teachers.captioners.at_once import answer_at_once
 from teachers.captioners.cleaning import whole_sentences
 from teachers.captioners.posting import Halt, Patience, Poster
 from teachers.captioners.prompts import DESCRIBE, Prompt, fingerprint_of
@@ -96,23 +97,16 @@ class EndpointModel:
         """
         each = self.sampling.distinct(num_answers)
         poster = Poster(self.url, key=self._key(), patience=self.patience)
-        stop = Halt()
-        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="caption")
-        try:
-            asked = [
-                [pool.submit(self._ask, poster, prompt, i, stop) for i in range(each)]
-                for prompt in prompts
-            ]
-            running = [future for row in asked for future in row]
-            wait(running, return_when=FIRST_EXCEPTION)
-            if stop.cause:
-                raise stop.cause
-            return [[future.result() for future in row] for row in asked]
-        finally:
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+        halt = Halt()
+        tasks = [
+            partial(self._ask, poster, prompt, number, halt)
+            for prompt in prompts
+            for number in range(each)
+        ]
+        texts = iter(answer_at_once(tasks, self.concurrency, halt))
+        return [[next(texts) for _ in range(each)] for _ in prompts]
 
-    def _ask(self, poster: Poster, prompt: Prompt, number: int, stop: Halt) -> str:
+    def _ask(self, poster: Poster, prompt: Prompt, number: int, halt: Halt) -> str:
         seed = hashlib.sha256(f"{prompt.seed}/{number}".encode()).digest()
         body = {
             "model": self.name,
@@ -125,13 +119,9 @@ class EndpointModel:
         }
         body = {field: value for field, value in body.items() if value is not None}
         try:
-            return poster.post(body, _text_of, stop)
+            return poster.post(body, _text_of, halt)
         except ValueError as error:
-            stop.because(ValueError(f"sample {prompt.key!r}: {error}{self._hint(error)}"))
-            raise
-        except Exception as error:
-            stop.because(error)
-            raise
+            raise ValueError(f"sample {prompt.key!r}: {error}{self._hint(error)}") from error
 
     def _content(self, prompt: Prompt) -> str | list[dict[str, Any]]:
         if prompt.image is None:

@@ -294,6 +294,8 @@ def test_one_failure_ends_all_soon_and_leaves_no_thread():
         with pytest.raises(ValueError, match="sample 'k3'"):
             model(server, patience=patience, concurrency=4).answer(prompts(40), 1)
         assert time.monotonic() - began < 10
+        mine = [thread for thread in threading.enumerate() if thread.name == "caption"]
+        assert all(thread.daemon for thread in mine)  # Ctrl-C must not wait for a silent server
         end = time.monotonic() + 10
         while any(thread.name.startswith("caption") for thread in threading.enumerate()):
             assert time.monotonic() < end
