@@ -5,11 +5,13 @@ elsewhere and comes back at the end. Then it is done once more, and the first co
 quarantined, when three workers have died at it (see attempts.py).
 """
 
+import math
 import random
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal
 
 from reinforced_data.attempts import Attempts, is_quarantined, quarantine_text
@@ -26,9 +28,18 @@ def shard_order(num_shards: int) -> list[int]:
     After its own block a process walks the others' backwards, so that two that help each other
     meet once and do not run side by side.
     """
-    rank, world_size = rank_and_world_size()
-    first, last = (num_shards * r // world_size for r in (rank, rank + 1))
-    return [*range(first, last), *reversed(range(first)), *reversed(range(last, num_shards))]
+    place = rank_and_world_size()
+    return [*_own_block(num_shards, place), *_others_backwards(num_shards, place)]
+
+
+def _own_block(num_shards: int, place: tuple[int, int]) -> range:
+    rank, world_size = place
+    return range(num_shards * rank // world_size, num_shards * (rank + 1) // world_size)
+
+
+def _others_backwards(num_shards: int, place: tuple[int, int]) -> Iterator[int]:
+    own = _own_block(num_shards, place)
+    return chain(reversed(range(own.start)), reversed(range(own.stop, num_shards)))
 
 
 class ShardWalk:
@@ -36,22 +47,70 @@ class ShardWalk:
 
     Launchers without ranks would follow each other. Whoever notices another (`met_another`)
     therefore goes on from a random shard of those it has left.
+
+    When its own block is done, a process looks again at what all have done, and from then on now
+    and then: to find each finished shard of a large store by itself would take a thousand workers
+    hours, and a thousand million requests.
     """
 
-    def __init__(self, num_shards: int, done: Collection[int], seed: int | None = None) -> None:
-        """Start in `shard_order`; `seed` is for tests, by default no two processes share one."""
-        self._left = deque(shard for shard in shard_order(num_shards) if shard not in done)
+    def __init__(
+        self,
+        num_shards: int,
+        done: Collection[int],
+        seed: int | None = None,
+        *,
+        look: Callable[[], Collection[int]] | None = None,
+        place: tuple[int, int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start with this process's own block.
+
+        Args:
+            num_shards: of the source.
+            done: shards to leave out.
+            seed: for tests; by default no two processes share one.
+            look: asks which shards are done by now; by default nobody is asked.
+            place: rank and world size; by default what the environment says.
+            clock: what time it is, in seconds.
+        """
+        self._num_shards, self._place = num_shards, place or rank_and_world_size()
+        self._left = deque(
+            shard for shard in _own_block(num_shards, self._place) if shard not in done
+        )
         self._put_off = deque[int]()
         self._random = random.Random(seed)
+        self._look, self._clock = look or (lambda: done), clock
+        self._looks, self._next_look = look is not None, math.inf
+        self._own = True
         self.first_round = True
 
     def __iter__(self) -> Iterator[int]:
         """Take shards until none is left; those put off come last, until they are not."""
-        while self._left or self._put_off:
-            if not self._left:
+        while True:
+            if self._own and not self._left:
+                self._own = False
+                done = self._done_by_now()
+                others = _others_backwards(self._num_shards, self._place)
+                self._left = deque(shard for shard in others if shard not in done)
+            elif not (self._left or self._put_off):
+                return
+            elif self._clock() >= self._next_look:
+                done = self._done_by_now()
+                self._left = deque(shard for shard in self._left if shard not in done)
+                self._put_off = deque(shard for shard in self._put_off if shard not in done)
+            elif not self._left:
                 self._left, self._put_off = self._put_off, deque()
                 self.first_round = False
-            yield self._left.popleft()
+            else:
+                yield self._left.popleft()
+
+    def _done_by_now(self) -> Collection[int]:
+        """Look, and see to it that looking never takes more than a tenth of the time."""
+        began = self._clock()
+        done = self._look()
+        now = self._clock()
+        self._next_look = now + 10 * (now - began) if self._looks else math.inf
+        return done
 
     def put_off(self, shard: int) -> None:
         """Come back to a shard when the others are done."""
@@ -61,6 +120,8 @@ class ShardWalk:
         """Go elsewhere: somebody has just done the shard that was taken last."""
         if self._left:
             self._left.rotate(self._random.randrange(len(self._left)))
+        if self._looks and self._next_look == math.inf:
+            self._next_look = self._clock()
 
 
 @dataclass(frozen=True)
