@@ -90,9 +90,12 @@ def commit_path(column: str, shard: int) -> str:
 def read_commit(storage: Storage, column: str, shard: int) -> Commit | None:
     """Read a unit's record, or None when the unit is not done."""
     path = commit_path(column, shard)
-    if not storage.exists(path):
+    try:
+        # Not asked for first: on an object store that would be a request more for each of them.
+        content = storage.read_json(path)
+    except FileNotFoundError:
         return None
-    return Commit.from_json(storage.read_json(path), f"{storage.name}/{path}")
+    return Commit.from_json(content, f"{storage.name}/{path}")
 
 
 def write_unit(

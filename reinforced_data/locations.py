@@ -1,7 +1,7 @@
 """Where shards lie: any file system that fsspec reads, and nothing that would run a command."""
 
+import contextlib
 import re
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,24 +44,37 @@ def locate(path: str) -> tuple[Any, str]:
 
 
 def file_sizes(paths: Sequence[str]) -> list[int]:
-    """Return the bytes of files; a folder that holds many of them is listed once.
-
-    A request a file would keep a worker of a job with 100,000 remote shards waiting for hours.
+    """Return the bytes of files.
 
     Raises:
         FileNotFoundError: one does not exist.
     """
-    places = [locate(path) for path in paths]
-    folders = Counter(inner.rpartition("/")[0] for fs, inner in places)
-    listed: dict[str, int | None] = {}
-    for fs, inner in places:
+    listed = listed_sizes(paths)
+    sizes = []
+    for fs, inner in map(locate, paths):
+        size = listed.get(inner)
+        sizes.append(int(fs.size(inner) or 0) if size is None else size)
+    return sizes
+
+
+def listed_sizes(paths: Sequence[str]) -> dict[str, int]:
+    """List each remote folder that holds many of these paths, once; return what is there.
+
+    A request a file would keep a worker of a job with 100,000 remote shards waiting for hours.
+
+    Returns:
+        Path inside the file system -> bytes, of files alone; nothing of local or missing folders.
+    """
+    folders: dict[str, tuple[Any, int]] = {}
+    for fs, inner in map(locate, paths):
         folder = inner.rpartition("/")[0]
-        if folders[folder] >= _WORTH_LISTING and not isinstance(fs, LocalFileSystem):
-            found = fs.ls(folder, detail=True)
-            listed |= {entry["name"].strip("/"): entry.get("size") for entry in found}
-            folders[folder] = 0  # listed
-    sizes = (listed.get(inner.strip("/")) for _, inner in places)
-    return [
-        int(fs.size(inner) or 0) if size is None else int(size)
-        for (fs, inner), size in zip(places, sizes, strict=True)
-    ]
+        if not isinstance(fs, LocalFileSystem):
+            folders[folder] = fs, folders.get(folder, (fs, 0))[1] + 1
+    found: dict[str, int] = {}
+    for folder, (fs, count) in folders.items():
+        if count >= _WORTH_LISTING:
+            with contextlib.suppress(FileNotFoundError):
+                entries = fs.ls(folder, detail=True)
+                sizes = {e["name"]: e.get("size") for e in entries if e["type"] == "file"}
+                found |= {name: int(size) for name, size in sizes.items() if size is not None}
+    return found

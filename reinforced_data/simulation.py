@@ -178,7 +178,8 @@ class _Run:
         self._order = 0
         draw = self._random.gauss
         self._workers = [
-            _Worker(number, math.exp(draw(0.0, cluster.spread))) for number in range(cluster.workers)
+            _Worker(number, math.exp(draw(0.0, cluster.spread)))
+            for number in range(cluster.workers)
         ]
 
     def result(self) -> Simulation:

@@ -14,7 +14,7 @@ from pathlib import Path
 from fsspec.implementations.local import LocalFileSystem
 
 from reinforced_data.decoding import MAX_PIXELS, UnreadableImage, decode_image, image_size
-from reinforced_data.locations import locate
+from reinforced_data.locations import listed_sizes, locate
 from reinforced_data.shard_reader import (
     IMAGE_EXTENSIONS,
     BrokenShard,
@@ -89,11 +89,14 @@ def expand_sources(source: str | Path | Sequence[str | Path]) -> list[str]:
 
 
 def _expand_one(pattern: str) -> list[str]:
-    paths = []
-    for path in expand_braces(pattern):
+    paths, wanted = [], expand_braces(pattern)
+    listed = listed_sizes(wanted)
+    for path in wanted:
         fs, inner = locate(path)
         local = isinstance(fs, LocalFileSystem)
-        if fs.isdir(inner):
+        if inner in listed:
+            found = [inner]
+        elif fs.isdir(inner):
             found = sorted(fs.glob(f"{glob.escape(inner) if local else inner}/*.tar"))
         elif glob.has_magic(inner) and not fs.exists(inner):
             found = sorted(fs.glob(inner))
