@@ -4,6 +4,7 @@ from reinforced_data.auditing import AuditReport, audit
 from reinforced_data.batch import Batch
 from reinforced_data.caption_policy import CaptionPolicy
 from reinforced_data.captioning import CaptionReport, caption
+from reinforced_data.cluster import Cluster, Simulation
 from reinforced_data.costing import StorePlan
 from reinforced_data.extra_columns import read_extra, write_extra
 from reinforced_data.glyphs import pack_glyphs
@@ -16,6 +17,7 @@ from reinforced_data.reinforcing import ReinforceReport, reinforce
 from reinforced_data.repairing import RepairReport, repair
 from reinforced_data.score_tables import read_scores
 from reinforced_data.scores import ClipScore, ScoreReport, add_scores
+from reinforced_data.simulation import simulate
 from reinforced_data.source import (
     Sample,
     Source,
@@ -32,6 +34,7 @@ __all__ = [
     "CaptionPolicy",
     "CaptionReport",
     "ClipScore",
+    "Cluster",
     "ImportReport",
     "PackReport",
     "Picture",
@@ -40,6 +43,7 @@ __all__ = [
     "RepairReport",
     "Sample",
     "ScoreReport",
+    "Simulation",
     "Source",
     "StorePlan",
     "StoredTeacher",
@@ -63,5 +67,6 @@ __all__ = [
     "render_view",
     "repair",
     "sample_view",
+    "simulate",
     "write_extra",
 ]

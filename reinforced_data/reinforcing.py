@@ -114,7 +114,12 @@ def _run(work: ReinforceWork, already: set[int], progress: bool) -> Walked:
             return work.shard(shard, between_batches, bar.sample)
 
         return walk_shards(
-            work.store, already, do, stop_if_told=stop_if_told, left_behind=bar.shard_done
+            work.store,
+            already,
+            do,
+            stop_if_told=stop_if_told,
+            left_behind=bar.shard_done,
+            look=work.done,
         )
 
 

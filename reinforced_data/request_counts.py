@@ -51,17 +51,13 @@ class StoreShape:
     columns: int
 
     def start(self, shards: int, done: int) -> Requests:
-        """Find the source's shards, make or open the store, see what is done.
-
-        The source's folder is listed twice (its files, their sizes). With done shards the store's
-        columns are there already and are read once more.
-        """
-        source = Requests(list=_listing(shards), get=0) + Requests(list=_pages(shards))
+        """List the source twice, open the store, name its columns, see what is done."""
+        source = Requests(list=2 * _pages(shards), put=1, get=2)
+        # The view set is written down twice; before, what is there of it is looked up.
         columns = Requests(put=self.columns + 1, get=self.columns + 1, list=2)
-        opened = Requests(put=1, get=2) + columns
         if done:
-            opened += Requests(list=2, get=2 * self.columns)
-        return source + opened + self.look(done)
+            columns += Requests(list=2, get=2 * self.columns)
+        return source + columns + self.look(done)
 
     def look(self, done: int) -> Requests:
         """List the commits of every column."""
@@ -84,7 +80,7 @@ class StoreShape:
 
     def end(self, done: int) -> Requests:
         """Look for leftovers in every folder and count the store by its commits."""
-        leftovers = Requests(list=6 + 3 * self.columns * _listing(done), get=self.columns)
+        leftovers = Requests(list=7, get=self.columns) + self.look(done).times(3)
         return self.look(done).times(2) + leftovers + Requests(get=self.columns * done)
 
 

@@ -20,6 +20,8 @@ from reinforced_data.ranks import rank_and_world_size
 from reinforced_data.source import BrokenShard
 
 _LOOK_AGAIN_SECONDS = 0.5
+# At the most often; more seldom where a look takes long.
+_LOOK_SECONDS = 5.0
 
 
 def shard_order(num_shards: int) -> list[int]:
@@ -109,7 +111,8 @@ class ShardWalk:
         began = self._clock()
         done = self._look()
         now = self._clock()
-        self._next_look = now + 10 * (now - began) if self._looks else math.inf
+        pause = max(_LOOK_SECONDS, 10 * (now - began))
+        self._next_look = now + pause if self._looks else math.inf
         return done
 
     def put_off(self, shard: int) -> None:
@@ -163,6 +166,7 @@ def walk_shards(
     *,
     stop_if_told: Callable[[], None],
     left_behind: Callable[[int, str | None], None],
+    look: Callable[[], Collection[int]] | None = None,
 ) -> Walked:
     """Do `work` on every shard that is not done.
 
@@ -173,9 +177,10 @@ def walk_shards(
             when another process was at the shard too.
         stop_if_told: raises when the work is to stop.
         left_behind: called with a shard that is done with, and why it is left out, or None.
+        look: asks which shards are to be left out by now.
     """
     attempts = Attempts(store.storage)
-    walk, walked = ShardWalk(store.num_shards, done), Walked()
+    walk, walked = ShardWalk(store.num_shards, done, look=look), Walked()
     for shard in walk:
         stop_if_told()
         tried = try_shard(store, attempts, shard, work, stop_if_told, share=not walk.first_round)

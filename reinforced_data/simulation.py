@@ -14,9 +14,9 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from reinforced_data.attempts import PLACES
+from reinforced_data.cluster import Cluster, Simulation
 from reinforced_data.request_counts import Requests, StoreShape
 from reinforced_data.shard_walk import ShardWalk
 
@@ -24,101 +24,6 @@ _LOOK_AGAIN_SECONDS = 0.5
 # As long a worker that was killed still counts as being at its shard.
 _SILENT_SECONDS = 600.0
 _BUCKET_SECONDS = 60.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """What is simulated.
-
-    Attributes:
-        shards: of the source.
-        shard_seconds: that a worker of ordinary speed needs for one.
-        workers: how many; all start together.
-        columns: of the store.
-        spread: standard deviation of the logarithm of the workers' speeds.
-        preemption_hours: mean time between two preemptions of one worker; None: never.
-        warned: share of preemptions that come as SIGTERM: the shard's work is lost all the same,
-            but the place at it is given back.
-        restart_seconds: mean time until a preempted worker is back, exponential.
-        start_seconds: to load the models.
-        request_seconds: one request, or one page of a listing.
-        seed: of everything random.
-    """
-
-    shards: int
-    shard_seconds: float | int
-    workers: int
-    columns: int
-    spread: float | int = 0.1
-    preemption_hours: float | int | None = None
-    warned: float | int = 0.0
-    restart_seconds: float | int = 300.0
-    start_seconds: float | int = 60.0
-    request_seconds: float | int = 0.05
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        for name in ("shards", "shard_seconds", "workers", "columns"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.preemption_hours is not None and not self.preemption_hours > 0:
-            raise ValueError(f"preemption_hours must be above 0, got {self.preemption_hours}")
-        for name in ("spread", "restart_seconds", "start_seconds", "request_seconds"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be below 0, got {getattr(self, name)}")
-        if not 0 <= self.warned <= 1:
-            raise ValueError(f"warned must be from 0 to 1, got {self.warned}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Simulation:
-    """What came of it.
-
-    Attributes:
-        finish_seconds: when the last shard was committed.
-        last_worker_seconds: when the last worker had nothing left to do.
-        ideal_seconds: work / (workers' speeds), without starting, failing or waiting.
-        tail_seconds: from when the first worker found nothing of its own left.
-        worker_hours: all that was paid for, starts and waiting included.
-        useful_hours: in shards that were committed first by who did them.
-        redone_hours: lost to preemptions.
-        duplicate_hours: in shards that another had committed meanwhile.
-        preemptions: how many.
-        duplicates: shards done for nothing.
-        quarantined: shards that three workers were killed at, without fault of theirs.
-        requests: to the store, by kind.
-        peak_requests_per_second: over the busiest minute.
-    """
-
-    finish_seconds: float | int
-    last_worker_seconds: float | int
-    ideal_seconds: float | int
-    tail_seconds: float | int
-    worker_hours: float | int
-    useful_hours: float | int
-    redone_hours: float | int
-    duplicate_hours: float | int
-    preemptions: int
-    duplicates: int
-    quarantined: int
-    requests: dict[str, int]
-    peak_requests_per_second: float | int
-
-    @property
-    def redone(self) -> float:
-        """Share of the useful work that was done again after a preemption."""
-        return self.redone_hours / self.useful_hours
-
-    @property
-    def duplicated(self) -> float:
-        """Share of the useful work that was done by two."""
-        return self.duplicate_hours / self.useful_hours
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON values."""
-        shares = {"redone": self.redone, "duplicated": self.duplicated}
-        return {"kind": "simulation", **asdict(self), **shares}
 
 
 def simulate(cluster: Cluster) -> Simulation:
@@ -158,7 +63,7 @@ class _Tally:
     preemptions: int = 0
     duplicates: int = 0
     requests: Requests = field(default_factory=Requests)
-    per_minute: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    per_minute: dict[int, float] = field(default_factory=lambda: defaultdict(float))
 
 
 class _Run:
@@ -201,13 +106,20 @@ class _Run:
     def _at(self, when: float, worker: _Worker) -> None:
         """Let a worker go on at this time, or be preempted before."""
         self._order += 1
-        heapq.heappush(self._heap, (min(when, worker.gone_at), self._order, worker))
+        heapq.heappush(
+            self._heap, (max(worker.now, min(when, worker.gone_at)), self._order, worker)
+        )
 
     def _ask(self, worker: _Worker, requests: Requests) -> None:
         """Send requests one after the other."""
         self._tally.requests += requests
-        self._tally.per_minute[int(worker.now // _BUCKET_SECONDS)] += requests.total
-        worker.now += requests.total * self._cluster.request_seconds
+        left, end = requests.total, worker.now + requests.total * self._cluster.request_seconds
+        while left > 0:
+            minute = int(worker.now // _BUCKET_SECONDS)
+            until = min(end, (minute + 1) * _BUCKET_SECONDS)
+            share = left if until >= end else left * (until - worker.now) / (end - worker.now)
+            self._tally.per_minute[minute] += share
+            left, worker.now = left - share, until
 
     def _start(self, worker: _Worker) -> None:
         hours = self._cluster.preemption_hours
@@ -244,20 +156,20 @@ class _Run:
             self._leave(worker)
             return
         here = self._places.get(shard, [])
-        self._ask(worker, self._shape.see_who_is_there(len(here)))
+        elsewhere = len(self._places) - bool(here)
+        self._ask(worker, self._shape.see_who_is_there(len(here), elsewhere))
         if sum(place.dead(worker.now) for place in here) >= PLACES:
             self._quarantined.add(shard)
         elif (here and worker.walk.first_round) or len(here) >= PLACES:
             worker.walk.put_off(shard)
             worker.now += 0.0 if worker.walk.first_round else _LOOK_AGAIN_SECONDS
         elif shard in self._done:
-            self._ask(worker, self._shape.find_done())
+            self._ask(worker, self._shape.find_done(elsewhere))
             worker.walk.met_another()
         else:
             self._places[shard].append(_Place(worker.number))
             worker.shard, worker.began = shard, worker.now
-            requests = self._shape.write_shard()
-            self._ask(worker, requests)
+            self._ask(worker, self._shape.write_shard(elsewhere))
             self._at(worker.now + self._cluster.shard_seconds / worker.speed, worker)
             return
         self._at(worker.now, worker)

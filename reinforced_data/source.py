@@ -7,7 +7,7 @@ by decoding.py.
 import glob
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,7 +79,9 @@ def expand_sources(source: str | Path | Sequence[str | Path]) -> list[str]:
     """
     if isinstance(source, str | Path):
         source = [source]
-    paths = [path for item in source for path in _expand_one(str(item))]
+    wanted = [path for item in source for path in expand_braces(str(item))]
+    listed = listed_sizes(wanted)
+    paths = [path for item in wanted for path in _found_at(item, listed)]
     if not paths:
         raise ValueError("no source shards were given")
     twice = [path for path, count in Counter(paths).items() if count > 1]
@@ -88,27 +90,24 @@ def expand_sources(source: str | Path | Sequence[str | Path]) -> list[str]:
     return paths
 
 
-def _expand_one(pattern: str) -> list[str]:
-    paths, wanted = [], expand_braces(pattern)
-    listed = listed_sizes(wanted)
-    for path in wanted:
-        fs, inner = locate(path)
-        local = isinstance(fs, LocalFileSystem)
-        if inner in listed:
-            found = [inner]
-        elif fs.isdir(inner):
-            found = sorted(fs.glob(f"{glob.escape(inner) if local else inner}/*.tar"))
-        elif glob.has_magic(inner) and not fs.exists(inner):
-            found = sorted(fs.glob(inner))
-        else:
-            found = [inner] if fs.exists(inner) else []
-        if not found:
-            raise ValueError(
-                f"source {path!r} does not exist or holds no *.tar shards; give tar files, a "
-                "folder of them, a glob or a brace pattern such as 'data/{0000..0331}.tar'"
-            )
-        paths += found if local else [fs.unstrip_protocol(name) for name in found]
-    return paths
+def _found_at(path: str, listed: Container[str]) -> list[str]:
+    """Return the shards that a path, a glob or a folder stands for."""
+    fs, inner = locate(path)
+    local = isinstance(fs, LocalFileSystem)
+    if inner in listed:
+        found = [inner]
+    elif fs.isdir(inner):
+        found = sorted(fs.glob(f"{glob.escape(inner) if local else inner}/*.tar"))
+    elif glob.has_magic(inner) and not fs.exists(inner):
+        found = sorted(fs.glob(inner))
+    else:
+        found = [inner] if fs.exists(inner) else []
+    if not found:
+        raise ValueError(
+            f"source {path!r} does not exist or holds no *.tar shards; give tar files, a "
+            "folder of them, a glob or a brace pattern such as 'data/{0000..0331}.tar'"
+        )
+    return found if local else [fs.unstrip_protocol(name) for name in found]
 
 
 def expand_braces(pattern: str) -> list[str]:
