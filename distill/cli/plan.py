@@ -20,7 +20,7 @@ from reinforced_data.codec_names import CodecName
 from reinforced_data.view_policy import ViewPolicy
 
 if TYPE_CHECKING:
-    from reinforced_data import StorePlan
+    from reinforced_data import Simulation, StorePlan
     from reinforced_data.disk_room import DiskRoom
 
 
@@ -50,6 +50,12 @@ class Plan:
         workers: processes, each with a device of its own.
         cores: of each worker; by default this machine's, at most 8.
         price_per_hour: of one worker.
+        simulate: run the plan event by event on workers that come and go: finish time, redone
+            work, requests to the store.
+        preemption_hours: simulated mean time between two preemptions of a worker; never by default.
+        restart_seconds: simulated mean time until a preempted worker is back.
+        spread: simulated standard deviation of the logarithm of the workers' speeds.
+        seed: of the simulation.
     """
 
     source: Annotated[str, tyro.conf.Positional]
@@ -69,6 +75,11 @@ class Plan:
     workers: int | None = None
     cores: float | None = None
     price_per_hour: float | None = None
+    simulate: bool = False
+    preemption_hours: float | None = None
+    restart_seconds: float = 300.0
+    spread: float = 0.1
+    seed: int = 0
 
 
 _REVISED = ("samples", "samples_per_shard", "workers", "cores", "price_per_hour")
@@ -83,6 +94,10 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     plan = plan.revised(**{name: value for name, value in wanted.items() if value is not None})
     _print(plan, console)
     values = plan.to_json()
+    if asked.simulate:
+        simulation = _simulated(plan, asked, console)
+        _print_simulation(plan, simulation, console)
+        values["simulation"] = simulation.to_json()
     if asked.out is None:
         return Outcome(values=values)
     room = plan.room(asked.out)
@@ -130,6 +145,25 @@ def _probed(asked: Plan, console: Console) -> "StorePlan":
             probe_samples=asked.probe_samples,
             tower_seconds=asked.tower_seconds,
             say=lambda what: status.update(what) if status else None,
+        )
+
+
+def _simulated(plan: "StorePlan", asked: Plan, console: Console) -> "Simulation":
+    from reinforced_data import Cluster, simulate
+
+    with nullcontext() if console.quiet else Console(stderr=True).status("simulating"):
+        return simulate(
+            Cluster(
+                shards=plan.shards,
+                shard_seconds=plan.samples / plan.shards * plan.worker_seconds,
+                workers=plan.workers,
+                columns=len(plan.columns),
+                spread=asked.spread,
+                preemption_hours=asked.preemption_hours,
+                restart_seconds=asked.restart_seconds,
+                start_seconds=plan.each_start_seconds,
+                seed=asked.seed,
+            )
         )
 
 
@@ -191,6 +225,21 @@ def _print_sums(plan: "StorePlan", console: Console) -> None:
     if plan.break_even_epochs is not None:
         epochs = f"after {plan.break_even_epochs:,.1f} epochs, all students together"
         table.add_row("pays", f"{epochs}, against the teachers in every training step")
+    console.print(table)
+
+
+def _print_simulation(plan: "StorePlan", found: "Simulation", console: Console) -> None:
+    table = _table("", "")
+    table.add_row("simulated", f"{plan.workers:,} workers, {found.preemptions:,} preemptions")
+    ideal = f"{duration(found.ideal_seconds)} if nothing failed or waited"
+    table.add_row("finish", f"{duration(found.finish_seconds)}; {ideal}")
+    lost = f"{found.redone:.1%} redone, {found.duplicated:.1%} done by two"
+    table.add_row("work lost", f"{lost}, {found.worker_hours:,.1f} worker hours paid")
+    if found.quarantined:
+        said = "three workers were killed at each; --retry-quarantined"
+        table.add_row("quarantined", f"{found.quarantined:,} shards: {said}")
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.requests.items())
+    table.add_row("requests", f"{kinds}; at most {found.peak_requests_per_second:,.0f} a second")
     console.print(table)
 
 

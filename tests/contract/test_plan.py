@@ -109,9 +109,18 @@ def test_the_command_its_record_and_its_refusal(source, small_teacher, tmp_path,
     code, refused = run(capsys, "plan", tmp_path / "plan.json", *more, "--out", tmp_path / "store")
     assert code == 2 and "GB free" in refused["error"] and refused["estimate"]["bytes"] > 1e13
 
-    assert main(["plan", str(tmp_path / "plan.json")]) == 0
+    again = ["--samples", 10**5, "--workers", 20, "--simulate", "--preemption-hours", 0.01]
+    code, simulated = run(capsys, "plan", tmp_path / "plan.json", *again)
+    assert code == 0 and simulated["simulation"]["finish_seconds"] > 0
+    assert main(["plan", str(tmp_path / "plan.json"), "--simulate"]) == 0
     printed = capsys.readouterr().out
-    for said in ("600 samples (counted)", "read, decode, render", "small (cpu)", "pays"):
+    for said in (
+        "600 samples (counted)",
+        "read, decode, render",
+        "small (cpu)",
+        "pays",
+        "work lost",
+    ):
         assert said in printed
 
 

@@ -132,9 +132,9 @@ def test_requests_are_those_of_the_code(requests, tmp_path):
     requests.clear()
     reinforce(source, out, teachers=[tiny_teacher()], num_views=1, progress=False)
     written = shape.write_shard(0) + shape.see_who_is_there(0, 0)
-    # An empty folder of attempts is not listed once it is known not to be there.
-    expected = shape.start(9, 0) + written.times(9) + shape.end(9)
+    # Its own block done, a process looks again: here nothing is left to help with.
+    expected = shape.start(9, 0) + written.times(9) + shape.look(9) + shape.end(9)
     assert Requests(**requests) == expected
     requests.clear()
     reinforce(source, out, teachers=[tiny_teacher()], num_views=1, progress=False)
-    assert Requests(**requests) == shape.start(9, 9) + shape.end(9)
+    assert Requests(**requests) == shape.start(9, 9) + shape.look(9) + shape.end(9)
