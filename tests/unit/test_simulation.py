@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -11,7 +12,7 @@ from reinforced_data.request_counts import Requests, StoreShape
 from reinforced_data.testing import tiny_teacher, write_source
 
 # Nothing takes time but the work.
-BARE = {"columns": 5, "spread": 0.0, "start_seconds": 0.0, "request_seconds": 0.0}
+BARE: dict[str, Any] = {"columns": 5, "spread": 0.0, "start_seconds": 0.0, "request_seconds": 0.0}
 
 
 @pytest.mark.parametrize(("shards", "workers"), [(100, 10), (103, 10), (7, 10), (1, 1)])
