@@ -1,8 +1,7 @@
 """How many requests stage 1 sends to an object store, step by step, as the code does.
 
 One request: a HEAD, GET, PUT or DELETE, or a page of 1,000 names of a listing. Before it lists a
-folder the code asks whether there is one, which is a listing too. A test counts the requests of a
-real run and compares.
+folder the code asks whether there is one, which is a listing too.
 """
 
 from dataclasses import dataclass, fields

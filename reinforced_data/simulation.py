@@ -2,7 +2,7 @@
 
 The order in which workers take shards is `ShardWalk`'s own; the rules of `walk_shards` around it
 (places, putting off, coming back) are followed step by step, and requests are those of
-request_counts.py, which a test counts in the real code. Simulated are: workers of different speed,
+request_counts.py. Simulated are: workers of different speed,
 preemptions (a Poisson process per worker), what they lose, the time until a worker is back with its
 models loaded, the tail in which several do one shard, and the listings that grow with the store.
 Left out: the network's bandwidth, throttling by the store, data that breaks, people.

@@ -1,15 +1,11 @@
-"""The simulator against closed forms, and its requests against those of a real run."""
+"""The simulator against closed forms."""
 
 import math
-from collections import Counter
 from typing import Any
 
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 
-from reinforced_data import Cluster, reinforce, simulate
-from reinforced_data.request_counts import Requests, StoreShape
-from reinforced_data.testing import tiny_teacher, write_source
+from reinforced_data import Cluster, simulate
 
 # Nothing takes time but the work.
 BARE: dict[str, Any] = {"columns": 5, "spread": 0.0, "start_seconds": 0.0, "request_seconds": 0.0}
@@ -87,55 +83,3 @@ def test_killed_workers_shards_are_done_and_not_lost():
 def test_what_cannot_be_is_refused(name, value):
     with pytest.raises(ValueError, match=name):
         Cluster(**{"shards": 1, "shard_seconds": 1, "workers": 1, "columns": 1, name: value})
-
-
-KINDS = {
-    "isdir": "list",
-    "ls": "list",
-    "exists": "head",
-    "size": "head",
-    "cat_file": "get",
-    "pipe_file": "put",
-    "rm_file": "delete",
-}
-
-
-@pytest.fixture
-def requests(monkeypatch):
-    """What a run asks of a remote file system, by kind; what it calls inside is not asked."""
-    counts, depth = Counter[str](), [0]
-
-    def counting(name, method):
-        def counted(self, *arguments, **settings):
-            depth[0] += 1
-            try:
-                counts[KINDS[name]] += depth[0] == 1
-                return method(self, *arguments, **settings)
-            finally:
-                depth[0] -= 1
-
-        return counted
-
-    for name in KINDS:
-        monkeypatch.setattr(MemoryFileSystem, name, counting(name, getattr(MemoryFileSystem, name)))
-    return counts
-
-
-def test_requests_are_those_of_the_code(requests, tmp_path):
-    """A first run on 9 shards, a second that finds all done, each request counted."""
-    files = write_source(tmp_path, 18, samples_per_shard=2)
-    store = MemoryFileSystem()
-    for number, file in enumerate(files):
-        with open(file, "rb") as shard:
-            store.pipe_file(f"/requests/source/{number:05d}.tar", shard.read())
-    source, out = "memory://requests/source/{00000..00008}.tar", "memory://requests/store"
-    shape = StoreShape(columns=5)
-    requests.clear()
-    reinforce(source, out, teachers=[tiny_teacher()], num_views=1, progress=False)
-    written = shape.write_shard(0) + shape.see_who_is_there(0, 0)
-    # Its own block done, a process looks again: here nothing is left to help with.
-    expected = shape.start(9, 0) + written.times(9) + shape.look(9) + shape.end(9)
-    assert Requests(**requests) == expected
-    requests.clear()
-    reinforce(source, out, teachers=[tiny_teacher()], num_views=1, progress=False)
-    assert Requests(**requests) == shape.start(9, 9) + shape.look(9) + shape.end(9)
