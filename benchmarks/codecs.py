@@ -19,10 +19,10 @@ from ladder_table import provenance
 from rich.console import Console
 from rich.table import Table
 
-from reinforced_data.codecs import CODECS, Codec
+from reinforced_data.codecs.codec import CODECS, Codec
+from reinforced_data.codecs.product_quantization import NUM_BYTES, fit_codebook, product_codec
 from reinforced_data.decoding import decode_image
 from reinforced_data.embedding import ImageEmbedder, embed_texts
-from reinforced_data.product_quantization import NUM_BYTES, fit_codebook, product_codec
 from reinforced_data.source import open_source
 from students import load_student
 from teachers import ClipModel

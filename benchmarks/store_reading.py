@@ -28,7 +28,7 @@ import torch
 from ladder_table import provenance
 
 from reinforced_data import open_dataset
-from reinforced_data.batches import BatchDataset
+from reinforced_data.reading.batches import BatchDataset
 from reinforced_data.testing import TOKENIZER
 from reinforced_data.testing_stores import synthetic_store
 from teachers import Preprocess

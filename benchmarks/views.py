@@ -31,8 +31,8 @@ from rich.table import Table
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import InterpolationMode, v2
 
-from reinforced_data.columns import library_versions
 from reinforced_data.pictures import Picture
+from reinforced_data.store.columns import library_versions
 from reinforced_data.testing import photograph
 from reinforced_data.view_policy import ViewPolicy
 from reinforced_data.views import render_view, sample_view

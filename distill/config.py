@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from distill.objective import Objective
 from distill.watching import WatchConfig
-from reinforced_data.caption_policy import CaptionPolicy
+from reinforced_data.captions.policy import CaptionPolicy
 from teachers.contract import Kind
 
 

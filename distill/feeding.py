@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 
 from distill.config import RunConfig
 from reinforced_data import Batch, ReinforcedDataset
-from reinforced_data.reader import StoredTeacher
+from reinforced_data.reading.reader import StoredTeacher
 from students import Student
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from distill.samples import real_samples
-from reinforced_data.layout import open_store
+from reinforced_data.store.layout import open_store
 from students import InheritancePlan, plan_inheritance
 from students.inheritance.selectors import MEASURED
 from students.student import Student

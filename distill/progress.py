@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from reinforced_data.storage import Storage
+from reinforced_data.store.storage import Storage
 
 _CHECKPOINT = re.compile(r"step-(\d{8})")
 # What the trainer logs beside losses; everything else in a record is a metric.

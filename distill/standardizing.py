@@ -19,9 +19,9 @@ from distill.feeding import stored_teachers
 from distill.losses.adapters import MODALITIES, Modality, Standards
 from distill.losses.phi_s import Moments, Standardization, phi_s
 from reinforced_data import ReinforcedDataset
-from reinforced_data.arrow_rows import fixed_values, ragged_values, valid_rows
-from reinforced_data.column_codecs import stored_dtype
-from reinforced_data.reader import StoredTeacher
+from reinforced_data.codecs.of_columns import stored_dtype
+from reinforced_data.reading.reader import StoredTeacher
+from reinforced_data.store.arrow_rows import fixed_values, ragged_values, valid_rows
 from teachers.suggestions import unknown_name
 
 FILE = "standardization.safetensors"

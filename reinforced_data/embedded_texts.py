@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from reinforced_data.codecs import Codec
-from reinforced_data.column_rows import text_batch
-from reinforced_data.columns import Column
+from reinforced_data.codecs.codec import Codec
 from reinforced_data.embedding import Rows, embed_texts
-from reinforced_data.layout import Store
+from reinforced_data.store.column_rows import text_batch
+from reinforced_data.store.columns import Column
+from reinforced_data.store.layout import Store
 from teachers import ClipModel
 
 # Of fewer rows, all may be bad by bad luck.

@@ -4,13 +4,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reinforced_data.codebooks import Probe, fit_image_codebook, fit_text_codebook
-from reinforced_data.column_codecs import codebook_path
-from reinforced_data.columns import DEFAULT, ORIGINAL, Column, make_column, slugify, view_set_of
-from reinforced_data.layout import Store
+from reinforced_data.codecs.codebooks import Probe, fit_image_codebook, fit_text_codebook
+from reinforced_data.codecs.of_columns import codebook_path
+from reinforced_data.codecs.product_quantization import NUM_BYTES, codebook_digest
 from reinforced_data.operations import OPERATIONS, RENDER_VERSION
-from reinforced_data.product_quantization import NUM_BYTES, codebook_digest
 from reinforced_data.resampling import check_render_version
+from reinforced_data.store.columns import (
+    DEFAULT,
+    ORIGINAL,
+    Column,
+    make_column,
+    slugify,
+    view_set_of,
+)
+from reinforced_data.store.layout import Store
 from reinforced_data.views import ViewPolicy
 from teachers import ClipModel
 

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from reinforced_data.column_rows import IndexRow, ViewRows
 from reinforced_data.pictures import Picture
 from reinforced_data.plan import Plan
 from reinforced_data.source import Sample, UnreadableImage
+from reinforced_data.store.column_rows import IndexRow, ViewRows
 from reinforced_data.views import View, render_view, sample_view
 from teachers import Preprocess
 

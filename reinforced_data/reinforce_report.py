@@ -4,9 +4,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reinforced_data.columns import Column
-from reinforced_data.layout import Store
 from reinforced_data.shard_walk import Walked
+from reinforced_data.store.columns import Column
+from reinforced_data.store.layout import Store
 
 _EXAMPLES = 5
 

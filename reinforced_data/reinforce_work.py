@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from reinforced_data.column_codecs import check_codec
-from reinforced_data.columns import DEFAULT
-from reinforced_data.layout import Store, create_store
+from reinforced_data.codecs.of_columns import check_codec
 from reinforced_data.plan import Plan, make_plan
 from reinforced_data.shard_pass import reinforce_shard
 from reinforced_data.source import expand_sources
+from reinforced_data.store.columns import DEFAULT
+from reinforced_data.store.layout import Store, create_store
 from reinforced_data.view_policy import ViewPolicy
 from teachers import Ensemble, Teacher
 

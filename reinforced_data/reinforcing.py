@@ -18,10 +18,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from reinforced_data.attempts import Attempts
-from reinforced_data.columns import DEFAULT
-from reinforced_data.layout import Store
-from reinforced_data.leftovers import remove_leftovers
 from reinforced_data.reinforce_report import ReinforceReport, report_on
 from reinforced_data.reinforce_work import (
     ReinforceSettings,
@@ -30,6 +26,10 @@ from reinforced_data.reinforce_work import (
 )
 from reinforced_data.shard_walk import Walked, walk_shards
 from reinforced_data.stop_signals import Interrupted, StopSignals
+from reinforced_data.store.attempts import Attempts
+from reinforced_data.store.columns import DEFAULT
+from reinforced_data.store.layout import Store
+from reinforced_data.store.leftovers import remove_leftovers
 from reinforced_data.views import ViewPolicy
 from teachers import Ensemble, Teacher
 

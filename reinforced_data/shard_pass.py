@@ -8,8 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from reinforced_data.column_codecs import codec_of
-from reinforced_data.column_rows import (
+from reinforced_data.codecs.of_columns import codec_of
+from reinforced_data.embedded_texts import captions_unit, check_first_rows, embed_captions
+from reinforced_data.embedding import ImageEmbedder, Rows
+from reinforced_data.plan import Plan, TeacherColumns
+from reinforced_data.preparing import Prepared, Preparer, in_threads
+from reinforced_data.source import scan_shard
+from reinforced_data.store.column_rows import (
     IndexRow,
     IndexRows,
     ViewRows,
@@ -18,14 +23,9 @@ from reinforced_data.column_rows import (
     index_batch,
     views_batch,
 )
-from reinforced_data.columns import Column
-from reinforced_data.commits import Skipped
-from reinforced_data.embedded_texts import captions_unit, check_first_rows, embed_captions
-from reinforced_data.embedding import ImageEmbedder, Rows
-from reinforced_data.layout import Store
-from reinforced_data.plan import Plan, TeacherColumns
-from reinforced_data.preparing import Prepared, Preparer, in_threads
-from reinforced_data.source import scan_shard
+from reinforced_data.store.columns import Column
+from reinforced_data.store.commits import Skipped
+from reinforced_data.store.layout import Store
 from reinforced_data.views import View
 
 

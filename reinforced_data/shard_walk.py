@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal
 
-from reinforced_data.attempts import Attempts, is_quarantined, quarantine_text
-from reinforced_data.layout import Store
 from reinforced_data.ranks import rank_and_world_size
 from reinforced_data.source import BrokenShard
+from reinforced_data.store.attempts import Attempts, is_quarantined, quarantine_text
+from reinforced_data.store.layout import Store
 
 _LOOK_AGAIN_SECONDS = 0.5
 # At the most often; more seldom where a look takes long.

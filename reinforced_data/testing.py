@@ -12,11 +12,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from reinforced_data.arrow_rows import to_ipc
-from reinforced_data.commits import commit_path
-from reinforced_data.layout import open_store
 from reinforced_data.pictures import Picture
 from reinforced_data.shard_writer import ShardSample, write_shards
+from reinforced_data.store.arrow_rows import to_ipc
+from reinforced_data.store.commits import commit_path
+from reinforced_data.store.layout import open_store
 from teachers import Preprocess, Teacher, WordTokenizer, load_teacher
 
 WORDS = ("red", "green", "blue", "dark", "light", "picture", "of", "a", "number")

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from reinforced_data.codecs import CODECS
-from reinforced_data.column_rows import (
+from reinforced_data.codecs.codec import CODECS
+from reinforced_data.embedding import Rows
+from reinforced_data.plan import Plan, make_plan
+from reinforced_data.store.column_rows import (
     IndexRow,
     captions_batch,
     image_batch,
@@ -20,9 +22,7 @@ from reinforced_data.column_rows import (
     text_batch,
     views_batch,
 )
-from reinforced_data.embedding import Rows
-from reinforced_data.layout import Store, create_store
-from reinforced_data.plan import Plan, make_plan
+from reinforced_data.store.layout import Store, create_store
 from reinforced_data.testing import TinyEncoder, tiny_teacher
 from reinforced_data.view_policy import ViewPolicy
 from reinforced_data.views import View, sample_view

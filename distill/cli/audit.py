@@ -17,8 +17,8 @@ from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
 
 if TYPE_CHECKING:
-    from reinforced_data.auditing import AuditReport
-    from reinforced_data.repairing import RepairReport
+    from reinforced_data.auditing.auditing import AuditReport
+    from reinforced_data.auditing.repairing import RepairReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
 
 
 def _write_page(asked: Audit, report: "AuditReport", command: str) -> Path:
-    from distill.health import write_health
+    from distill.health_page import write_health
 
     if not report.columns:
         raise ValueError(f"{report.store} has nothing to show: {'; '.join(report.problems)}")

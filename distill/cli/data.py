@@ -9,7 +9,7 @@ from rich.console import Console
 
 from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
-from reinforced_data.codec_names import CodecName
+from reinforced_data.codecs.names import CodecName
 from reinforced_data.view_policy import ViewPolicy
 
 QUARANTINED = 3

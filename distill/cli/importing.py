@@ -45,7 +45,7 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     asked = parse(Import, "import", arguments)
     from distill.model_loading import load_frozen
     from reinforced_data import import_datacompdr
-    from reinforced_data.importing_datacompdr import DATACOMPDR
+    from reinforced_data.datacompdr.importing import DATACOMPDR
 
     report = import_datacompdr(
         asked.source,

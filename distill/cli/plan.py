@@ -16,12 +16,12 @@ from rich.table import Table
 from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
 from distill.cli.status import duration
-from reinforced_data.codec_names import CodecName
+from reinforced_data.codecs.names import CodecName
 from reinforced_data.view_policy import ViewPolicy
 
 if TYPE_CHECKING:
     from reinforced_data import Simulation, StorePlan
-    from reinforced_data.disk_room import DiskRoom
+    from reinforced_data.planning.disk_room import DiskRoom
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from distill.cli.parsing import parse
 
 if TYPE_CHECKING:
     from distill.progress import RunProgress
-    from reinforced_data.progress import StoreProgress
+    from reinforced_data.store.progress import StoreProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,8 @@ def run_status(arguments: Sequence[str], console: Console) -> Outcome:
     """Find out what the folder is, and print it."""
     asked = parse(Status, "status", arguments)
     from distill.progress import is_run, run_progress
-    from reinforced_data.progress import store_progress
-    from reinforced_data.storage import Storage
+    from reinforced_data.store.progress import store_progress
+    from reinforced_data.store.storage import Storage
 
     storage = Storage(asked.path)
     if storage.exists("sources.json"):

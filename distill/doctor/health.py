@@ -10,9 +10,9 @@ import fsspec
 
 from distill.doctor.findings import Finding
 from distill.progress import is_run, run_progress
-from reinforced_data.layout import Store, open_store
-from reinforced_data.progress import store_progress
-from reinforced_data.storage import Storage
+from reinforced_data.store.layout import Store, open_store
+from reinforced_data.store.progress import store_progress
+from reinforced_data.store.storage import Storage
 
 _SHOWN = 3
 _LONG_AGO = 3600

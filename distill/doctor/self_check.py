@@ -10,9 +10,9 @@ from PIL import Image
 
 from distill.doctor.findings import Finding
 from distill.ops import Embeddings, image_text_loss
-from reinforced_data.arrow_rows import from_ipc, to_ipc
 from reinforced_data.decoding import decode_image
 from reinforced_data.pictures import Picture
+from reinforced_data.store.arrow_rows import from_ipc, to_ipc
 from reinforced_data.view_policy import ViewPolicy
 from reinforced_data.views import render_view, sample_view
 from teachers.clip_model import unit_rows

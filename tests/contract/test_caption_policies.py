@@ -10,7 +10,7 @@ from distill import train
 from distill.config import DataConfig, RunConfig, ScheduleConfig
 from distill.objective import Objective
 from reinforced_data import CaptionPolicy, ViewPolicy, caption, open_dataset, reinforce
-from reinforced_data.order import caption_id
+from reinforced_data.reading.order import caption_id
 from reinforced_data.testing import TOKENIZER, TinyEncoder, sample, tiny_teacher, write_source
 from students import build_student
 from teachers import Preprocess

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from distill.cli import main
 from reinforced_data import open_dataset
-from reinforced_data.layout import open_store
+from reinforced_data.store.layout import open_store
 from reinforced_data.testing import write_source
 
 TOWERS = {"context_length": 32, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}

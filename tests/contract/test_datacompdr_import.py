@@ -21,11 +21,11 @@ from distill.cli import main
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from distill.run_log import read_log
 from reinforced_data import audit, import_datacompdr, open_dataset, read_shard
-from reinforced_data.column_rows import TextRows, ViewRows
-from reinforced_data.datacompdr_views import to_view
+from reinforced_data.datacompdr.importing import DATACOMPDR, PublishedTeacher
+from reinforced_data.datacompdr.views import to_view
 from reinforced_data.embedding import ImageEmbedder, embed_texts
-from reinforced_data.importing_datacompdr import DATACOMPDR, PublishedTeacher
 from reinforced_data.shard_writer import write_shards
+from reinforced_data.store.column_rows import TextRows, ViewRows
 from reinforced_data.testing import TOKENIZER, as_picture, encoded, picture, sample, tiny_teacher
 from reinforced_data.views import render_view
 from students import StudentSpec, TextSpec, build_student

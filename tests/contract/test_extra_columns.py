@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from reinforced_data import audit, open_dataset, read_extra, reinforce, write_extra
-from reinforced_data.layout import open_store
+from reinforced_data.store.layout import open_store
 from reinforced_data.testing import sample, write_source
 
 SCHEMA = pa.schema([("kept", pa.list_(pa.uint16(), 4)), ("score", pa.float32())])

@@ -11,7 +11,7 @@ import torch
 
 from distill.cli import main
 from reinforced_data import StorePlan, open_source, pack_glyphs, plan_store, reinforce
-from reinforced_data.disk_room import DiskRoom
+from reinforced_data.planning.disk_room import DiskRoom
 from reinforced_data.testing import TOKENIZER, sample, tiny_teacher, write_source
 from students import StudentSpec, TextSpec, build_student
 from teachers import WordTokenizer, load_teacher

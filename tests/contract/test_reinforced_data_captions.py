@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from reinforced_data import audit, caption, open_dataset, reinforce
-from reinforced_data.caption_plan import caption_seed
-from reinforced_data.column_codecs import codec_of
-from reinforced_data.column_rows import ImageRows, TextRows
-from reinforced_data.layout import open_store
-from reinforced_data.progress import store_progress
+from reinforced_data.captions.plan import caption_seed
+from reinforced_data.codecs.of_columns import codec_of
+from reinforced_data.store.column_rows import ImageRows, TextRows
+from reinforced_data.store.layout import open_store
+from reinforced_data.store.progress import store_progress
 from reinforced_data.testing import picture, sample, tiny_teacher, write_source
 from teachers import RuleCaptioner
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reinforced_data import Picture, ViewPolicy, audit, open_dataset, preparing, reinforce
-from reinforced_data.layout import open_store
+from reinforced_data.store.layout import open_store
 from reinforced_data.testing import TOKENIZER, tiny_teacher, write_source
 from teachers import Preprocess
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from reinforced_data import Batch, ViewPolicy, open_dataset, reinforce
-from reinforced_data.arrow_rows import fixed_values
-from reinforced_data.column_rows import ImageRows
-from reinforced_data.open_shard import OpenShard
-from reinforced_data.order import caption_id
 from reinforced_data.pictures import Picture
+from reinforced_data.reading.open_shard import OpenShard
+from reinforced_data.reading.order import caption_id
 from reinforced_data.source import decode_image, open_source
+from reinforced_data.store.arrow_rows import fixed_values
+from reinforced_data.store.column_rows import ImageRows
 from reinforced_data.testing import TOKENIZER, TinyEncoder, sample, tiny_teacher, write_source
 from reinforced_data.views import render_view, sample_view
 from teachers import Preprocess
@@ -246,7 +246,7 @@ def test_several_captions_take_turns(tmp_path):
 
 
 def test_the_store_is_read_over_another_file_system(tmp_path):
-    from reinforced_data.storage import Storage
+    from reinforced_data.store.storage import Storage
 
     path = make_store(tmp_path)
     memory = Storage("memory://reader-remote")

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from reinforced_data import open_dataset, order
-from reinforced_data.arrow_rows import Texts, numbers
-from reinforced_data.order import view_indices
+from reinforced_data import open_dataset
+from reinforced_data.reading import order
+from reinforced_data.reading.order import view_indices
+from reinforced_data.store.arrow_rows import Texts, numbers
 from reinforced_data.testing import TOKENIZER
 from reinforced_data.testing_stores import caption_of, expected_rows, key_of, synthetic_store
 from teachers import Preprocess

@@ -18,8 +18,8 @@ from reinforced_data import (
     read_scores,
     reinforce,
 )
-from reinforced_data.column_rows import ImageRows, TextRows
 from reinforced_data.source import open_source
+from reinforced_data.store.column_rows import ImageRows, TextRows
 from reinforced_data.testing import sample, tiny_teacher, write_source
 
 KEYS = [f"{number:04d}" for number in range(12)]

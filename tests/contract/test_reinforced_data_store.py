@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from reinforced_data import ViewPolicy, open_dataset, reinforce
-from reinforced_data.column_rows import ImageRows, IndexRows, TextRows, ViewRows
-from reinforced_data.layout import Store, open_store
 from reinforced_data.pictures import Picture
 from reinforced_data.source import open_source
-from reinforced_data.storage import Storage
+from reinforced_data.store.column_rows import ImageRows, IndexRows, TextRows, ViewRows
+from reinforced_data.store.layout import Store, open_store
+from reinforced_data.store.storage import Storage
 from reinforced_data.testing import sample, tiny_teacher, write_source
 from reinforced_data.views import render_view, sample_view
 from teachers import Teacher

@@ -15,8 +15,8 @@ import torch
 
 from distill.cli import main
 from reinforced_data import ViewPolicy, audit, open_dataset, reinforce
-from reinforced_data.layout import open_store
-from reinforced_data.storage import Storage
+from reinforced_data.store.layout import open_store
+from reinforced_data.store.storage import Storage
 from reinforced_data.testing import TOKENIZER, tiny_teacher, write_source
 from teachers import Preprocess
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from distill.cli import main
 from reinforced_data import ViewPolicy, reinforce
-from reinforced_data.arrow_rows import from_ipc, to_ipc
-from reinforced_data.auditing import AuditReport, audit
-from reinforced_data.layout import Store, open_store
+from reinforced_data.auditing.auditing import AuditReport, audit
 from reinforced_data.shard_writer import write_shards
+from reinforced_data.store.arrow_rows import from_ipc, to_ipc
+from reinforced_data.store.layout import Store, open_store
 from teachers import Preprocess, Teacher, WordTokenizer, load_teacher
 
 WORDS = [f"w{letter}" for letter in "abcdefghijkl"]

@@ -14,10 +14,10 @@ import torch
 
 from distill.cli import main
 from reinforced_data import ViewPolicy, audit, reinforce, repair
-from reinforced_data.layout import open_store
-from reinforced_data.repairing import RepairReport
+from reinforced_data.auditing.repairing import RepairReport
 from reinforced_data.stop_signals import Interrupted
-from reinforced_data.storage import Storage
+from reinforced_data.store.layout import open_store
+from reinforced_data.store.storage import Storage
 from reinforced_data.testing import (
     encoded,
     picture,

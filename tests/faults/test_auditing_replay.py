@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from reinforced_data import ViewPolicy, audit, reinforce
-from reinforced_data.auditing import AuditReport
-from reinforced_data.auditing_files import check_files
-from reinforced_data.auditing_source import choose_rows
-from reinforced_data.layout import open_store
+from reinforced_data.auditing.auditing import AuditReport
+from reinforced_data.auditing.files import check_files
+from reinforced_data.auditing.sources import choose_rows
 from reinforced_data.shard_writer import write_shards
+from reinforced_data.store.layout import open_store
 from reinforced_data.testing import (
     TOKENIZER,
     TinyEncoder,

@@ -6,7 +6,7 @@ from distill.accelerate_configs import config_path
 from distill.evaluation import evaluate
 from distill.recipes import find_recipe
 from reinforced_data import ViewPolicy, open_dataset, open_source, pack, reinforce
-from reinforced_data.column_codecs import check_codec
+from reinforced_data.codecs.of_columns import check_codec
 from reinforced_data.testing import TOKENIZER, sample, tiny_teacher, write_source
 from students import StudentSpec, TextSpec, build_student, export
 from teachers import Preprocess, load_teacher

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from reinforced_data.datacompdr_index import PublishedIndex
-from reinforced_data.datacompdr_members import MAX_BYTES, Unusable, read_published
+from reinforced_data.datacompdr.index import PublishedIndex
+from reinforced_data.datacompdr.members import MAX_BYTES, Unusable, read_published
 from reinforced_data.shard_writer import write_shards
 
 VIEW = [[0, 0, 5, 5], []]

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from distill.cli import main
 from reinforced_data import ViewPolicy, reinforce
-from reinforced_data.attempts import Attempts
-from reinforced_data.progress import store_progress
-from reinforced_data.storage import Storage
+from reinforced_data.store.attempts import Attempts
+from reinforced_data.store.progress import store_progress
+from reinforced_data.store.storage import Storage
 from reinforced_data.testing import TinyEncoder, encoded, sample, tiny_teacher, write_source
 
 SETTINGS = {

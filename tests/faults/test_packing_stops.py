@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reinforced_data.packing import pack
+from reinforced_data.packing.packing import pack
 from reinforced_data.source import image_size
 from reinforced_data.stop_signals import Interrupted
 from reinforced_data.testing import encoded, picture
@@ -135,7 +135,7 @@ def test_stopped_before_its_first_shard_it_leaves_nothing(table, tmp_path, monke
             os.kill(os.getpid(), signum)
         return image_size(data, **limits)
 
-    monkeypatch.setattr("reinforced_data.resizing.image_size", told)
+    monkeypatch.setattr("reinforced_data.packing.resizing.image_size", told)
     with pytest.raises(Interrupted, match=r"SIGTERM with 0 shards of .*out finished; the same"):
         pack(table, tmp_path / "out", **SETTINGS)
     assert not list(tmp_path.iterdir())

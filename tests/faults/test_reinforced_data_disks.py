@@ -18,7 +18,7 @@ import torch
 
 from distill.cli import main
 from reinforced_data import ViewPolicy, audit, reinforce
-from reinforced_data.storage import Storage
+from reinforced_data.store.storage import Storage
 from reinforced_data.testing import tiny_teacher, write_source
 
 SETTINGS = {"num_views": 2, "policy": ViewPolicy(num_ops=1), "batch_size": 4, "progress": False}

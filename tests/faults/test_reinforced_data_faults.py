@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from reinforced_data import ViewPolicy, open_dataset, open_source, reinforce
-from reinforced_data.column_rows import ImageRows
-from reinforced_data.layout import open_store
+from reinforced_data.store.column_rows import ImageRows
+from reinforced_data.store.layout import open_store
 from reinforced_data.testing import (
     TOKENIZER,
     TinyEncoder,

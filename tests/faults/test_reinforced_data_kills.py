@@ -17,7 +17,7 @@ import torch
 
 from reinforced_data import ViewPolicy, audit, open_dataset, reinforce
 from reinforced_data.shard_walk import ShardWalk
-from reinforced_data.storage import Storage
+from reinforced_data.store.storage import Storage
 from reinforced_data.testing import tiny_teacher, write_source
 
 SHARDS, COLUMNS = 9, 7

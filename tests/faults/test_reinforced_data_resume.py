@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from reinforced_data import ViewPolicy, open_dataset, reinforce
-from reinforced_data.commits import Skipped, write_unit
-from reinforced_data.layout import open_store
 from reinforced_data.shard_walk import shard_order
-from reinforced_data.storage import Storage
+from reinforced_data.store.commits import Skipped, write_unit
+from reinforced_data.store.layout import open_store
+from reinforced_data.store.storage import Storage
 from reinforced_data.testing import sample, tiny_teacher, write_source
 
 POLICY = ViewPolicy(scale=(0.4, 1.0), num_ops=1)

@@ -9,7 +9,7 @@ import pytest
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from reinforced_data.datacompdr_views import NoView, parameters, to_view
+from reinforced_data.datacompdr.views import NoView, parameters, to_view
 from reinforced_data.testing import picture
 from reinforced_data.views import View, render_view
 from teachers import Preprocess

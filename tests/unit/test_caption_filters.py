@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from reinforced_data.caption_filters import LengthBounds, choose_texts, folded
-from reinforced_data.caption_plan import caption_seed
+from reinforced_data.captions.filters import LengthBounds, choose_texts, folded
+from reinforced_data.captions.plan import caption_seed
 
 ANY = LengthBounds(min_words=1)
 

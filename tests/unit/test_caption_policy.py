@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from reinforced_data.caption_policy import CaptionPolicy, pick_captions
-from reinforced_data.order import caption_index
+from reinforced_data.captions.policy import CaptionPolicy, pick_captions
+from reinforced_data.reading.order import caption_index
 
 KEYS = [f"{number:06d}" for number in range(4000)]
 SETS = ("rules", "vlm")

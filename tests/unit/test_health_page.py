@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from distill.cli import main
-from distill.health import write_health
-from distill.health.alike import nearest_others, neighbour_lists, twin_pairs
-from distill.health.collecting import collect
-from distill.health.data import Histogram
-from distill.health.histogram import histogram_chart
+from distill.health_page import write_health
+from distill.health_page.alike import nearest_others, neighbour_lists, twin_pairs
+from distill.health_page.collecting import collect
+from distill.health_page.data import Histogram
+from distill.health_page.histogram import histogram_chart
 from reinforced_data import ViewPolicy, audit, reinforce
-from reinforced_data.layout import open_store
+from reinforced_data.store.layout import open_store
 from reinforced_data.testing import encoded, picture, sample, tiny_teacher, write_source
 
 HOSTILE = "<script>document.title='owned'</script>\"' onerror=alert(1) {{ 7*7 }} \u202e\x07 & <b>"

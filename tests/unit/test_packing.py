@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from reinforced_data.packing import pack
+from reinforced_data.packing.packing import pack
 from reinforced_data.source import Sample, open_source
 
 

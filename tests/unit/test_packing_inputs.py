@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reinforced_data.packing import PackReport, pack
-from reinforced_data.packing_order import in_order
+from reinforced_data.packing.order import in_order
+from reinforced_data.packing.packing import PackReport, pack
 from reinforced_data.shard_writer import write_shards
 from reinforced_data.source import open_source
 from reinforced_data.testing import encoded, picture
@@ -103,9 +103,9 @@ def test_several_columns_of_pictures_have_to_be_named(tmp_path):
 
 def test_windows_before_the_start_are_not_listed(monkeypatch, tmp_path):
     pq.write_table(picture_table(range(12)), tmp_path / "t.parquet", row_group_size=3)
-    from reinforced_data import packing_order
-    from reinforced_data.input_layouts import open_input
-    from reinforced_data.listing import Asked
+    from reinforced_data.packing import order as packing_order
+    from reinforced_data.packing.input_layouts import open_input
+    from reinforced_data.packing.listing import Asked
 
     monkeypatch.setattr(packing_order, "WINDOW_BYTES", 1)
     parts = open_input(tmp_path / "t.parquet", "auto", None, Asked()).parts

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from distill.cli import main
-from reinforced_data.packing import pack
-from reinforced_data.resizing import Resize, parse_resize, shrink
+from reinforced_data.packing.packing import pack
+from reinforced_data.packing.resizing import Resize, parse_resize, shrink
 from reinforced_data.source import Sample, decode_image, open_source
 from reinforced_data.testing import encoded, picture
 

@@ -10,7 +10,7 @@ import pytest
 from distill.cli.status import duration
 from distill.progress import run_progress
 from reinforced_data import reinforce
-from reinforced_data.progress import store_progress
+from reinforced_data.store.progress import store_progress
 from reinforced_data.testing import sample, tiny_teacher, write_source
 
 

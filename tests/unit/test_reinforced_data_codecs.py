@@ -5,10 +5,10 @@ import pickle
 import numpy as np
 import pytest
 
-from reinforced_data.codec_names import CODEC_NAMES
-from reinforced_data.codecs import CODECS
-from reinforced_data.column_codecs import check_codec, stored_dtype
-from reinforced_data.product_quantization import (
+from reinforced_data.codecs.codec import CODECS
+from reinforced_data.codecs.names import CODEC_NAMES
+from reinforced_data.codecs.of_columns import check_codec, stored_dtype
+from reinforced_data.codecs.product_quantization import (
     NUM_BYTES,
     check_width,
     codebook_digest,

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from reinforced_data.arrow_rows import (
+from reinforced_data.reading.order import SampleOrder, caption_id, caption_index, view_indices
+from reinforced_data.store.arrow_rows import (
     fixed_lists,
     fixed_values,
     from_ipc,
@@ -21,9 +22,8 @@ from reinforced_data.arrow_rows import (
     to_ipc,
     valid_rows,
 )
-from reinforced_data.columns import Column, make_column
-from reinforced_data.order import SampleOrder, caption_id, caption_index, view_indices
-from reinforced_data.storage import Storage
+from reinforced_data.store.columns import Column, make_column
+from reinforced_data.store.storage import Storage
 
 
 def unit_vectors(count: int, width: int) -> np.ndarray:

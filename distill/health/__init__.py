@@ -1,5 +1,0 @@
-"""The data-health page: what a reinforced dataset holds, to look at before a student learns it."""
-
-from distill.health.writing import write_health
-
-__all__ = ["write_health"]

@@ -1,0 +1,1 @@
+"""`audit` and `repair`: is a store whole, would its teachers agree, and doing again what is not."""

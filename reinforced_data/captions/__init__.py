@@ -1,0 +1,1 @@
+"""`caption`: sets of written captions beside the source's own."""

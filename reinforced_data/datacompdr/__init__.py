@@ -1,0 +1,1 @@
+"""`import_datacompdr`: Apple's published DataCompDR as columns of a store."""

@@ -1,0 +1,1 @@
+"""`pack`: pictures with texts, in whatever shape they lie around, as WebDataset shards."""

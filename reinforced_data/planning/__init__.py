@@ -1,0 +1,1 @@
+"""`plan_store`: what a store will cost, measured on a small piece of its source."""

@@ -1,0 +1,230 @@
+"""Batches: pictures, tokens and the teachers' rows of one step, read and checked."""
+
+import hashlib
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from reinforced_data.codecs.codec import Codec
+from reinforced_data.pictures import Picture
+from reinforced_data.reading.batch import Batch, Texts
+from reinforced_data.reading.open_shard import OpenShard
+from reinforced_data.reading.order import SampleOrder, caption_id, view_indices
+from reinforced_data.reading.step_texts import CaptionShares, StepTexts
+from reinforced_data.reading.stored_teachers import StoredTeacher
+from reinforced_data.source import UnreadableImage
+from reinforced_data.views import View, render_view
+from teachers import Embeddings, Preprocess, Tokenizer
+
+if TYPE_CHECKING:
+    from reinforced_data.reading.reader import ReinforcedDataset
+
+_MAX_CACHED_TEXTS = 1 << 17
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a student wants its batches; see `ReinforcedDataset.loader`."""
+
+    preprocess: Preprocess
+    tokenizer: Tokenizer
+    teachers: tuple[StoredTeacher, ...]
+    captions: CaptionShares
+    num_views: int
+    num_ops: int
+    seed: int
+    rank: int
+    world_size: int
+    whole_image: bool
+
+
+class StepRows:
+    """What the columns hold of a step's samples; entry i belongs to sample i of the order.
+
+    Attributes:
+        epoch: passes over all samples before this one.
+        shards, rows: where each sample is, int64.
+        keys: of each.
+        texts: for each text that the step reads of a sample, the captions chosen for this epoch.
+        crops, operations, magnitudes: the view chosen for this epoch; see `ViewRows.numbers`.
+        images: per teacher the rows of these views, still encoded.
+    """
+
+    def __init__(self, epoch: int, shards: np.ndarray, rows: np.ndarray, reading: Reading) -> None:
+        """Make room."""
+        size, teachers = len(rows), reading.teachers
+        self.epoch, self.shards, self.rows = epoch, shards, rows
+        self.keys = [""] * size
+        self.texts = [StepTexts(size, teachers, shares) for shares in reading.captions.shares]
+        self.crops = np.empty((size, 4), np.float32)
+        self.operations = np.empty((size, reading.num_ops), np.uint8)
+        self.magnitudes = np.empty((size, reading.num_ops), np.float32)
+        self.images = [_empty_rows(one.image_codec, size, one.embed_dim) for one in teachers]
+
+    @property
+    def captions(self) -> list[str]:
+        """The caption of each; of two, the first."""
+        return self.texts[0].captions
+
+    def view_numbers(self, slot: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the view of one sample, as `ViewRows.made` takes it."""
+        return self.crops[slot], self.operations[slot], self.magnitudes[slot]
+
+
+def _empty_rows(codec: Codec, size: int, embed_dim: int) -> np.ndarray:
+    return np.empty((size, codec.width(embed_dim)), codec.dtype)
+
+
+class BatchDataset(Dataset[Batch]):
+    """Map-style: item `step` is the whole batch of that step (this rank's part of it)."""
+
+    def __init__(self, dataset: "ReinforcedDataset", order: SampleOrder, reading: Reading) -> None:
+        """Open nothing yet: a loader's workers open files for themselves."""
+        self._dataset = dataset
+        self._order = order
+        self._reading = reading
+        self._shards: OrderedDict[int, OpenShard] = OrderedDict()
+        self._tokens: dict[str, tuple[np.ndarray, int]] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave open files and caches behind."""
+        return {**self.__dict__, "_shards": OrderedDict(), "_tokens": {}}
+
+    def __getitem__(self, step: int) -> Batch:
+        """Read the batch of a step."""
+        read = self.rows(step)
+        pixels, refused = self._pictures(read)
+        kept = [slot for slot, reason in enumerate(refused) if reason is None]
+        reasons = dict(Counter(reason for reason in refused if reason is not None))
+        if not kept:
+            raise ValueError(
+                f"every sample of step {step} was refused ({reasons}): the images "
+                f"in the source are not those that {self._dataset.path} was made from"
+            )
+        # Nearly always all are kept: then nothing is copied.
+        rows = slice(None) if len(kept) == len(refused) else kept
+        texts = zip(read.texts, self.embeddings(read, rows), strict=True)
+        return Batch(
+            keys=[read.keys[i] for i in kept],
+            pixels=torch.from_numpy(pixels[rows]),
+            texts=tuple(
+                Texts(*self._tokenize([one.captions[i] for i in kept]), teachers)
+                for one, teachers in texts
+            ),
+            refused=reasons,
+            epoch=read.epoch,
+            step=step,
+        )
+
+    def rows(self, step: int) -> StepRows:
+        """Read what the columns hold of a step: everything but pixels."""
+        reading = self._reading
+        epoch, shards, rows = self._order.batch(step)
+        first, last = (
+            len(rows) * rank // reading.world_size for rank in (reading.rank, reading.rank + 1)
+        )
+        shards, rows = shards[first:last], rows[first:last]
+        read = StepRows(epoch, shards, rows, reading)
+        for shard in np.unique(shards).tolist():
+            self._fill(read, self._shard(shard), np.flatnonzero(shards == shard))
+        return read
+
+    def embeddings(
+        self, read: StepRows, rows: slice | list[int] = slice(None)
+    ) -> list[tuple[Embeddings, ...]]:
+        """Decode each teacher's rows of a step, or of some of its samples, text by text."""
+        teachers = self._reading.teachers
+        images = [
+            _unit_rows(teacher.image_codec, encoded[rows], teacher.embed_dim)
+            for teacher, encoded in zip(teachers, read.images, strict=True)
+        ]
+        return [
+            tuple(
+                Embeddings(
+                    image,
+                    _unit_rows(teacher.text_codec, encoded[rows], teacher.embed_dim),
+                    torch.tensor(teacher.logit_scale),
+                    None if teacher.logit_bias is None else torch.tensor(teacher.logit_bias),
+                )
+                for teacher, image, encoded in zip(teachers, images, texts.rows, strict=True)
+            )
+            for texts in read.texts
+        ]
+
+    def _fill(self, read: StepRows, shard: OpenShard, slots: np.ndarray) -> None:
+        seed, num_views, epoch = self._reading.seed, self._reading.num_views, read.epoch
+        rows = read.rows[slots]
+        keys = shard.index.some_keys(rows)
+        chosen = view_indices(seed, epoch, keys, num_views)
+        for slot, key in zip(slots.tolist(), keys, strict=True):
+            read.keys[slot] = key
+        for texts in read.texts:
+            texts.fill(shard, slots, rows, keys, seed=seed, epoch=epoch)
+        parts = shard.views.numbers(rows, chosen)
+        for part, values in zip((read.crops, read.operations, read.magnitudes), parts, strict=True):
+            part[slots] = values
+        for encoded, (image_rows, _) in zip(read.images, shard.embeddings, strict=True):
+            encoded[slots] = image_rows.encoded(rows, chosen)
+
+    def _pictures(self, read: StepRows) -> tuple[np.ndarray, list[str | None]]:
+        """Render the views, shard by shard, and say which samples are refused."""
+        side = self._reading.preprocess.image_size
+        pixels = np.empty((len(read.rows), side, side, 3), np.uint8)
+        refused: list[str | None] = [None] * len(read.rows)
+        for slot in np.argsort(read.shards, kind="stable").tolist():
+            shard = self._shard(int(read.shards[slot]))
+            view = shard.views.made(*read.view_numbers(slot))
+            refused[slot] = self._draw(shard, int(read.rows[slot]), view, pixels[slot])
+        return pixels, refused
+
+    def _draw(self, shard: OpenShard, row: int, view: View, pixels: np.ndarray) -> str | None:
+        """Render a view into `pixels`, or say why the sample is refused."""
+        data = shard.image(row)
+        if hashlib.sha256(data).digest() != shard.index.digest(row):
+            return "image-changed"
+        preprocess = self._reading.preprocess
+        try:
+            picture = Picture(data, known_good=True)
+            if self._reading.whole_image:
+                pixels[...] = preprocess.whole_view(picture.image())
+            else:
+                pixels[...] = render_view(picture, view, preprocess)
+        except UnreadableImage as error:
+            return error.reason
+        return None
+
+    def _tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        known = self._tokens
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            if len(known) + len(new) > _MAX_CACHED_TEXTS:
+                known.clear()
+                new = list(dict.fromkeys(texts))
+            for text, row in zip(new, self._reading.tokenizer(new).numpy(), strict=True):
+                known[text] = (row, caption_id(text))
+        tokens = np.stack([known[text][0] for text in texts])
+        ids = np.array([known[text][1] for text in texts], dtype=np.int64)
+        return torch.from_numpy(tokens), torch.from_numpy(ids)
+
+    def _shard(self, shard: int) -> OpenShard:
+        opened = self._shards.get(shard)
+        if opened is None:
+            reading = self._reading
+            opened = self._dataset.open_shard(shard, reading.teachers, reading.captions.sets)
+            self._shards[shard] = opened
+            # Two windows' worth: a batch on a border reads from both.
+            while len(self._shards) > 2 * self._order.window_shards + 1:
+                self._shards.popitem(last=False)[1].close()
+        self._shards.move_to_end(shard)
+        return opened
+
+
+def _unit_rows(codec: Codec, values: np.ndarray, embed_dim: int) -> Float[Tensor, "b d"]:
+    return torch.from_numpy(codec.unit_rows(values, embed_dim))

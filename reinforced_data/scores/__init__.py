@@ -1,0 +1,1 @@
+"""`add_scores`: a number a sample, from a table or from what a store holds."""

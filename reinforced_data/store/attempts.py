@@ -1,0 +1,227 @@
+"""Who is at a shard and who died at it: a small record an attempt, in the store.
+
+Whoever begins a shard takes one of its three places, `attempts/SHARD.PLACE.json`, and gives it back
+when the shard is done or the work ends in order. Who is killed cannot, and the record stays. Three
+of the dead quarantine a shard; since there are only three places, a shard that kills whoever reads
+it costs three workers, however many there are.
+
+An attempt is dead when its process is gone, where this machine can see that; elsewhere when it gave
+no sign for ten minutes (a sign is due every minute; clocks may differ by a few); or when it left an
+error of ours behind. Nothing hangs on that being right: the first commit wins whoever is taken for
+dead. A record makes no file visible and is no part of what makes two stores equal.
+"""
+
+import functools
+import json
+import os
+import re
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from reinforced_data.store.commits import shard_name
+from reinforced_data.store.storage import Storage
+
+PLACES = 3
+FOLDER = "attempts"
+_SIGN_SECONDS = 60.0
+_SILENT_SECONDS = 600.0
+_NAME = re.compile(r"(\d+)\.(\d)\.json")
+# Not the shard's fault: a wrong source or setting, a full disk, a broken network.
+_IN_ORDER = (ValueError, OSError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One record.
+
+    Attributes:
+        shard, place: which of the shard's places is taken.
+        worker: who took it, for people: host:pid, or what a launcher calls its worker.
+        machine: where; processes of one machine see each other.
+        pid, born: the process and when it was started, since numbers are used again.
+        began: when, seconds since 1970.
+        sign: when it was last seen.
+        error: what ended it, where that is known.
+    """
+
+    shard: int
+    place: int
+    worker: str
+    machine: str
+    pid: int
+    born: float
+    began: float
+    sign: float
+    error: str | None = None
+
+    @property
+    def path(self) -> str:
+        """Where the record is, relative to the store."""
+        return f"{FOLDER}/{shard_name(self.shard)}.{self.place}.json"
+
+    @property
+    def dead(self) -> bool:
+        """Whether whoever made it will not come back to it."""
+        if self.error is not None:
+            return True
+        if self.machine == _this_machine():
+            return not _runs(self.pid, self.born)
+        return time.time() - self.sign > _SILENT_SECONDS
+
+    def to_json(self) -> bytes:
+        """Return the record's content."""
+        return json.dumps(asdict(self)).encode()
+
+
+class Place:
+    """A place at a shard that this process has taken; a context manager around the work on it."""
+
+    def __init__(self, storage: Storage, attempt: Attempt) -> None:
+        """Remember what was written."""
+        self._storage = storage
+        self._attempt = attempt
+
+    def sign(self) -> None:
+        """Say that somebody is there; cheap to call at every batch."""
+        if time.time() - self._attempt.sign > _SIGN_SECONDS:
+            self._attempt = replace(self._attempt, sign=time.time())
+            self._storage.note(self._attempt.path, self._attempt.to_json())
+
+    def __enter__(self) -> "Place":
+        """Begin."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the place back, unless something broke that nobody foresaw."""
+        if isinstance(error, Exception) and not isinstance(error, _IN_ORDER):
+            said = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+            attempt = replace(self._attempt, error=said)
+            self._storage.note(attempt.path, attempt.to_json())
+        else:
+            self._storage.remove(self._attempt.path)
+
+
+class Attempts:
+    """The attempts at the shards of a store."""
+
+    def __init__(self, storage: Storage, worker: str | None = None) -> None:
+        """Say who this is; nothing is written."""
+        self._storage = storage
+        self._worker = worker or f"{socket.gethostname()}:{os.getpid()}"
+
+    def all(self) -> dict[int, list[Attempt]]:
+        """Read the records, by shard."""
+        found: dict[int, list[Attempt]] = defaultdict(list)
+        for shard, name in self._names():
+            attempt = self._read(name)
+            if attempt is not None:
+                found[shard].append(attempt)
+        return dict(found)
+
+    def of(self, shard: int) -> list[Attempt]:
+        """Read the records of one shard."""
+        found = [self._read(name) for number, name in self._names() if number == shard]
+        return [attempt for attempt in found if attempt is not None]
+
+    def quarantined(self) -> dict[int, list[Attempt]]:
+        """Read those of the shards at which three workers died."""
+        return {shard: found for shard, found in self.all().items() if is_quarantined(found)}
+
+    def take(self, shard: int, places: int = PLACES) -> Place | None:
+        """Take one of the first `places` places at a shard; None when they are taken."""
+        now = time.time()
+        for place in range(places):
+            attempt = Attempt(
+                shard=shard,
+                place=place,
+                worker=self._worker,
+                machine=_this_machine(),
+                pid=os.getpid(),
+                born=_born(),
+                began=now,
+                sign=now,
+            )
+            if self._storage.claim(attempt.path, attempt.to_json()):
+                return Place(self._storage, attempt)
+        return None
+
+    def declare_dead(self, worker: str, why: str) -> None:
+        """Write down that a worker is gone: its launcher knows before any clock does."""
+        for attempts in self.all().values():
+            for attempt in attempts:
+                if attempt.worker == worker and attempt.error is None:
+                    self._storage.note(attempt.path, replace(attempt, error=why).to_json())
+
+    def forget_the_dead(self, shards: Iterable[int]) -> None:
+        """Remove the dead's records of these shards: because they are done, or to try again."""
+        wanted = set(shards)
+        for shard, name in self._names():
+            attempt = self._read(name) if shard in wanted else None
+            if attempt is not None and attempt.dead:
+                self._storage.remove(attempt.path)
+        self._storage.remove_empty(FOLDER)
+
+    def _names(self) -> list[tuple[int, str]]:
+        matches = map(_NAME.fullmatch, self._storage.list(FOLDER, ".json"))
+        return [(int(match[1]), match[0]) for match in matches if match]
+
+    def _read(self, name: str) -> Attempt | None:
+        """Read a record; None when it is gone, or not whole at this moment."""
+        try:
+            return Attempt(**json.loads(self._storage.read(f"{FOLDER}/{name}")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+
+def is_quarantined(attempts: list[Attempt]) -> bool:
+    """Whether as many have died as there are places."""
+    return sum(attempt.dead for attempt in attempts) >= PLACES
+
+
+def quarantine_text(shard: int, source: str, attempts: list[Attempt]) -> str:
+    """Say what happened at a shard and what to do."""
+    who = ", ".join(f"{a.worker} ({a.error or 'killed'})" for a in attempts if a.dead)
+    return (
+        f"{source} is quarantined: {len(attempts)} workers died at it: {who}. Look at the shard "
+        "and at the memory of this machine, then run again with --retry-quarantined (or remove "
+        f"{FOLDER}/{shard_name(shard)}.*.json); all other shards go on without it"
+    )
+
+
+@functools.cache
+def _this_machine() -> str:
+    """Name what shares process numbers: a host since it was started, or a container on it."""
+    parts = [socket.gethostname()]
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    if boot.exists():
+        parts += [boot.read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    return "/".join(parts)
+
+
+def _born() -> float:
+    return psutil.Process().create_time()
+
+
+def _runs(pid: int, born: float) -> bool:
+    """Whether this very process still runs; one that waits to be buried does not."""
+    try:
+        process = psutil.Process(pid)
+        if abs(process.create_time() - born) > 10.0:
+            return False
+        return process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
