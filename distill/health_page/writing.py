@@ -50,7 +50,7 @@ def write_health(
 def render(data: HealthData) -> str:
     """The page as text."""
     return (
-        environment("distill.health")
+        environment("distill.health_page")
         .get_template("health.html.j2")
         .render(
             data=data,
