@@ -152,7 +152,8 @@ def test_a_student_learns_from_what_was_published(tmp_path, pack):
     student = build_student(spec, tokenizer=TOKENIZER)
     out = tmp_path / "run"
     train(student, tmp_path / "store", recipe=config, out=out, show=False)
-    losses = [line["loss/affinity"] for line in read_log(out)]
+    # Lines of other kinds may stand between: a busy machine is warned of.
+    losses = [line["loss/affinity"] for line in read_log(out) if "loss/affinity" in line]
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
 
 
