@@ -92,9 +92,14 @@ def run(world, out=None, **changes):
     return train(tiny_student(), str(world[1]), recipe=recipe(**changes), out=out, show=False)
 
 
+def steps_logged(folder):
+    """Without the warnings that a busy machine may add."""
+    return [record for record in read_log(folder) if "loss/total" in record]
+
+
 def test_every_term_falls(world, tmp_path):
     run(world, tmp_path / "run", num_steps=60)
-    records = read_log(tmp_path / "run")
+    records = steps_logged(tmp_path / "run")
     assert [r["step"] for r in records] == list(range(1, 61))
     for term in ("contrastive", "affinity", "feature", "total"):
         first = sum(r[f"loss/{term}"] for r in records[:5])
@@ -143,7 +148,7 @@ def test_resuming_gives_the_bits_of_an_undisturbed_run(world, tmp_path, extra):
         show=False,
     )
     assert_equal_bits(whole, weights(resumed.student))
-    assert [r["step"] for r in read_log(tmp_path / "cut")] == list(range(1, 13))
+    assert [r["step"] for r in steps_logged(tmp_path / "cut")] == list(range(1, 13))
 
 
 def test_a_changed_configuration_is_refused_and_named(world, tmp_path):
