@@ -23,7 +23,7 @@ from distill.config import RunConfig, differences
 from distill.doctor import usable_cores
 from distill.run_log import read_log
 from distill.starting import train_from_config
-from distill.worker_processes import end_with_launcher
+from distill.worker_processes import end_if_alone, end_with_launcher
 
 
 def train_side_by_side(
@@ -63,7 +63,10 @@ def train_side_by_side(
 def train_quietly(config: RunConfig) -> None:
     """Train in a process of its own, on one thread, without a progress bar."""
     torch.set_num_threads(1)
-    train_from_config(config, show=False)
+    try:
+        train_from_config(config, show=False)
+    finally:
+        end_if_alone()
 
 
 def finished_result(config: RunConfig) -> dict[str, Any] | None:

@@ -27,6 +27,13 @@ def end_with_launcher() -> None:
     threading.Thread(target=watch, name="end-with-launcher", daemon=True).start()
 
 
+def end_if_alone() -> None:
+    """End this process when its launcher has ended: a pool's would wait for work for ever."""
+    launcher = multiprocessing.parent_process()
+    if launcher is not None and not launcher.is_alive():
+        os._exit(1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Died:
     """A process that ended without a result or an error.

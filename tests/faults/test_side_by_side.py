@@ -164,4 +164,4 @@ def test_the_training_of_a_killed_launcher_saves_and_ends(world, tmp_path):
     os.kill(launcher.pid, signal.SIGKILL)
     launcher.join()
     assert psutil.wait_procs(left, timeout=30)[1] == []
-    assert newest_checkpoint(Path(config.out)) is not None
+    assert newest_checkpoint(Path(config.out, "checkpoints")) is not None
