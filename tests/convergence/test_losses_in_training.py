@@ -25,7 +25,7 @@ from students import build_student
 from teachers import WordTokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from ladder_rows import ROWS, Place
+from ladder_rows import CODEC_ROWS, ROWS, Place
 
 TAUGHT = Objective(
     contrastive=0.3,
@@ -180,7 +180,9 @@ def test_every_row_of_the_ladder_trains(name, store, donor, tmp_path):
 
 def test_rows_differ_from_distilled(store, donor):
     place = Place(store=str(store), donor=str(donor), splits={})
-    made = {name: row(place, 2) for name, row in ROWS.items()}
+    # The codecs differ in the store that they read.
+    rows = {name: row for name, row in ROWS.items() if name not in CODEC_ROWS}
+    made = {name: row(place, 2) for name, row in rows.items()}
     assert len({str(config) for config in made.values()}) == len(made)
 
 

@@ -10,7 +10,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from reinforced_data.datacompdr.views import NoView, parameters, to_view
-from reinforced_data.testing import picture
+from reinforced_data.testing import as_picture, picture
 from reinforced_data.views import View, render_view
 from teachers import Preprocess
 
@@ -65,7 +65,7 @@ def test_each_operation_is_torchvisions_to_the_pixel(name, magnitude):
     image = picture(5, 224, 224)
     view = to_view([[0, 0, 224, 224], [[NUMBER[name], magnitude]]], image.size)
     assert view.crop == (0, 0, 1, 1)
-    found = render_view(image, view, PREPROCESS).astype(int)
+    found = render_view(as_picture(image), view, PREPROCESS).astype(int)
     difference = np.abs(found - np.asarray(apply_operation(image, name, magnitude)).astype(int))
     # A store holds float32: 1 - 0.27 is another number, and now and then another grey level.
     rounded = name in ("Brightness", "Contrast")
@@ -76,14 +76,18 @@ def test_two_operations_in_their_order():
     image = picture(6, 224, 224)
     view = to_view([[0, 0, 224, 224], [[9, -0.27], [3, -30.453]]], image.size)
     expected = apply_operation(apply_operation(image, "Sharpness", -0.27), "TranslateX", -30.453)
-    np.testing.assert_array_equal(render_view(image, view, PREPROCESS), np.asarray(expected))
+    np.testing.assert_array_equal(
+        render_view(as_picture(image), view, PREPROCESS), np.asarray(expected)
+    )
 
 
 def test_a_crop_differs_at_its_edges_alone():
     """torchvision cuts and then resizes; the filter here sees what lies beyond the cut."""
     image: Any = picture(7, 600, 500)
     top, left, height, width = 98, 42, 376, 439
-    found = render_view(image, to_view([[top, left, height, width], []], image.size), PREPROCESS)
+    found = render_view(
+        as_picture(image), to_view([[top, left, height, width], []], image.size), PREPROCESS
+    )
     cut = F.resized_crop(
         image, top, left, height, width, [224, 224], InterpolationMode.BICUBIC, antialias=True
     )
