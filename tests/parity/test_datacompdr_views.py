@@ -82,7 +82,7 @@ def test_two_operations_in_their_order():
 
 
 def test_a_crop_differs_at_its_edges_alone():
-    """torchvision cuts and then resizes; the filter here sees what lies beyond the cut."""
+    """torchvision resizes with Pillow here, and we (views of version 2) with torch."""
     image: Any = picture(7, 600, 500)
     top, left, height, width = 98, 42, 376, 439
     found = render_view(
@@ -92,7 +92,8 @@ def test_a_crop_differs_at_its_edges_alone():
         image, top, left, height, width, [224, 224], InterpolationMode.BICUBIC, antialias=True
     )
     difference = np.abs(found.astype(int) - np.asarray(cut).astype(int))
-    assert difference[2:-2, 2:-2].max() == 0
+    # torch and Pillow round 8-bit filters by one grey level differently.
+    assert difference[2:-2, 2:-2].max() <= 1
     assert difference.mean() < 0.1
 
 
