@@ -19,6 +19,8 @@ from teachers.contract import Preprocess
 Crop = tuple[float, float, float, float]
 # Below this libjpeg's scales round to the same sizes.
 _LEAST_SIZE = 8
+# Half a pixel, by which a cut at whole pixels is off, is little of a crop of so many.
+_CUT_FROM = 64
 
 
 def decode_scale(picture: Picture, crop: Crop, size: int) -> int:
@@ -52,7 +54,12 @@ def _in_one_step(
 def _from_scaled_decode(
     picture: Picture, crop: Crop, look: Preprocess
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Version 2: decode at 1/s, cut at whole pixels of that, torch's 8-bit antialiased resize."""
+    """Version 2: decode at 1/s, cut at whole pixels of that, torch's 8-bit antialiased resize.
+
+    A crop of few pixels is made as in version 1: whole ones would move its content.
+    """
+    if min(crop[2] * picture.width, crop[3] * picture.height) < _CUT_FROM:
+        return _in_one_step(picture, crop, look)
     size = look.image_size
     scale = decode_scale(picture, crop, size)
     left, right = _whole_pixels(crop[0], crop[2], picture.width, scale)

@@ -123,7 +123,8 @@ def test_a_run_goes_on_after_bad_steps_and_writes_them_down(store, tmp_path):
     assert records[0]["skipped"] == "loss is nan" and len(records[0]["keys"][0]) == 12
     logged = read_log(tmp_path / "run")
     assert [r["step"] for r in logged if "loss/total" in r] == [1, 2, 4, 5, 6, 8, 9, 10]
-    assert [r["step"] for r in logged if "warning" in r] == [3, 7]
+    # A busy machine may also warn of waiting for data; that is not about these steps.
+    assert [r["step"] for r in logged if "left out" in r.get("warning", "")] == [3, 7]
 
 
 def test_a_spike_is_left_out_and_what_is_ordinary_is_not():
