@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from distill.config import RunConfig
 from distill.recipes.demo import demo
 from distill.recipes.variants import VARIANTS, Variant
+from reinforced_data.captions.policy import CaptionPolicy
 
 SWEEP = (2e-3, 4e-3, 8e-3, 1.6e-2)
 
@@ -48,3 +49,18 @@ ROWS: dict[str, Callable[[Place, int], RunConfig]] = {
 # Distilled from a store whose embeddings are in this codec ("distilled" itself: float16).
 CODEC_ROWS = {f"codec-{name}": name for name in ("float32", "int8", "int4", "pq128", "pq64")}
 ROWS |= dict.fromkeys(CODEC_ROWS, distilled)
+
+# Distilled with captions that rules wrote: other words for what the source says, of no model.
+CAPTION_ROWS = {
+    "captions-written": CaptionPolicy(kind="mix", written=1.0),
+    "captions-mix": CaptionPolicy(kind="mix"),
+    "captions-uniform": CaptionPolicy(kind="uniform"),
+    "captions-sum": CaptionPolicy(kind="sum"),
+}
+
+
+def _reads(policy: CaptionPolicy) -> Variant:
+    return lambda config: replace(config, data=replace(config.data, captions=policy))
+
+
+ROWS |= {name: _row(_reads(policy)) for name, policy in CAPTION_ROWS.items()}

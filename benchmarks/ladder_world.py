@@ -15,8 +15,10 @@ from distill.demo.settings import DemoSettings, teacher_configs
 from distill.recipes.demo import GLYPH_VIEWS, teacher_precision
 from distill.reinforcing import Reinforcement, reinforce_side_by_side
 from distill.side_by_side import finished_result, train_side_by_side
-from reinforced_data import ViewPolicy, open_source, pack_glyphs
+from reinforced_data import ViewPolicy, caption, open_source, pack_glyphs
 from reinforced_data.shard_writer import write_shards
+from students import load_student
+from teachers import load_teacher
 
 # 100 epochs of emoji64's 6,900 pictures left for training, and what a new artist would vary. With
 # the demo's four milder views the larger teacher had 38.1 instead of 39.2 % on held-out emoji64,
@@ -85,6 +87,14 @@ class World:
         store = self.store.with_name(f"{self.store.name}-{codec}")
         self._reinforce(self._folders, processes, console, store=store, codec=codec)
         return store
+
+    def write_captions(self) -> None:
+        """Add two captions a picture by rules, and the teachers' rows for them."""
+        teachers = [
+            load_teacher(load_student(folder), precision=teacher_precision())
+            for folder in self._folders
+        ]
+        caption(self.store, "rules", name="rules", num_captions=2, teachers=teachers)
 
     @property
     def _folders(self) -> list[Path]:
