@@ -5,9 +5,9 @@
 term is: docs/losses.md.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Protocol, get_args, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -24,8 +24,15 @@ from distill.ops.gathering import gather_rows
 from distill.ops.image_text import Targets
 from teachers.contract import Kind
 
-# Student and teachers of one batch in, a scalar out.
-Term = Callable[[Embeddings, Sequence[Embeddings]], Tensor]
+
+@runtime_checkable
+class Term(Protocol):
+    """A function, or a module, of student and teachers; returns a scalar."""
+
+    def __call__(self, student: Embeddings, teachers: Sequence[Embeddings], /) -> Tensor:
+        """Return the term's value."""
+        ...
+
 
 _TAUGHT = ("affinity", "feature", "interactive", "relational")
 _TERMS = ("contrastive", *_TAUGHT)
