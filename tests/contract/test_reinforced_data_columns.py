@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from reinforced_data import Picture, ViewPolicy, audit, open_dataset, preparing, reinforce
 from reinforced_data.store.layout import open_store
@@ -24,8 +25,12 @@ def decoded(monkeypatch) -> Counter[str]:
     counter = Counter[str]()
 
     class Counted(Picture):
+        def image(self) -> Image.Image:
+            counter["pictures"] += self._image is None
+            return super().image()
+
         def _decode(self, scale: int, rows: int) -> np.ndarray:
-            counter["pictures"] += 1
+            counter["pictures"] += self.scalable
             return super()._decode(scale, rows)
 
     monkeypatch.setattr(preparing, "Picture", Counted)
