@@ -9,10 +9,13 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
+# A file's tests share what is costly to make: they stay in one process.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 MACHINE := 'import os, platform, torch as t; print(platform.machine(), f"{os.cpu_count()} cores", \
   t.cuda.get_device_name() if t.cuda.is_available() else "no GPU", f"torch {t.__version__}", sep=", ")'
 
-.PHONY: demo test test-full full-suite full-slow check format bench bench-quick clean
+.PHONY: demo test test-full check format bench bench-quick clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -28,23 +31,17 @@ demo: .venv/.installed
 	$(BIN)/distill demo
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -m "not slow" --durations=10
+	$(PYTEST) -m "not slow" --durations=10
 
-# Everything, the slow proofs too, in two halves (make -j2 test-full: side by side); the last output
-# is kept with its commit and machine. Pytest's exit code counts, not that of tee.
-test-full: full-suite full-slow
+# Everything, the slow proofs too; the output is kept with its commit and machine. Pytest's exit code
+# counts, not that of tee.
+test-full: SHELL := /bin/bash
+test-full: .SHELLFLAGS := -o pipefail -c
+test-full: .venv/.installed-dev
+	mkdir -p runs
+	$(PYTEST) -rs --durations=10 2>&1 | tee runs/test-full.txt
 	{ echo "commit $$(git describe --always --dirty), $$($(BIN)/python -c $(MACHINE))"; \
-	  cat runs/full-suite.txt runs/full-slow.txt; } > benchmarks/results/test-full.txt
-
-full-suite full-slow: SHELL := /bin/bash
-full-suite full-slow: .SHELLFLAGS := -o pipefail -c
-full-suite: .venv/.installed-dev
-	mkdir -p runs
-	$(BIN)/python -m pytest -rs --durations=10 -m "not slow" 2>&1 | tee runs/full-suite.txt
-
-full-slow: .venv/.installed-dev
-	mkdir -p runs
-	$(BIN)/python -m pytest -rs --durations=10 -m slow 2>&1 | tee runs/full-slow.txt
+	  cat runs/test-full.txt; } > benchmarks/results/test-full.txt
 
 check: .venv/.installed-dev
 	$(BIN)/ruff format --check .
