@@ -77,9 +77,9 @@ def _train(arguments: Sequence[str], console: Console) -> Outcome:
 
 
 def _evaluate(arguments: Sequence[str], console: Console) -> Outcome:
-    from distill.cli.models import run_evaluate
+    from distill.cli.evaluating import run
 
-    return run_evaluate(arguments, console)
+    return run(arguments, console)
 
 
 def _export(arguments: Sequence[str], console: Console) -> Outcome:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from distill.evaluation.evaluator import evaluate
-from distill.evaluation.zero_shot import TEMPLATES
+from distill.evaluation.zero_shot import named_templates
 from teachers.clip_model import ClipModel
 
 
@@ -12,13 +12,13 @@ def evaluate_splits(
     splits: Mapping[str, str],
     *,
     templates: Sequence[str] = ("{}",),
+    sentences: Mapping[str, Sequence[str]] | None = None,
     classes: Sequence[str] | None = None,
     captions_from: str | None = None,
     limit: int | None = None,
 ) -> dict[str, float]:
     """Return `split/metric` -> value; the split named "" has no prefix. See `evaluate`."""
-    # One word may be the name of a set of templates.
-    given = templates[0] if len(templates) == 1 and templates[0] in TEMPLATES else tuple(templates)
+    given = named_templates(templates)
     metrics: dict[str, float] = {}
     for split, source in splits.items():
         prefix = f"{split}/" if split else ""
@@ -26,6 +26,7 @@ def evaluate_splits(
             model,
             source,
             templates=given,
+            sentences=sentences,
             classes=classes,
             captions_from=captions_from,
             limit=limit,

@@ -3,7 +3,7 @@
 A class is the normalised mean of the unit embeddings of its name in every template.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,12 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "a photo of the small {}.",
     ),
 }
+
+
+def named_templates(given: Sequence[str]) -> tuple[str, ...]:
+    """Return templates as they are, or the set that a single name means."""
+    one_name = len(given) == 1 and given[0] in TEMPLATES
+    return TEMPLATES[given[0]] if one_name else tuple(given)
 
 
 def zero_shot(
@@ -53,21 +59,45 @@ def zero_shot(
 
 @torch.no_grad()
 def embed_classes(
-    model: ClipModel, class_names: Sequence[str], templates: Sequence[str], batch_size: int = 256
+    model: ClipModel,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    batch_size: int = 256,
+    sentences: Mapping[str, Sequence[str]] | None = None,
 ) -> Float[Tensor, "c d"]:
-    """Embed class names: the mean over templates, normalised before and after.
+    """Embed class names: the mean over templates and sentences, normalised before and after.
+
+    Args:
+        model: whose text tower.
+        class_names: one a row.
+        templates: with `{}` for the name; none is enough for classes that have sentences.
+        batch_size: texts at a time.
+        sentences: more texts for a class (CuPL, arXiv:2209.03320, whose "both" is templates and
+            sentences); names that are no class here are left out.
 
     Raises:
-        ValueError: no templates, or one without the place for the name.
+        ValueError: a class without a text, or a template without the place for the name.
     """
-    for template in templates or ("",):
+    for template in templates:
         if "{}" not in template:
             raise ValueError(f"a template needs {{}} where the class name goes, got {template!r}")
-    total = torch.zeros(())
-    for template in templates:
-        texts = [template.replace("{}", name) for name in class_names]
-        total = total.to(model.device) + embed_texts(model, texts, batch_size)
-    return unit_rows(total)
+    texts = [
+        [
+            *(template.replace("{}", name) for template in templates),
+            *(sentences or {}).get(name, ()),
+        ]
+        for name in class_names
+    ]
+    for name, own in zip(class_names, texts, strict=True):
+        if not own:
+            raise ValueError(
+                f"there is no text for the class {name!r}: give a template, or sentences for it"
+            )
+    rows = embed_texts(model, [text for own in texts for text in own], batch_size)
+    places = torch.repeat_interleave(torch.tensor([len(own) for own in texts])).to(rows.device)
+    total = rows.new_zeros(len(texts), rows.shape[1]).index_add(0, places, rows)
+    counts = torch.tensor([len(own) for own in texts], device=rows.device)
+    return unit_rows(total / counts[:, None])
 
 
 @torch.no_grad()

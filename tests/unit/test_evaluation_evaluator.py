@@ -158,7 +158,7 @@ def test_templates_average_unit_rows(tmp_path):
     ("change", "message"),
     [
         ({"templates": ("a photo",)}, "needs {} where the class name goes"),
-        ({"templates": ()}, "needs {}"),
+        ({"templates": ()}, "no text for the class"),
         ({"templates": "photos"}, "no set of templates 'photos'; did you mean 'photo'"),
         ({"tasks": ("zeroshot",)}, "no task 'zeroshot'; did you mean 'zero_shot'"),
         ({"tasks": ()}, "no task ''"),

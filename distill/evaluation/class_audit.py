@@ -1,0 +1,144 @@
+"""Does a test measure what it says: class names that mean the same, and test pictures seen before.
+
+Two names that a text tower can hardly tell apart cap the accuracy whatever the student does; a test
+picture that was trained on raises it. Near-duplicates go by a model's own cosine, so they are
+candidates to look at, not a verdict; equal bytes are one.
+"""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from distill.evaluation.embedding import embed_source
+from distill.evaluation.zero_shot import embed_classes
+from reinforced_data.source import Sample, UnreadableImage, decode_image, open_source
+from teachers.clip_model import ClipModel, evaluating
+
+_PER_SLICE = 2**23
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlikeClasses:
+    """Two class names.
+
+    Attributes:
+        first: a name.
+        second: another.
+        cosine: of their rows.
+        same_spelling: whether they differ only in case, spaces and punctuation.
+    """
+
+    first: str
+    second: str
+    cosine: float
+    same_spelling: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leak:
+    """A test picture that is, or looks, trained on.
+
+    Attributes:
+        test_key: of the test sample.
+        train_key: of the nearest training sample.
+        cosine: of the two pictures; 1 where the bytes are equal.
+        same_bytes: whether the files are equal.
+    """
+
+    test_key: str
+    train_key: str
+    cosine: float
+    same_bytes: bool
+
+
+def alike_classes(
+    model: ClipModel,
+    class_names: Sequence[str],
+    *,
+    templates: Sequence[str] = ("{}",),
+    min_cosine: float = 0.95,
+) -> list[AlikeClasses]:
+    """List pairs of names with at least `min_cosine`, or of one spelling; nearest first."""
+    names = list(dict.fromkeys(class_names))
+    with evaluating(model), torch.no_grad():
+        rows = embed_classes(model, names, templates)
+    spelt = [_spelling(name) for name in names]
+    step = max(1, _PER_SLICE // len(names))
+    found = []
+    for start in range(0, len(names), step):
+        cosines = rows[start : start + step] @ rows.T
+        for place, other in (cosines >= min_cosine).nonzero().tolist():
+            if other > start + place:
+                found.append((start + place, other, float(cosines[place, other])))
+    near = {(a, b) for a, b, _ in found}
+    by_spelling: dict[str, int] = {}
+    for place, spelling in enumerate(spelt):
+        first = by_spelling.setdefault(spelling, place)
+        if first != place and (first, place) not in near:
+            found.append((first, place, float(rows[first] @ rows[place])))
+    return [
+        AlikeClasses(
+            first=names[a], second=names[b], cosine=cosine, same_spelling=spelt[a] == spelt[b]
+        )
+        for a, b, cosine in sorted(found, key=lambda pair: -pair[2])
+    ]
+
+
+def leaks(
+    model: ClipModel, train: str, test: str, *, min_cosine: float = 0.99, limit: int | None = None
+) -> list[Leak]:
+    """List test pictures whose bytes, or nearly whose row, a training picture has.
+
+    Args:
+        model: whose image rows.
+        train: source that was learnt from.
+        test: source that is measured on.
+        min_cosine: below this two pictures are not listed.
+        limit: stop after so many samples of each.
+
+    Raises:
+        ValueError: a source has no usable sample.
+    """
+    trained, tested = _Keyed(train), _Keyed(test)
+    train_rows = embed_source(model, trained, limit=limit).images
+    test_rows = embed_source(model, tested, limit=limit).images
+    known = {digest: key for key, digest in trained.seen}
+    step = max(1, _PER_SLICE // len(train_rows))
+    found = []
+    for start in range(0, len(test_rows), step):
+        best, nearest = (test_rows[start : start + step] @ train_rows.T).max(1)
+        for place, (cosine, other) in enumerate(zip(best.tolist(), nearest.tolist(), strict=True)):
+            key, digest = tested.seen[start + place]
+            same = digest in known
+            if same or cosine >= min_cosine:
+                train_key = known[digest] if same else trained.seen[other][0]
+                cosine = 1.0 if same else cosine
+                found.append(
+                    Leak(test_key=key, train_key=train_key, cosine=cosine, same_bytes=same)
+                )
+    return sorted(found, key=lambda leak: (-leak.same_bytes, -leak.cosine))
+
+
+class _Keyed:
+    """A source that remembers key and hash of what it gave; unreadable pictures are left out."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self.seen: list[tuple[str, str]] = []
+
+    def __iter__(self) -> Iterator[Sample]:
+        for sample in open_source(self._source):
+            try:
+                decode_image(sample.image)
+            except UnreadableImage:
+                continue
+            self.seen.append((sample.key, hashlib.sha256(sample.image).hexdigest()))
+            yield sample
+
+
+def _spelling(name: str) -> str:
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(letter for letter in folded if letter.isalnum())

@@ -1,0 +1,141 @@
+"""A source's pictures as unit rows, and what belongs to them; pixels are never kept."""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from reinforced_data.source import Sample, Source, UnreadableImage, decode_image, open_source
+from teachers.clip_model import ClipModel, evaluating
+
+AnySource = str | Path | Sequence[str | Path] | Iterable[Sample]
+Pixels = UInt8[np.ndarray, "size size 3"]
+Change = Callable[[Pixels, Sample], Pixels]
+"""What is done to a picture at the model's size before the model sees it; called in threads."""
+
+
+@dataclass(kw_only=True)
+class Embedded:
+    """What is kept of a source.
+
+    Attributes:
+        rows: unit rows, one tensor a batch.
+        captions: of each row.
+        labels: of each row.
+        skipped: samples that could not be used.
+    """
+
+    rows: list[Tensor] = field(default_factory=list)
+    captions: list[tuple[str, ...]] = field(default_factory=list)
+    labels: list[str | None] = field(default_factory=list)
+    skipped: int = 0
+
+    @property
+    def images(self) -> Float[Tensor, "n d"]:
+        """All rows."""
+        return torch.cat(self.rows)
+
+    def labelled(self) -> tuple[Float[Tensor, "m d"], list[str]]:
+        """Return the rows that have a label, and the labels."""
+        places = [place for place, label in enumerate(self.labels) if label is not None]
+        return self.images[places], [label for label in self.labels if label is not None]
+
+
+def embed_source(
+    model: ClipModel,
+    source: AnySource,
+    *,
+    batch_size: int = 256,
+    limit: int | None = None,
+    captions_from: str | None = None,
+    change: Change | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Embedded:
+    """Embed a source's pictures; the model's modes are put back afterwards.
+
+    Args:
+        model: a teacher or a student.
+        source: see `evaluate`.
+        batch_size: images at a time.
+        limit: stop after so many samples.
+        captions_from: see `open_source`.
+        change: done to each picture's pixels at the model's size.
+        on_batch: called with the number of samples done.
+
+    Raises:
+        ValueError: no sample could be used, or rows are not finite.
+    """
+    samples = _samples(source, captions_from)
+    with evaluating(model), torch.no_grad():
+        found = _embed(model, islice(samples, limit), batch_size, change, on_batch)
+    if isinstance(samples, Source):
+        found.skipped += samples.skipped.total()
+    if not found.rows:
+        raise ValueError(
+            f"no image of {source_name(source)} could be used ({found.skipped} skipped), so "
+            f"there is nothing to evaluate {model.name} on"
+        )
+    check_finite(found.images, model, "images")
+    return found
+
+
+def source_name(source: object) -> str:
+    """What messages call a source."""
+    return str(source) if isinstance(source, str | Path) else type(source).__name__
+
+
+def check_finite(rows: Tensor, model: ClipModel, what: str) -> None:
+    """Raise a ValueError where rows hold nan or inf."""
+    bad = int((~rows.isfinite().all(1)).sum())
+    if bad:
+        raise ValueError(
+            f"{model.name} gave embeddings with nan or inf for {bad} of {len(rows)} {what}; its "
+            "training has probably diverged, or its precision overflows"
+        )
+
+
+def _samples(source: AnySource, captions_from: str | None) -> Iterable[Sample]:
+    if isinstance(source, str | Path):
+        return open_source(source, captions_from=captions_from)
+    if isinstance(source, Sequence) and all(isinstance(item, str | Path) for item in source):
+        return open_source([str(item) for item in source], captions_from=captions_from)
+    return source  # type: ignore[return-value]
+
+
+def _embed(
+    model: ClipModel,
+    samples: Iterable[Sample],
+    batch_size: int,
+    change: Change | None,
+    on_batch: Callable[[int], None] | None,
+) -> Embedded:
+    """Decode in threads (decoders release the lock) and embed batch by batch."""
+    found, remaining = Embedded(), iter(samples)
+
+    def view(sample: Sample) -> np.ndarray | None:
+        try:
+            pixels = model.preprocess.whole_view(decode_image(sample.image))
+        except UnreadableImage:
+            return None
+        return pixels if change is None else change(pixels, sample)
+
+    with ThreadPoolExecutor(4) as pool:
+        while batch := list(islice(remaining, batch_size)):
+            views = zip(batch, pool.map(view, batch), strict=True)
+            usable = [(sample, pixels) for sample, pixels in views if pixels is not None]
+            found.skipped += len(batch) - len(usable)
+            if usable:
+                pixels = torch.from_numpy(np.stack([pixels for _, pixels in usable]))
+                pixels = model.preprocess.normalize(pixels.to(model.device))
+                found.rows.append(model.encode_image(pixels))
+            found.captions += [sample.captions for sample, _ in usable]
+            found.labels += [sample.label for sample, _ in usable]
+            if on_batch is not None:
+                on_batch(len(found.labels) + found.skipped)
+    return found

@@ -1,0 +1,183 @@
+"""Everything beside the plain scores that a student should be asked before it is shipped.
+
+A test is a row of `TESTS`; its scores are named after it. Each is a pass over the source of its
+own, so pictures are never kept.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from distill.evaluation.agreement import agreement
+from distill.evaluation.calibration import calibration
+from distill.evaluation.embedding import Change, embed_source
+from distill.evaluation.evaluator import evaluate
+from distill.evaluation.probing import linear_probe
+from distill.evaluation.stress import (
+    CORRUPTIONS,
+    corruption,
+    lower_resolution,
+    typographic_attack,
+    write_on,
+    written_class,
+)
+from distill.evaluation.zero_shot import embed_classes
+from reinforced_data.source import Sample, open_source
+from teachers.clip_model import ClipModel, evaluating
+from teachers.suggestions import unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What the tests are asked with.
+
+    Attributes:
+        source: shards with labels.
+        classes: names to choose from; the source's labels when None.
+        templates: prompts with `{}`.
+        sentences: more texts for a class.
+        severities: of the corruptions, 1 to 5; scores are means over them.
+        resolutions: pixels a side.
+        teacher: for agreement.
+        probe_train: shards with labels that the linear probe learns from.
+        limit: samples of the source.
+    """
+
+    source: str
+    classes: Sequence[str] | None = None
+    templates: Sequence[str] = ("{}",)
+    sentences: Mapping[str, Sequence[str]] | None = None
+    severities: Sequence[int] = (3,)
+    resolutions: Sequence[int] = ()
+    teacher: ClipModel | None = None
+    probe_train: str | None = None
+    limit: int | None = None
+
+
+def run_suite(model: ClipModel, suite: Suite, tests: Sequence[str]) -> dict[str, float]:
+    """Run tests by name and return their scores, all fractions.
+
+    Args:
+        model: a teacher or a student.
+        suite: what they are asked with.
+        tests: names in `TESTS`.
+
+    Raises:
+        ValueError: an unknown test, one that lacks what it needs, or see `evaluate`.
+    """
+    for name in tests:
+        if name not in TESTS:
+            raise unknown_name("test", name, TESTS)
+    _check_needs(suite, tests)
+    scores: dict[str, float] = {}
+    for name in tests:
+        scores |= TESTS[name](model, suite)
+    return scores
+
+
+def _check_needs(suite: Suite, tests: Sequence[str]) -> None:
+    needs = {
+        "agreement": (suite.teacher, "a teacher to agree with (--against MODEL)"),
+        "probe": (suite.probe_train, "shards to learn from (--probe-train SHARDS)"),
+        "resolutions": (suite.resolutions, "sizes in pixels (--resolutions 64 128)"),
+        "corruptions": (suite.severities, "severities from 1 to 5 (--severities 3)"),
+    }
+    for name in tests:
+        given, what = needs.get(name, (True, ""))
+        if not given:
+            raise ValueError(f"the test {name!r} needs {what}")
+
+
+def _top1(model: ClipModel, suite: Suite, change: Change) -> float:
+    found = evaluate(
+        model,
+        suite.source,
+        tasks=("zero_shot",),
+        classes=suite.classes,
+        templates=suite.templates,
+        sentences=suite.sentences,
+        limit=suite.limit,
+        change=change,
+    )
+    return found["top1"]
+
+
+def _corruptions(model: ClipModel, suite: Suite) -> dict[str, float]:
+    scores = {}
+    for name in CORRUPTIONS:
+        found = [_top1(model, suite, corruption(name, level)) for level in suite.severities]
+        scores[f"corrupted/{name}/top1"] = sum(found) / len(found)
+    return scores | {"corrupted/top1": sum(scores.values()) / len(scores)}
+
+
+def _resolutions(model: ClipModel, suite: Suite) -> dict[str, float]:
+    return {
+        f"resolution/{size}/top1": _top1(model, suite, lower_resolution(size))
+        for size in suite.resolutions
+    }
+
+
+def _typographic(model: ClipModel, suite: Suite) -> dict[str, float]:
+    """Accuracy with another class's name on the picture, and how often that name is believed."""
+    names = class_names(suite.source) if suite.classes is None else [*dict.fromkeys(suite.classes)]
+
+    def renamed() -> Iterator[Sample]:
+        for sample in open_source(suite.source):
+            if sample.label is not None:
+                yield replace(sample, label=written_class(sample, names))
+
+    fooled = evaluate(
+        model,
+        renamed(),
+        tasks=("zero_shot",),
+        classes=names,
+        templates=suite.templates,
+        sentences=suite.sentences,
+        limit=suite.limit,
+        change=lambda pixels, sample: write_on(pixels, str(sample.label), sample.key),
+    )
+    top1 = _top1(model, replace(suite, classes=names), typographic_attack(names))
+    return {"typographic/top1": top1, "typographic/fooled": fooled["top1"]}
+
+
+def class_names(source: str) -> list[str]:
+    """Return the labels of a source, sorted."""
+    labels = {sample.label for sample in open_source(source)}
+    return sorted(label for label in labels if label is not None)
+
+
+def _calibration(model: ClipModel, suite: Suite) -> dict[str, float]:
+    images, labels = embed_source(model, suite.source, limit=suite.limit).labelled()
+    names = sorted(set(labels)) if suite.classes is None else list(dict.fromkeys(suite.classes))
+    with evaluating(model), torch.no_grad():
+        rows = embed_classes(model, names, suite.templates, sentences=suite.sentences)
+    return calibration(images, labels, names, rows, float(model.logit_scale.detach().exp()))
+
+
+def _agreement(model: ClipModel, suite: Suite) -> dict[str, float]:
+    assert suite.teacher is not None
+    return agreement(
+        model,
+        suite.teacher,
+        suite.source,
+        classes=suite.classes,
+        templates=suite.templates,
+        sentences=suite.sentences,
+        limit=suite.limit,
+    )
+
+
+def _probe(model: ClipModel, suite: Suite) -> dict[str, float]:
+    assert suite.probe_train is not None
+    return linear_probe(model, suite.probe_train, suite.source, limit=suite.limit)
+
+
+TESTS: dict[str, Callable[[ClipModel, Suite], dict[str, float]]] = {
+    "corruptions": _corruptions,
+    "typographic": _typographic,
+    "resolutions": _resolutions,
+    "calibration": _calibration,
+    "agreement": _agreement,
+    "probe": _probe,
+}
