@@ -23,6 +23,8 @@ from teachers.suggestions import unknown_name
 TASKS = ("zero_shot", "retrieval")
 # What `evaluate` returns beside scores; nothing of which a student could retain a share.
 COUNTS = ("samples", "skipped")
+# More is not better, or not the student's doing.
+_NOT_RETAINED = (*COUNTS, "ece", "confidence", "fooled", "probe_penalty")
 
 
 def evaluate(
@@ -93,13 +95,13 @@ def retention(
     """Divide a student's scores by its teacher's, for every score that both have.
 
     None where the teacher scores 0; empty without a teacher. Keys may carry a prefix, as in
-    `unseen_pairs/top1`; counts are left out.
+    `unseen_pairs/top1`; counts and what is not better for being more are left out.
     """
     shared = [key for key in student if key in (teacher or {})]
     return {
         key: student[key] / teacher[key] if teacher[key] else None
         for key in shared
-        if teacher and key.rpartition("/")[2] not in COUNTS
+        if teacher and key.rpartition("/")[2] not in _NOT_RETAINED
     }
 
 

@@ -28,13 +28,13 @@ def linear_probe(
         model: whose image rows.
         train: source with labels.
         test: source with labels, which must be among those of `train`.
-        limit: stop after so many samples of each.
+        limit: stop after so many samples of `test`.
 
     Raises:
         ValueError: a source without labels, fewer than two classes or ten samples to learn from,
             or a label that `train` does not have.
     """
-    rows, labels = embed_source(model, train, limit=limit).labelled()
+    rows, labels = embed_source(model, train).labelled()
     names = sorted(set(labels))
     if len(names) < 2 or len(labels) < 10:
         raise ValueError(
