@@ -166,10 +166,13 @@ def _state(
             tensors[f"{name}/{key}"] = value.detach().cpu().clone().contiguous()
     numbers: dict[str, dict[str, Any]] = {}
     for index, entries in optimizer.state_dict()["state"].items():
-        for key, value in entries.items():
+        # bitsandbytes keeps its 8-bit tensors one dictionary deeper, and reads them at either depth.
+        deeper = [value for value in entries.values() if isinstance(value, dict)]
+        flat = {k: v for part in (entries, *deeper) for k, v in part.items()}
+        for key, value in flat.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{index}/{key}"] = value.detach().cpu().clone().contiguous()
-            else:
+            elif not isinstance(value, dict):
                 numbers.setdefault(str(index), {})[key] = value
     return tensors, numbers
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distill.objective import Objective
+from distill.optimizer_config import OptimizerConfig
 from distill.watching import WatchConfig
 from reinforced_data.captions.policy import CaptionPolicy
 from teachers.contract import Kind
@@ -80,17 +81,6 @@ class StudentConfig:
     depth: Literal["uniform", "leading", "similarity"] = "uniform"
     stages: tuple[str, ...] = ()
     lock_text: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """AdamW, after CLIP: no decay on norms, biases and the logit scale."""
-
-    lr: float = 1e-3
-    weight_decay: float = 0.2
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    max_grad_norm: float | None = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

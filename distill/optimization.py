@@ -1,22 +1,78 @@
-"""Optimizer groups and the learning-rate schedule.
+"""Optimizers by name, and the learning-rate schedule.
 
-The schedule is a function of the step, not an object with state: a resumed run needs nothing but
-the step.
+torch's AdamW, timm's Lion and LAMB, bitsandbytes' 8-bit ones: none is written here. The schedule
+is a function of the step, not an object with state: a resumed run needs nothing but the step.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from timm.optim import param_groups_weight_decay
-from torch import nn
+from timm.optim import Lamb, Lion
 
-from distill.config import OptimizerConfig, ScheduleConfig
+from distill.config import ScheduleConfig
+from distill.optimizer_config import OptimizerConfig, OptimizerName
+from distill.parameter_groups import parameter_groups
+from distill.training_module import TrainingModule
+from teachers.quantization import import_bitsandbytes
+
+Groups = list[dict[str, Any]]
 
 
-def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW; vectors and scalars (norms, biases, logit scale) without decay."""
-    groups = param_groups_weight_decay(module, config.weight_decay)
+def build_optimizer(module: TrainingModule, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimizer that a configuration names, over everything in `module` that learns."""
+    return OPTIMIZERS[config.name](parameter_groups(module, config), config)
+
+
+def _adamw(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+
+
+def _lion(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
+    return Lion(groups, lr=config.lr, betas=config.betas)
+
+
+def _lamb(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
+    # The trainer clips gradients itself; timm's Lamb would do it a second time.
+    return Lamb(groups, lr=config.lr, betas=config.betas, eps=config.eps, max_grad_norm=None)
+
+
+def _adamw8bit(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
+    optim = import_bitsandbytes().optim
+    return optim.AdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+
+
+def _lion8bit(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
+    return import_bitsandbytes().optim.Lion8bit(groups, lr=config.lr, betas=config.betas)
+
+
+def _paged_adamw8bit(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
+    if not torch.cuda.is_available():  # a CPU has no other memory to page to
+        return _adamw8bit(groups, config)
+    optim = import_bitsandbytes().optim
+    return optim.PagedAdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+
+
+OPTIMIZERS: dict[OptimizerName, Callable[[Groups, OptimizerConfig], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    "lion": _lion,
+    "lamb": _lamb,
+    "adamw8bit": _adamw8bit,
+    "lion8bit": _lion8bit,
+    "paged_adamw8bit": _paged_adamw8bit,
+}
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of an optimizer's state; a tensor that many parameters share counts once."""
+    shared = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for entries in optimizer.state.values()
+        for tensor in entries.values()
+        if isinstance(tensor, torch.Tensor)
+    }
+    return sum(shared.values())
 
 
 def learning_rate(step: int, peak: float, schedule: ScheduleConfig) -> float:
@@ -30,6 +86,6 @@ def learning_rate(step: int, peak: float, schedule: ScheduleConfig) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group the rate."""
+    """Give every group the rate, times its own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["lr_scale"]

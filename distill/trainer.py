@@ -244,7 +244,7 @@ class _Fit:
     def _write(self, log: RunLog, step: int, values: dict[str, Tensor], speed: float) -> None:
         """Log one line; the only place that waits for the device."""
         scalars = {f"loss/{name}": float(value) for name, value in values.items()}
-        scalars["learning_rate"] = self.stepper.optimizer.param_groups[0]["lr"]
+        scalars["learning_rate"] = max(g["lr"] for g in self.stepper.optimizer.param_groups)
         scalars["logit_scale"] = float(self.student.logit_scale.detach().exp())
         scalars["samples_per_second"] = speed
         note = f"loss {scalars['loss/total']:.3f}  {speed:,.0f} samples/s"

@@ -58,7 +58,7 @@ def quantized_share(module: nn.Module) -> float:
     Counted in bytes of the unquantised model, over every matrix in a transformer block (biases
     and norms aside); a module without transformer blocks has a share of 0.
     """
-    layers = _bitsandbytes().nn
+    layers = import_bitsandbytes().nn
     made_here = (layers.Linear8bitLt, layers.Linear4bit)
     quantized, total, seen = 0, 0, set()
     for block in (m for m in module.modules() if any(map(_is_attention, m.children()))):
@@ -97,7 +97,7 @@ def _is_quantizable(module: nn.Module, precision: Quantization) -> TypeGuard[nn.
 
 
 def _quantized(linear: nn.Linear, precision: Quantization) -> nn.Module:
-    layers, size = _bitsandbytes().nn, (linear.in_features, linear.out_features)
+    layers, size = import_bitsandbytes().nn, (linear.in_features, linear.out_features)
     device, dtype = linear.weight.device, linear.weight.dtype
     # bitsandbytes quantises when a parameter leaves the CPU, or is told to go where it is.
     weight, bias = linear.weight.detach().cpu(), linear.bias is not None
@@ -119,7 +119,7 @@ def _quantized(linear: nn.Linear, precision: Quantization) -> nn.Module:
     return layer.requires_grad_(False).train(linear.training)
 
 
-def _bitsandbytes() -> Any:
+def import_bitsandbytes() -> Any:
     """Import bitsandbytes when it is needed: it takes seconds, and says too much."""
     for logger, text in _NOISE.items():
         log = logging.getLogger(logger)
