@@ -49,7 +49,7 @@ def save_checkpoint(
     meta = {
         "format": _FORMAT,
         "step": step,
-        "optimizer": {"numbers": numbers, "param_groups": optimizer.state_dict()["param_groups"]},
+        "optimizer": {"numbers": numbers, "param_groups": _groups(optimizer)},
         "extra": dict(extra or {}),
     }
     target = folder / f"step-{step:08d}"
@@ -166,7 +166,7 @@ def _state(
             tensors[f"{name}/{key}"] = value.detach().cpu().clone().contiguous()
     numbers: dict[str, dict[str, Any]] = {}
     for index, entries in optimizer.state_dict()["state"].items():
-        # bitsandbytes keeps its 8-bit tensors one dictionary deeper, and reads them at either depth.
+        # bitsandbytes keeps its tensors one dictionary deeper, and reads them at either depth.
         deeper = [value for value in entries.values() if isinstance(value, dict)]
         flat = {k: v for part in (entries, *deeper) for k, v in part.items()}
         for key, value in flat.items():
@@ -175,6 +175,12 @@ def _state(
             elif not isinstance(value, dict):
                 numbers.setdefault(str(index), {})[key] = value
     return tensors, numbers
+
+
+def _groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Parameter groups as JSON values; timm's LAMB counts its steps in a tensor of one number."""
+    groups = optimizer.state_dict()["param_groups"]
+    return [{k: v.item() if isinstance(v, Tensor) else v for k, v in g.items()} for g in groups]
 
 
 def _digest(path: Path) -> str:
