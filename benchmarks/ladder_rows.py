@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from distill.config import RunConfig
+from distill.optimizer_config import OptimizerName
 from distill.recipes.demo import demo
 from distill.recipes.variants import VARIANTS, Variant
 from reinforced_data.captions.policy import CaptionPolicy
@@ -44,6 +45,26 @@ def _row(variant: Variant) -> Callable[[Place, int], RunConfig]:
 
 ROWS: dict[str, Callable[[Place, int], RunConfig]] = {
     name: _row(variant) for name, variant in (VARIANTS | {"one-teacher": one_teacher}).items()
+}
+
+
+def _optimizer(name: OptimizerName, lr: float = 8e-3) -> Callable[[Place, int], RunConfig]:
+    """Distilled with another optimizer; Lion's rate is a tenth, its decay ten times AdamW's."""
+
+    def variant(config: RunConfig) -> RunConfig:
+        lion = name.startswith("lion")
+        decay = config.optimizer.weight_decay * (10 if lion else 1)
+        other = replace(config.optimizer, name=name, lr=lr, weight_decay=decay)
+        return replace(config, optimizer=other)
+
+    return _row(variant)
+
+
+ROWS |= {
+    "optimizer-adamw8bit": _optimizer("adamw8bit"),
+    "optimizer-lion": _optimizer("lion", lr=8e-4),
+    "optimizer-lion8bit": _optimizer("lion8bit", lr=8e-4),
+    "optimizer-lamb": _optimizer("lamb"),
 }
 
 # Distilled from a store whose embeddings are in this codec ("distilled" itself: float16).

@@ -37,7 +37,7 @@ def layers_of_tower(tower: Tower, inputs: Tensor) -> dict[str, int]:
     if not blocks:
         raise ValueError(
             f"optimizer.{tower.tower}_layer_decay needs layers, and the {tower.tower} tower has "
-            "neither timm's group_matcher nor an nn.ModuleList or nn.Sequential of two or more "
+            "neither timm's group_matcher nor an nn.ModuleList or nn.Sequential of "
             f"blocks; leave optimizer.{tower.tower}_layer_decay at 1"
         )
     return _layers_by_gradient(tower, inputs, named, blocks)
@@ -50,23 +50,24 @@ def _timm_layers(module: nn.Module, named: Mapping[str, Tensor]) -> dict[str, in
         if not hasattr(part, "group_matcher") or not any(n.startswith(start) for n in named):
             continue
         matcher: Callable = part.group_matcher  # type: ignore[assignment]
-        found = group_parameters(part, matcher(coarse=False), reverse=True)
-        return {start + n: int(layer) for n, layer in found.items() if start + n in named}
+        found: Any = group_parameters(part, matcher(coarse=False), reverse=True)
+        return {start + n: layer for n, layer in found.items() if start + n in named}
     return {}
 
 
 def _blocks(module: nn.Module, named: Mapping[str, Tensor]) -> list[nn.Module]:
     """The tower's blocks: of its lists of modules with weights, the one with most weights."""
     best: list[nn.Module] = []
-    most = 0
+    most = (False, 0)
     for path, part in module.named_modules():
         if not isinstance(part, nn.ModuleList | nn.Sequential):
             continue
         size = sum(v.numel() for name, v in named.items() if name.startswith(f"{path}."))
         blocks = [block for block in part if any(True for _ in block.parameters())]
-        # A list of lists holds as much as its largest part; the first, outer one is meant.
-        if len(blocks) > 1 and size > most:
-            best, most = blocks, size
+        # One block is a list too, unless there is a longer one. Of a list of lists the outer, which
+        # comes first, is meant.
+        if blocks and (len(blocks) > 1, size) > most:
+            best, most = blocks, (len(blocks) > 1, size)
     return best
 
 

@@ -88,4 +88,4 @@ def learning_rate(step: int, peak: float, schedule: ScheduleConfig) -> float:
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group the rate, times its own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_scale"]
+        group["lr"] = rate * group.get("lr_scale", 1.0)  # a run older than factors has none

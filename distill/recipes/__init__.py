@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from distill.config import RunConfig
 from distill.recipes.demo import demo, demo_teacher
+from distill.recipes.finetuning import evaclip_finetune, ft_clip
 from distill.recipes.mobileclip2 import mobileclip2
 from distill.recipes.tinyclip import tinyclip, tinyclip_progressive
 from teachers.suggestions import unknown_name
@@ -11,6 +12,8 @@ from teachers.suggestions import unknown_name
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "demo": demo,
     "demo_teacher": demo_teacher,
+    "evaclip_finetune": evaclip_finetune,
+    "ft_clip": ft_clip,
     "mobileclip2": mobileclip2,
     "tinyclip": tinyclip,
     "tinyclip_progressive": tinyclip_progressive,
@@ -32,7 +35,9 @@ __all__ = [
     "RECIPES",
     "demo",
     "demo_teacher",
+    "evaclip_finetune",
     "find_recipe",
+    "ft_clip",
     "mobileclip2",
     "tinyclip",
     "tinyclip_progressive",

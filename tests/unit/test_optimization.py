@@ -9,9 +9,16 @@ from torch import nn
 from distill.config import ScheduleConfig
 from distill.layers import layers_of_tower
 from distill.objective import Objective
-from distill.optimization import OPTIMIZERS, build_optimizer, set_learning_rate, state_bytes
+from distill.optimization import (
+    OPTIMIZERS,
+    build_optimizer,
+    learning_rate,
+    set_learning_rate,
+    state_bytes,
+)
 from distill.optimizer_config import OptimizerConfig
 from distill.parameter_groups import check_groups, parameter_groups
+from distill.recipes import find_recipe
 from distill.training_module import TrainingModule
 from reinforced_data.testing import TOKENIZER, TinyEncoder
 from students import StudentSpec, TextSpec, build_student
@@ -46,7 +53,7 @@ def test_every_parameter_is_in_one_group_and_vectors_do_not_decay():
 
 def test_a_norm_of_a_matrix_does_not_decay_and_a_frozen_parameter_is_in_no_group():
     module = TinyEncoder()
-    module.norm = nn.LayerNorm((2, 3))  # a norm whose weight is no vector
+    module.norm = nn.LayerNorm([2, 3])  # a norm whose weight is no vector
     student = build_student(module, image_size=16, tokenizer=TOKENIZER)
     student.module.get_parameter("image").requires_grad_(False)
     whole = TrainingModule(student, Objective().build(16, []))
@@ -216,8 +223,19 @@ def test_every_optimizer_lowers_a_loss(name):
 
 
 def test_the_schedule_warms_up_and_ends_where_it_is_told():
-    from distill.optimization import learning_rate
-
     schedule = ScheduleConfig(num_steps=10, warmup_steps=2, final_lr=0.1)
     assert learning_rate(0, 1.0, schedule) == 0.5
     assert math.isclose(learning_rate(10, 1.0, schedule), 0.1)
+
+
+@pytest.mark.parametrize("name", ["ft_clip", "evaclip_finetune"])
+def test_fine_tuning_recipes_let_rates_fall_from_output_to_input(name):
+    optimizer = find_recipe(name).optimizer
+    module = module_of("test_vit")
+    found = by_name(module, parameter_groups(module, optimizer))
+    start, last = "student.module.", (optimizer.image_lr or optimizer.lr) / optimizer.lr
+    assert math.isclose(found[start + "visual.head.weight"]["lr_scale"], last)
+    depth = max(layers_of_tower(module.student.image_tower, torch.zeros(1, 3, 160, 160)).values())
+    first = found[start + "visual.patch_embed.proj.weight"]["lr_scale"]
+    assert math.isclose(first, last * optimizer.image_layer_decay**depth)
+    assert found[start + "text.ln_final.weight"]["weight_decay"] == 0
