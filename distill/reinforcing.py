@@ -15,6 +15,7 @@ from rich.console import Console
 from distill.doctor import usable_cores
 from distill.worker_processes import Died, run_each
 from reinforced_data import ViewPolicy, reinforce
+from reinforced_data.store.progress import store_progress
 from students import load_student
 from teachers import load_teacher
 from teachers.teacher import Precision
@@ -68,7 +69,8 @@ def reinforce_side_by_side(
         )
     if codes:
         console.print(f"  processes died (exit codes {codes}); the others have done their part")
-    return whole[-1]
+    # Each process has told what it saw when it ended; some of the others were still at work.
+    return store_progress(work.store).skipped
 
 
 def _reinforce(work: Reinforcement, rank: int, processes: int) -> dict[str, int]:

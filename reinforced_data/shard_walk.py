@@ -141,19 +141,23 @@ class Tried:
 
 @dataclass(frozen=True, kw_only=True)
 class Walked:
-    """What a walk had to leave out.
+    """What came of a walk.
 
     Attributes:
+        written: shards that this process has done, and no other at the same time.
         failed: source shard -> why it could not be read.
         quarantined: source shard -> who died at it.
     """
 
+    written: set[int] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     quarantined: dict[str, str] = field(default_factory=dict)
 
-    def note(self, source: str, tried: Tried) -> None:
-        """Keep what came of a shard, if it was left out."""
-        if tried.outcome == "failed":
+    def note(self, shard: int, source: str, tried: Tried) -> None:
+        """Keep what came of a shard."""
+        if tried.outcome == "done":
+            self.written.add(shard)
+        elif tried.outcome == "failed":
             self.failed[source] = tried.said or ""
         elif tried.outcome == "quarantined":
             self.quarantined[source] = tried.said or ""
@@ -191,7 +195,7 @@ def walk_shards(
             continue
         if tried.outcome == "met":
             walk.met_another()
-        walked.note(store.sources[shard], tried)
+        walked.note(shard, store.sources[shard], tried)
         left_behind(shard, tried.said)
     return walked
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
-from distill.cli.data import QUARANTINED, print_skipped
+from distill.cli.data import QUARANTINED, how_much, print_skipped
 from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
 from teachers.captioners.settings import CaptionerSettings
@@ -110,9 +110,8 @@ def _captioner(asked: Caption) -> "Captioner | None":
 
 def _print(report: "CaptionReport", store: str, console: Console) -> None:
     console.print(
-        f"{report.samples:,} samples in {report.shards} shards ({report.shards_already_done} were "
-        f"done before), {report.written:,} captions written, {report.bytes / 1e6:,.1f} MB in "
-        f"{report.seconds:.1f} s: caption set {report.caption_set} of {store}"
+        f"{how_much(report)}, {report.written:,} captions written in {report.seconds:.1f} s: "
+        f"caption set {report.caption_set} of {store}"
     )
     for reason, count in report.dropped.items():
         console.print(f"  texts dropped: {count:,} x {reason}", style="yellow", markup=False)

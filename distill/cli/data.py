@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -11,6 +11,9 @@ from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
 from reinforced_data.codecs.names import CodecName
 from reinforced_data.view_policy import ViewPolicy
+
+if TYPE_CHECKING:
+    from reinforced_data import CaptionReport, ImportReport, ReinforceReport
 
 QUARANTINED = 3
 """The exit code of what was done, but not with everything."""
@@ -75,10 +78,7 @@ def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
         retry_quarantined=asked.retry_quarantined,
         progress=not console.quiet,
     )
-    console.print(
-        f"{report.samples:,} samples in {report.shards} shards ({report.shards_already_done} were "
-        f"done before), {report.bytes / 1e6:,.1f} MB in {report.seconds:.1f} s: {asked.out}"
-    )
+    console.print(f"{how_much(report)} in {report.seconds:.1f} s: {asked.out}")
     print_skipped(report.skipped, console, report.examples)
     for source, reason in report.failed.items():
         console.print(f"  not read: {source}: {reason}", style="red")
@@ -86,6 +86,21 @@ def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
         console.print(f"  {reason}", style="red", markup=False)
     left_out = report.skipped or report.failed or report.quarantined
     return Outcome(values=asdict(report), exit_code=QUARANTINED if left_out else 0)
+
+
+def how_much(report: "ReinforceReport | CaptionReport | ImportReport") -> str:
+    """Word what is in the store; of a large one, what is in the shards that this call wrote."""
+    found, before = (
+        f"{report.samples:,} samples",
+        f"{report.shards_already_done:,} were done before",
+    )
+    size = f"{report.bytes / 1e6:,.1f} MB"
+    if report.counted_shards == report.shards:
+        return f"{found} in {report.shards:,} shards ({before}), {size}"
+    return (
+        f"{found} in {report.counted_shards:,} shards that this call wrote, {size}; done are "
+        f"{report.shards:,} shards ({before}; distill status counts them all)"
+    )
 
 
 def print_skipped(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from distill.cli.data import QUARANTINED, print_skipped
+from distill.cli.data import QUARANTINED, how_much, print_skipped
 from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
 
@@ -58,10 +58,7 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
         teachers=[load_frozen(spec) for spec in asked.teachers] or DATACOMPDR,
         progress=not console.quiet,
     )
-    console.print(
-        f"{report.samples:,} samples in {report.shards} shards ({report.shards_already_done} were "
-        f"done before), {report.bytes / 1e6:,.1f} MB in {report.seconds:.1f} s: {asked.out}"
-    )
+    console.print(f"{how_much(report)} in {report.seconds:.1f} s: {asked.out}")
     if report.shards > report.shards_already_done:
         console.print(
             f"  {report.same_bytes:,} pictures are byte for byte the published ones; of the others "

@@ -7,9 +7,8 @@ a null row with a reason; training falls back to its original captions there.
 
 import signal
 import time
-from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -28,11 +27,10 @@ from reinforced_data.captions.shard_pass import CaptionPass
 from reinforced_data.shard_walk import Walked, walk_shards
 from reinforced_data.stop_signals import Interrupted, StopSignals
 from reinforced_data.store.attempts import Attempts
+from reinforced_data.store.counting import count_commits
 from reinforced_data.store.layout import Store, open_store
 from reinforced_data.store.leftovers import remove_leftovers
 from teachers import Captioner, ClipModel, load_captioner
-
-_EXAMPLES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +40,19 @@ class CaptionReport:
     Attributes:
         caption_set: its name.
         columns: what was asked for: the set's column, then one per teacher.
-        samples: rows of the shards that are done, skipped ones included.
+        samples: rows, skipped ones included.
         skipped: null rows by reason; what the index skips is not counted again.
         examples: reason -> where the first few are: key, shard, column.
+        bytes: of the data files.
         written: captions written by this call.
         dropped: the captioner's texts that this call did not keep, by reason.
         shards: how many source shards are done.
+        counted_shards: of how many of them samples, skipped, examples and bytes are told: all;
+            in a store of more than 1,000 done shards those that this call wrote.
         shards_already_done: how many of those were, when the call began.
         waiting: source shards that lack what the set is made from (reinforce is not done there).
         failed: source shard -> why it could not be read; running again tries again.
         quarantined: source shard -> which three workers died at it, and what to do.
-        bytes: of the data files.
         seconds: this call.
     """
 
@@ -61,14 +61,15 @@ class CaptionReport:
     samples: int
     skipped: dict[str, int]
     examples: dict[str, list[str]]
+    bytes: int
     written: int
     dropped: dict[str, int]
     shards: int
+    counted_shards: int
     shards_already_done: int
     waiting: int
     failed: dict[str, str]
     quarantined: dict[str, str]
-    bytes: int
     seconds: float
 
 
@@ -235,32 +236,19 @@ class _Work:
     def report(self, already: set[int], walked: Walked, seconds: float) -> CaptionReport:
         """Count what is committed."""
         store, plan = self._store, self._plan
-        samples, size, skipped, examples = 0, 0, Counter[str](), defaultdict[str, list[str]](list)
-        done = store.done_in_all(plan.columns)
-        for shard in sorted(done):
-            for column in plan.columns:
-                commit = store.commit(column, shard)
-                assert commit is not None
-                samples += commit.rows if column is plan.captions else 0
-                size += commit.num_bytes
-                for skip in commit.skipped:
-                    skipped[skip.reason] += 1
-                    if len(examples[skip.reason]) < _EXAMPLES:
-                        source = store.sources[shard].rsplit("/", 1)[-1]
-                        examples[skip.reason].append(f"{skip.key!r} in {source} ({column.name})")
+        counted = count_commits(store, plan.columns, rows_of=plan.captions, written=walked.written)
         return CaptionReport(
             caption_set=plan.captions.identity["set"],
             columns=tuple(column.name for column in plan.columns),
-            samples=samples,
-            skipped=dict(skipped),
-            examples=dict(examples),
+            **asdict(counted),
             written=self._pass.written,
             dropped={reason: n for reason, n in self._pass.dropped.items() if n},
-            shards=len(done),
             shards_already_done=len(already),
-            waiting=store.num_shards - len(done) - len(walked.failed) - len(walked.quarantined),
+            waiting=store.num_shards
+            - counted.shards
+            - len(walked.failed)
+            - len(walked.quarantined),
             failed=walked.failed,
             quarantined=walked.quarantined,
-            bytes=size,
             seconds=seconds,
         )

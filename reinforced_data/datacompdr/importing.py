@@ -7,10 +7,9 @@ of live teachers, further view sets and caption sets can be added later.
 
 import signal
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -28,12 +27,11 @@ from reinforced_data.packing.bar import PackingBar
 from reinforced_data.shard_walk import ShardWalk
 from reinforced_data.source import BrokenShard, expand_sources
 from reinforced_data.stop_signals import Interrupted, StopSignals
+from reinforced_data.store.counting import count_commits
 from reinforced_data.store.layout import Store, create_store
 from reinforced_data.store.leftovers import remove_leftovers
 from teachers import ClipModel
 from teachers.suggestions import unknown_name
-
-_EXAMPLES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,24 +42,27 @@ class ImportReport:
         samples: rows, those without anything published included.
         skipped: samples that lack something, by reason.
         examples: reason -> where the first few are: key, shard, column.
+        bytes: of the data files.
         published: how many samples the published shards have.
         same_bytes: pictures that this call found to be byte for byte the published ones.
         shards: how many source shards are done.
+        counted_shards: of how many of them samples, skipped, examples and bytes are told: all;
+            in a store of more than 1,000 done shards those that this call wrote.
         shards_already_done: how many of those were, when the call began.
         failed: shard, of pictures or published, -> why it could not be read.
-        bytes: of the data files.
         seconds: this call.
     """
 
     samples: int
     skipped: dict[str, int]
     examples: dict[str, list[str]]
+    bytes: int
     published: int
     same_bytes: int
     shards: int
+    counted_shards: int
     shards_already_done: int
     failed: dict[str, str]
-    bytes: int
     seconds: float
 
 
@@ -133,6 +134,7 @@ class _Work:
         self._store, self._plan, self._progress = store, plan, progress
         self._already = self._done()
         self._published = self._same_bytes = 0
+        self._written: set[int] = set()
         self.failed: dict[str, str] = {}
 
     def run(self, members: Sequence[str]) -> None:
@@ -181,7 +183,9 @@ class _Work:
         walk = ShardWalk(self._store.num_shards, self._already)
         for shard in walk:
             try:
-                if not work.run(shard):
+                if work.run(shard):
+                    self._written.add(shard)
+                else:
                     walk.met_another()
             except BrokenShard as error:
                 self.failed[self._store.sources[shard]] = str(error)
@@ -199,32 +203,16 @@ class _Work:
 
     def report(self, seconds: float) -> ImportReport:
         """Count what is committed."""
-        store, plan, done = self._store, self._plan, self._done()
-        samples, size, skipped, examples = 0, 0, Counter[str](), defaultdict[str, list[str]](list)
-        for shard in sorted(done):
-            # A sample that was not published is null in several columns: it counts once.
-            found: dict[tuple[int, str], str] = {}
-            for column in plan.columns:
-                commit = store.commit(column, shard)
-                assert commit is not None
-                samples += commit.rows if column is plan.index else 0
-                size += commit.num_bytes
-                for skip in commit.skipped:
-                    where = f"{skip.key!r} in {store.sources[shard].rsplit('/', 1)[-1]}"
-                    found.setdefault((skip.row, skip.reason), f"{where} ({column.name})")
-            for (_, reason), where in found.items():
-                skipped[reason] += 1
-                if len(examples[reason]) < _EXAMPLES:
-                    examples[reason].append(where)
+        plan = self._plan
+        # A sample that was not published is null in several columns: it counts once.
+        counted = count_commits(
+            self._store, plan.columns, rows_of=plan.index, written=self._written, once=True
+        )
         return ImportReport(
-            samples=samples,
-            skipped=dict(skipped),
-            examples=dict(examples),
+            **asdict(counted),
             published=self._published,
             same_bytes=self._same_bytes,
-            shards=len(done),
             shards_already_done=len(self._already),
             failed=self.failed,
-            bytes=size,
             seconds=seconds,
         )

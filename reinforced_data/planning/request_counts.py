@@ -1,10 +1,12 @@
 """How many requests stage 1 sends to an object store, step by step, as the code does.
 
-One request: a HEAD, GET, PUT or DELETE, or a page of 1,000 names of a listing. Before it lists a
-folder the code asks whether there is one, which is a listing too.
+One request: a HEAD, GET, PUT or DELETE, or a page of 1,000 names of a listing, be it empty.
+test_stage_one_requests.py holds these against a file system that counts.
 """
 
 from dataclasses import dataclass, fields
+
+from reinforced_data.store.counting import COUNTED_SHARDS
 
 _PAGE = 1000
 
@@ -41,7 +43,7 @@ class Requests:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreShape:
-    """A store and its source, both remote.
+    """A store and its source, both remote; the source is named shard by shard, by a pattern.
 
     Attributes:
         columns: of the store, all written by the job.
@@ -49,22 +51,26 @@ class StoreShape:
 
     columns: int
 
-    def start(self, shards: int, done: int) -> Requests:
-        """List the source twice, open the store, name its columns, see what is done."""
-        source = Requests(list=2 * _pages(shards), put=1, get=2)
-        # The view set is written down twice; before, what is there of it is looked up.
-        columns = Requests(put=self.columns + 1, get=self.columns + 1, list=2)
-        if done:
-            columns += Requests(list=2, get=2 * self.columns)
-        return source + columns + self.look(done)
+    def start(self, shards: int, done: int, *, begun: bool) -> Requests:
+        """List the source twice, open the store, name its columns, see what is done.
+
+        `begun` says that another process has named them.
+        """
+        lists = Requests(list=2 * _pages(shards) + 2 * _pages(self.columns if begun else 0))
+        # The view set is written down twice. What is there is looked at after the put was refused.
+        named = self.columns + 1
+        there = 1 + named if begun else 1
+        created = Requests(put=1 + named, head=there, get=there)
+        read = Requests(get=2 + named + (2 * self.columns if begun else 0))
+        return lists + created + read + self.look(done)
 
     def look(self, done: int) -> Requests:
         """List the commits of every column."""
-        return Requests(list=self.columns * _listing(done))
+        return Requests(list=self.columns * _pages(done))
 
     def see_who_is_there(self, records: int, elsewhere: int) -> Requests:
         """List all attempts, of which `elsewhere` are at other shards, and read this shard's."""
-        return Requests(list=_listing(records + elsewhere), get=records)
+        return Requests(list=_pages(records + elsewhere), get=records)
 
     def write_shard(self, elsewhere: int) -> Requests:
         """Take a place, find nothing committed, read the source, write, give the place back."""
@@ -78,15 +84,15 @@ class StoreShape:
         return there + Requests(get=self.columns)
 
     def end(self, done: int) -> Requests:
-        """Look for leftovers in every folder and count the store by its commits."""
-        leftovers = Requests(list=7, get=self.columns) + self.look(done).times(3)
-        return self.look(done).times(2) + leftovers + Requests(get=self.columns * done)
+        """Forget the dead, look for leftovers in every folder, see what is done."""
+        names = Requests(list=1 + 2 * _pages(self.columns), get=self.columns)
+        leftovers = names + self.look(done).times(3)
+        return self.look(done).times(2) + self.see_who_is_there(0, 0) + leftovers
+
+    def count(self, done: int, written: int) -> Requests:
+        """Read the commits of all shards, or of many those that this process has written."""
+        return Requests(get=self.columns * (done if done <= COUNTED_SHARDS else written))
 
 
 def _pages(names: int) -> int:
-    return -(-names // _PAGE)
-
-
-def _listing(names: int) -> int:
-    """Ask whether there is such a folder, then list it; the first says no where it is empty."""
-    return 1 + _pages(names)
+    return max(1, -(-names // _PAGE))

@@ -19,6 +19,7 @@ from reinforced_data.planning.cluster import Cluster, Simulation
 from reinforced_data.planning.request_counts import Requests, StoreShape
 from reinforced_data.shard_walk import ShardWalk
 from reinforced_data.store.attempts import PLACES
+from reinforced_data.store.counting import THREADS
 
 _LOOK_AGAIN_SECONDS = 0.5
 # As long a worker that was killed still counts as being at its shard.
@@ -43,6 +44,7 @@ class _Worker:
     walk: ShardWalk | None = None
     shard: int | None = None
     began: float = 0.0
+    written: int = 0
 
 
 @dataclass
@@ -75,6 +77,7 @@ class _Run:
         self._shape = StoreShape(columns=cluster.columns)
         self._tally = _Tally()
         self._done: dict[int, float] = {}
+        self._begun = False
         self._quarantined: set[int] = set()
         self._places: dict[int, list[_Place]] = defaultdict(list)
         self._out_of_work = math.inf
@@ -110,10 +113,11 @@ class _Run:
             self._heap, (max(worker.now, min(when, worker.gone_at)), self._order, worker)
         )
 
-    def _ask(self, worker: _Worker, requests: Requests) -> None:
-        """Send requests one after the other."""
+    def _ask(self, worker: _Worker, requests: Requests, at_once: int = 1) -> None:
+        """Send requests, so many at the same time."""
         self._tally.requests += requests
-        left, end = requests.total, worker.now + requests.total * self._cluster.request_seconds
+        left = requests.total
+        end = worker.now + left * self._cluster.request_seconds / at_once
         while left > 0:
             minute = int(worker.now // _BUCKET_SECONDS)
             until = min(end, (minute + 1) * _BUCKET_SECONDS)
@@ -127,11 +131,13 @@ class _Run:
         if hours is not None:
             worker.gone_at = worker.now + self._random.expovariate(1 / (3600 * hours))
         self._tally.paid -= worker.now
-        worker.walk, worker.shard = None, None
+        worker.walk, worker.shard, worker.written = None, None, 0
         self._at(worker.now + self._cluster.start_seconds, worker)
 
     def _begin_walk(self, worker: _Worker) -> None:
-        self._ask(worker, self._shape.start(self._cluster.shards, len(self._done)))
+        start = self._shape.start(self._cluster.shards, len(self._done), begun=self._begun)
+        self._begun = True
+        self._ask(worker, start)
         worker.walk = ShardWalk(
             self._cluster.shards,
             self._done,
@@ -186,6 +192,7 @@ class _Run:
         else:
             self._tally.useful += spent
             self._done[shard] = worker.now
+            worker.written += 1
             self._quarantined.discard(shard)
             dead = [place for place in self._places.get(shard, ()) if place.dead(worker.now)]
             for place in dead:
@@ -212,6 +219,7 @@ class _Run:
 
     def _leave(self, worker: _Worker) -> None:
         self._ask(worker, self._shape.end(len(self._done)))
+        self._ask(worker, self._shape.count(len(self._done), worker.written), THREADS)
         self._tally.paid += worker.now
         self._last = max(self._last, worker.now)
 

@@ -168,7 +168,8 @@ def create_store(path: str | Path, shards: list[str]) -> Store:
 def _check_sizes(store: Store, sizes: list[int]) -> bool:
     """Return whether a shard has another size; only one that was cut may, of those committed."""
     changed = [i for i, size in enumerate(sizes) if size != store.source_bytes[i]]
-    used = set[int]().union(*(store.done(column) for column in store.columns() if changed))
+    columns = store.columns() if changed else ()
+    used = set[int]().union(*map(store.done, columns))
     for shard in sorted(used.intersection(changed)):
         if not _take_back_if_cut(store, shard):
             raise _other_source(

@@ -1,0 +1,98 @@
+"""What the commits of a store say, added up: the end of `reinforce`, `caption` and an import.
+
+A record is a request on an object store. So a small store is counted whole, whoever wrote it, and
+of a large one each process counts the shards that it wrote itself: a thousand processes that all
+read a million records would be at it for half a day. `distill status` counts any store whole, once.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from reinforced_data.store.columns import Column
+from reinforced_data.store.commits import Commit
+from reinforced_data.store.layout import Store
+
+COUNTED_SHARDS = 1000
+"""A store with more finished shards is not counted whole."""
+THREADS = 16
+_EXAMPLES = 5
+_AT_ONCE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """What was found.
+
+    Attributes:
+        shards: how many have all the columns.
+        counted_shards: of how many of them the rest is told.
+        samples: rows, null rows included.
+        skipped: null rows by reason.
+        examples: reason -> where the first few are: key, shard, column.
+        bytes: of the data files.
+    """
+
+    shards: int
+    counted_shards: int
+    samples: int
+    skipped: dict[str, int]
+    examples: dict[str, list[str]]
+    bytes: int
+
+
+def count_commits(
+    store: Store,
+    columns: Sequence[Column],
+    *,
+    rows_of: Column,
+    written: Collection[int],
+    once: bool = False,
+) -> Counted:
+    """Count the shards that all `columns` have, or of many of them those in `written`.
+
+    Args:
+        store: whose.
+        columns: whose records to read.
+        rows_of: the one of them whose rows are the samples.
+        written: shards that this call has written.
+        once: count a sample that several columns leave out for one reason once.
+    """
+    done = store.done_in_all(columns)
+    shards = sorted(done if len(done) <= COUNTED_SHARDS else done.intersection(written))
+    samples, size, skipped, examples = 0, 0, Counter[str](), defaultdict[str, list[str]](list)
+    for shard, commits in zip(shards, _read(store, columns, shards), strict=True):
+        source = store.sources[shard].rsplit("/", 1)[-1]
+        found: set[tuple[int, str]] = set()
+        for column, commit in zip(columns, commits, strict=True):
+            samples += commit.rows if column is rows_of else 0
+            size += commit.num_bytes
+            for skip in commit.skipped:
+                if once and (skip.row, skip.reason) in found:
+                    continue
+                found.add((skip.row, skip.reason))
+                skipped[skip.reason] += 1
+                if len(examples[skip.reason]) < _EXAMPLES:
+                    examples[skip.reason].append(f"{skip.key!r} in {source} ({column.name})")
+    return Counted(
+        shards=len(done),
+        counted_shards=len(shards),
+        samples=samples,
+        skipped=dict(skipped),
+        examples=dict(examples),
+        bytes=size,
+    )
+
+
+def _read(store: Store, columns: Sequence[Column], shards: list[int]) -> Iterator[list[Commit]]:
+    """Read the records of shard after shard, many requests at once; only some shards in memory."""
+
+    def of_shard(shard: int) -> list[Commit]:
+        commits = [store.commit(column, shard) for column in columns]
+        assert None not in commits
+        return [commit for commit in commits if commit is not None]
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for first in range(0, len(shards), _AT_ONCE):
+            yield from pool.map(of_shard, shards[first : first + _AT_ONCE])
