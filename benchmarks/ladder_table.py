@@ -5,7 +5,7 @@ import json
 import math
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -162,3 +162,14 @@ def provenance() -> str:
     ).stdout.strip()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return f"commit {commit}, torch {torch.__version__}, {device}, one thread a run"
+
+
+def append_row(path: Path, row: Mapping[str, object]) -> None:
+    """Add a line to a CSV table of runs; a new table begins with the names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)

@@ -10,7 +10,6 @@ wall clock's stands beside it. Each run appends one line to `results/step-overhe
 """
 
 import argparse
-import csv
 import statistics
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from ladder_table import provenance
+from ladder_table import append_row, provenance
 
 from distill.config import RunConfig
 from distill.objective import Objective
@@ -97,18 +96,8 @@ def main() -> None:
         "wall_ratio": f"{wall[1] / wall[0]:.3f}",
         "provenance": provenance(),
     }
-    _append(asked.results / "step-overhead.csv", row)
+    append_row(asked.results / "step-overhead.csv", row)
     print(row)
-
-
-def _append(path: Path, row: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ to `results/store-reading.csv`.
 """
 
 import argparse
-import csv
 import os
 import statistics
 import tempfile
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ladder_table import provenance
+from ladder_table import append_row, provenance
 
 from reinforced_data import open_dataset
 from reinforced_data.reading.batches import BatchDataset
@@ -51,7 +50,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
             shards = {"num_shards": asked.shards, "shard_rows": asked.shard_rows}
             row = measure(synthetic_store(Path(folder) / "made", embed_dim=768, **shards))
-    append(asked.results / "store-reading.csv", row)
+    append_row(asked.results / "store-reading.csv", row)
     print(row)
 
 
@@ -126,17 +125,6 @@ def cpu_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else 'unknown'}, 1 core"
-
-
-def append(path: Path, row: dict[str, object]) -> None:
-    """Add a line to a table; a new one begins with the names."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 if __name__ == "__main__":

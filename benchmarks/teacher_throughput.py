@@ -15,7 +15,6 @@ On a GPU look at `ratio`. Each run adds its lines to `results/teacher-throughput
 """
 
 import argparse
-import csv
 import os
 import statistics
 import tempfile
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import open_clip
 import torch
-from ladder_table import provenance
+from ladder_table import append_row, provenance
 
 from reinforced_data import ViewPolicy, reinforce
 from reinforced_data.testing import encoded, picture, sample, write_source
@@ -57,7 +56,7 @@ def main() -> None:
             "threads": asked.threads,
             "load": f"{os.getloadavg()[0]:.1f}",
         }
-        append(
+        append_row(
             asked.results / "teacher-throughput.csv", {**common, **row, "provenance": provenance()}
         )
         print(row)
@@ -171,17 +170,6 @@ def timed(function: Callable[[], None]) -> tuple[float, float]:
     cpu, wall = time.process_time(), time.perf_counter()
     function()
     return time.process_time() - cpu, time.perf_counter() - wall
-
-
-def append(path: Path, row: dict[str, object]) -> None:
-    """Add a line to a table; a new one begins with the names."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 if __name__ == "__main__":

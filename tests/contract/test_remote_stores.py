@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import multiprocessing
 import os
 import signal
 import uuid
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from distill.cli import main
+from distill.testing import in_a_process
 from reinforced_data import ViewPolicy, audit, open_dataset, reinforce
 from reinforced_data.store.layout import open_store
 from reinforced_data.store.storage import Storage
@@ -174,13 +174,9 @@ def write_and_die(environment: dict[str, str], source: str, store: str, event: i
 def test_killed_twice_and_run_again_on_s3(local, s3):
     source, store = upload(local, s3), f"{s3}/store"
     environment = {**KEYS, "AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"]}
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distill.training", "students", "torch.utils.tensorboard"])
     for event in (3, 5):
-        process = context.Process(target=write_and_die, args=(environment, source, store, event))
-        process.start()
-        process.join(120)
-        assert process.exitcode == -signal.SIGKILL
+        code = in_a_process(write_and_die, environment, source, store, event)
+        assert code == -signal.SIGKILL
     assert contents(store).items() < contents(str(local / "store")).items()
     assert any("/attempts/" in path for path in all_files(store))
     reinforce(source, store, teachers=tiny_teacher(), **SETTINGS)

@@ -1,11 +1,9 @@
 """`repair`: the store is what it was, nothing else was touched, and killed repairs go on."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +11,7 @@ import pytest
 import torch
 
 from distill.cli import main
+from distill.testing import in_a_process
 from reinforced_data import ViewPolicy, audit, reinforce, repair
 from reinforced_data.auditing.repairing import RepairReport
 from reinforced_data.stop_signals import Interrupted
@@ -238,16 +237,6 @@ def test_a_missing_source_shard_is_named(copy):
 
 
 # --------------------------------------------------------------------------- killed and stopped
-
-
-def in_a_process(function: Callable[..., None], *arguments: object) -> int:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distill.training", "students", "torch.utils.tensorboard"])
-    process = context.Process(target=function, args=arguments)
-    process.start()
-    process.join(120)
-    assert process.exitcode is not None, "it hangs"
-    return process.exitcode
 
 
 def repair_and_die(folder: str, name: str, event: int) -> None:

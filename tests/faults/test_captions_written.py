@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distill.testing import end, start
 from reinforced_data import audit, caption, reinforce
 from reinforced_data.stop_signals import Interrupted
 from reinforced_data.testing import sample, tiny_teacher, write_source
@@ -189,19 +189,6 @@ def write(path: str, event: int = 0) -> None:
     )
 
 
-def start(path: Path, event: int = 0) -> multiprocessing.process.BaseProcess:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distill.training", "students", "torch.utils.tensorboard"])
-    process = context.Process(target=write, args=(str(path), event))
-    process.start()
-    return process
-
-
-def end(process: multiprocessing.process.BaseProcess) -> int | None:
-    process.join(120)
-    return process.exitcode
-
-
 def test_kills_and_a_second_writer_leave_the_store_of_a_calm_run(tmp_path):
     source = write_source(tmp_path / "source", 12, samples_per_shard=3)
     calm, out = tmp_path / "calm", tmp_path / "store"
@@ -219,12 +206,12 @@ def test_kills_and_a_second_writer_leave_the_store_of_a_calm_run(tmp_path):
     chance = random.Random(7)
     for _ in range(4):
         # The two columns are 6 such calls, then a unit is 6.
-        assert end(start(out, chance.randint(1, 14))) == -signal.SIGKILL
+        assert end(start(write, str(out), chance.randint(1, 14))) == -signal.SIGKILL
         assert contents(out).items() <= contents(calm).items()
-    both = [start(out, 9), start(out)]
+    both = [start(write, str(out), 9), start(write, str(out))]
     codes = [end(process) for process in both]
     assert codes[1] == 0 and codes[0] in (0, -signal.SIGKILL)
-    assert end(start(out)) == 0
+    assert end(start(write, str(out))) == 0
     assert contents(out) == contents(calm)
     assert audit(out, teachers=tiny_teacher()).problems == ()
     assert len([p for p in out.rglob("*") if p.is_file()]) == len(

@@ -1,7 +1,6 @@
 """A shard that kills whoever reads it costs three workers; then it is named and left alone."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from distill.cli import main
+from distill.testing import end, start
 from reinforced_data import ViewPolicy, reinforce
 from reinforced_data.store.attempts import Attempts
 from reinforced_data.store.progress import store_progress
@@ -61,20 +61,6 @@ def write_poisoned(folder: Path) -> str:
     samples[7] = sample(7, png=encoded(Image.new("RGB", (24, 16), "white")))
     write_source(folder, samples, samples_per_shard=3)
     return str(folder)
-
-
-def start(function, *arguments):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distill.training", "students", "torch.utils.tensorboard"])
-    process = context.Process(target=function, args=arguments)
-    process.start()
-    return process
-
-
-def end(process) -> int:
-    process.join(120)
-    assert process.exitcode is not None, "it hangs"
-    return process.exitcode
 
 
 def command(source: str, out: str, said: str, module: str, *more: str) -> None:

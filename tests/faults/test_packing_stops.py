@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import signal
-from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from distill.testing import end, start
 from reinforced_data.packing.packing import pack
 from reinforced_data.source import image_size
 from reinforced_data.stop_signals import Interrupted
@@ -44,20 +42,6 @@ def calm(table, request, tmp_path_factory) -> tuple[str, dict[str, str]]:
 
 def hashes(out: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
-
-
-def start(function: Callable[..., None], *arguments: object) -> BaseProcess:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distill.training", "students", "torch.utils.tensorboard"])
-    process = context.Process(target=function, args=arguments)
-    process.start()
-    return process
-
-
-def end(process: BaseProcess) -> int:
-    process.join(120)
-    assert process.exitcode is not None, "it hangs"
-    return process.exitcode
 
 
 def write(table: str, out: str, deduplicate: Any, signum: int, event: int, times: int = 1) -> None:

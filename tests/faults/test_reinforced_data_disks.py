@@ -9,7 +9,6 @@ import os
 import resource
 import shutil
 import tempfile
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 import torch
 
 from distill.cli import main
+from distill.testing import in_a_process
 from reinforced_data import ViewPolicy, audit, reinforce
 from reinforced_data.store.storage import Storage
 from reinforced_data.testing import tiny_teacher, write_source
@@ -46,17 +46,6 @@ def hashes(out: Path) -> dict[str, tuple]:
 def assert_calm(out: Path, calm: dict[str, tuple]) -> None:
     assert hashes(out) == calm and audit(out).problems == ()
     assert len(list((out / "data").rglob("*.*"))) == len(calm), "nothing is left over"
-
-
-def in_a_process(function: Callable[..., None], *arguments: object) -> int:
-    """Run where limits, users and mounts can be changed; return the exit code."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distill.training", "students", "torch.utils.tensorboard"])
-    process = context.Process(target=function, args=arguments)
-    process.start()
-    process.join(120)
-    assert process.exitcode is not None, "it hangs"
-    return process.exitcode
 
 
 def write(source: str, out: str, said: str) -> None:

@@ -1,20 +1,19 @@
 """Writers of a store are killed, paused and run twice at once; the store is that of a calm run."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from distill.testing import end, start
 from reinforced_data import ViewPolicy, audit, open_dataset, reinforce
 from reinforced_data.shard_walk import ShardWalk
 from reinforced_data.store.storage import Storage
@@ -67,21 +66,6 @@ def files_of(out: Path) -> dict[Path, bytes]:
 
 
 # ------------------------------------------------------------------------------- processes
-
-
-def start(function: Callable[..., None], *arguments: object) -> BaseProcess:
-    """Start a process of its own; a server that has imported torch forks it in milliseconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distill.training", "students", "torch.utils.tensorboard"])
-    process = context.Process(target=function, args=arguments)
-    process.start()
-    return process
-
-
-def end(process: BaseProcess) -> int:
-    process.join(120)
-    assert process.exitcode is not None, "it hangs"
-    return process.exitcode
 
 
 def run(*arguments: object) -> int:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from distill.cli import main
+from distill.testing import in_a_process
 from reinforced_data import reinforce
 from reinforced_data.stop_signals import Interrupted
 from reinforced_data.testing import TinyEncoder, tiny_teacher, write_source
@@ -38,16 +38,6 @@ class Told(TinyEncoder):
 def hashes(out: Path) -> dict[str, str]:
     commits = [json.loads(path.read_text()) for path in sorted((out / "commits").rglob("*.json"))]
     return {f"{c['column']}/{c['shard']}": c["sha256"] for c in commits}
-
-
-def in_a_process(function, *arguments) -> int:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distill.training", "students", "torch.utils.tensorboard"])
-    process = context.Process(target=function, args=arguments)
-    process.start()
-    process.join(120)
-    assert process.exitcode is not None, "it hangs"
-    return process.exitcode
 
 
 def command(folder: str, signum: int, times: int) -> None:

@@ -1,7 +1,6 @@
 """The launcher of several processes, or one of them, is killed; nobody is left behind."""
 
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -19,6 +18,7 @@ from distill.config import DataConfig, RunConfig, ScheduleConfig, StudentConfig
 from distill.recipes.demo import GLYPH_VIEWS
 from distill.reinforcing import Reinforcement, reinforce_side_by_side
 from distill.side_by_side import train_side_by_side
+from distill.testing import end, start
 from reinforced_data import audit, reinforce
 from reinforced_data.testing import write_source
 from students import StudentSpec, TextSpec, build_student, load_student
@@ -69,12 +69,6 @@ def launch_training(config: RunConfig) -> None:
     train_side_by_side([config], processes=1, console=Console(quiet=True))
 
 
-def start(function: Callable[..., None], *arguments: object) -> BaseProcess:
-    process = multiprocessing.get_context("forkserver").Process(target=function, args=arguments)
-    process.start()
-    return process
-
-
 def workers(launcher: BaseProcess) -> list[psutil.Process]:
     """The launcher's processes but multiprocessing's own resource tracker."""
     children = psutil.Process(launcher.pid).children(recursive=True)
@@ -118,8 +112,7 @@ def test_a_killed_process_is_told_of_and_the_others_do_its_part(world, tmp_path)
     launcher = start(launch_reinforce, world, store, tmp_path / "said")
     wait_until(lambda: began(store))
     workers(launcher)[0].kill()
-    launcher.join(120)
-    assert launcher.exitcode == 0
+    assert end(launcher) == 0
     assert "exit codes -9" in (tmp_path / "said").read_text()
     assert contents(store) == contents(world / "calm")
 

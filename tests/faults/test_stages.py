@@ -1,6 +1,5 @@
 """Progressive compression: each stage starts from the one before, and a killed one goes on."""
 
-import multiprocessing
 import os
 import signal
 import time
@@ -15,6 +14,7 @@ from distill.config import DataConfig, RunConfig, ScheduleConfig, StudentConfig
 from distill.recipes import find_recipe
 from distill.stages import stage_configs
 from distill.starting import build_from_config, train_from_config
+from distill.testing import end, start
 from reinforced_data import open_dataset, reinforce
 from reinforced_data.testing import write_source
 from students import CATALOG, load_student
@@ -69,15 +69,13 @@ def test_each_stage_starts_from_the_weights_of_the_one_before(store, undisturbed
 def test_a_killed_stage_goes_on_and_the_weights_are_the_same(store, undisturbed, tmp_path, stage):
     run = config(store, tmp_path / "run")
     folder = Path(stage_configs(run)[stage].out)
-    process = multiprocessing.get_context("forkserver").Process(target=learn, args=(run,))
-    process.start()
+    process = start(learn, run)
     assert process.pid is not None
     deadline = time.monotonic() + 120
     while not list(folder.glob("checkpoints/*")) and time.monotonic() < deadline:
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    assert process.exitcode == -signal.SIGKILL, "it was done before it was killed"
+    assert end(process) == -signal.SIGKILL, "it was done before it was killed"
     before = {path: path.stat().st_mtime_ns for path in Path(run.out, "stages").rglob("*")}
     learn(run)
     weights = load_file(f"{run.out}/model.safetensors")

@@ -1,7 +1,6 @@
 """A training process is killed, told to stop, or finds the disk full; the same call goes on."""
 
 import json
-import multiprocessing
 import os
 import random
 import resource
@@ -19,6 +18,7 @@ from distill.checkpoint import newest_checkpoint
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from distill.run_log import read_log
 from distill.stopping import Stopped
+from distill.testing import in_a_process
 from reinforced_data import reinforce
 from reinforced_data.testing import TOKENIZER, TinyEncoder, tiny_teacher, write_source
 from students import build_student
@@ -75,18 +75,6 @@ def learn(store: str, out: str, at_step=None, **changes) -> None:
     torch.manual_seed(len(out))  # what a process drew before must not matter
     student = build_student(Noisy(seed=5), image_size=16, tokenizer=TOKENIZER)
     train(student, store, recipe=recipe, out=out, show=False)
-
-
-def in_a_process(function, *arguments) -> int:
-    """Run in a process that can be killed; return its exit code, negative for a signal."""
-    # A server that has imported torch forks each of them: milliseconds in place of seconds.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distill.training", "students", "torch.utils.tensorboard"])
-    process = context.Process(target=function, args=arguments)
-    process.start()
-    process.join(120)
-    assert process.exitcode is not None, "it hangs"
-    return process.exitcode
 
 
 def assert_same_run(left: Path, right: Path) -> None:

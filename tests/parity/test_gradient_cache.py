@@ -1,6 +1,5 @@
 """One batch = its parts on 1, 2 and 4 processes = its micro-batches, in float64."""
 
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from distill import Objective
 from distill.gradient_cache import MicroBatch, cached_backward
+from distill.testing import end, start
 from distill.training_module import Taught, TrainingModule
 from reinforced_data.testing import TOKENIZER, TinyEncoder
 from students import build_student
@@ -146,14 +146,8 @@ def work(rank: int, size: int, folder: str) -> None:
 
 
 def run_processes(size: int, folder: Path) -> list[dict]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distill.training", "students", "torch.utils.tensorboard"])
-    processes = [context.Process(target=work, args=(r, size, str(folder))) for r in range(size)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
+    processes = [start(work, rank, size, str(folder)) for rank in range(size)]
+    assert [end(process) for process in processes] == [0] * size
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
 
 

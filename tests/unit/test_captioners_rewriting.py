@@ -1,4 +1,4 @@
-"""Rewriting and fusing: the prompts, what they are drawn from, and small models behind them."""
+"""Rewriting and fusing: the prompts, what they are drawn from, and what a model is asked."""
 
 import json
 import re
