@@ -14,6 +14,7 @@ from distill.objective import Objective
 from distill.optimizer_config import OptimizerConfig
 from distill.watching import WatchConfig
 from reinforced_data.captions.policy import CaptionPolicy
+from reinforced_data.scores.weights import ScoreWeights
 from teachers.contract import Kind
 
 
@@ -30,6 +31,7 @@ class DataConfig:
         view_set: name of the stored view set; when None the only one, or the default one.
         views: use only the first so many stored views; all when None.
         captions: which of a sample's texts are read: the source's own, or those of caption sets.
+        score_weights: how a stored score weighs the samples in the contrastive and affinity terms.
         window_shards: shards that are shuffled together.
         num_workers: loader processes per training process.
     """
@@ -41,6 +43,7 @@ class DataConfig:
     view_set: str | None = None
     views: int | None = None
     captions: CaptionPolicy = field(default_factory=CaptionPolicy)
+    score_weights: ScoreWeights = field(default_factory=ScoreWeights)
     window_shards: int = 16
     num_workers: int = 1
 
@@ -176,7 +179,9 @@ class RunConfig:
             "watch": WatchConfig,
         }
         captions = CaptionPolicy(**_tuples(values["data"].get("captions", {})))
-        values = {**values, "data": {**values["data"], "captions": captions}}
+        weights = ScoreWeights(**values["data"].get("score_weights", {}))
+        data = {**values["data"], "captions": captions, "score_weights": weights}
+        values = {**values, "data": data}
         built = {name: kind(**_tuples(values[name])) for name, kind in parts.items()}
         return cls(**{**_tuples(values), **built})
 

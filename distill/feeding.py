@@ -48,6 +48,7 @@ def batches(
         teachers=teacher_names(config),
         views=config.data.views,
         captions=config.data.captions,
+        score_weights=config.data.score_weights,
         window_shards=config.data.window_shards,
         num_workers=config.data.num_workers,
         rank=rank,

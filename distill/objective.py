@@ -222,16 +222,18 @@ class ObjectiveModule(nn.Module):
         caption_ids: Int64[Tensor, " n"],
         group: dist.ProcessGroup | None = None,
         seed: int = 0,
+        row_weights: Float[Tensor, " n"] | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
         """Return each raw term by name, and `total`, their weighted sum.
 
         All terms see the whole batch of `group`. The image-text loss brings ranks together by
         itself; only where other terms are on, every rank gathers all rows. `seed` is what the
-        step draws from (teacher dropping), the same on every rank.
+        step draws from (teacher dropping), the same on every rank. `row_weights` weigh the pairs of
+        the contrastive and affinity terms, and of no other.
         """
         spec = self.objective
         ids = caption_ids if spec.equal_captions_are_positives else None
-        terms = self._image_text(student, teachers, ids, group)
+        terms = self._image_text(student, teachers, ids, row_weights, group)
         if self.feature or self.interactive or spec.relational or spec.custom:
             student = gather_embeddings(student, group)
             teachers = [gather_embeddings(teacher, group) for teacher in teachers]
@@ -263,6 +265,7 @@ class ObjectiveModule(nn.Module):
         student: Embeddings,
         teachers: Sequence[Embeddings],
         ids: Tensor | None,
+        row_weights: Tensor | None,
         group: dist.ProcessGroup | None,
     ) -> dict[str, Tensor]:
         """Contrastive and affinity terms, as far as they are switched on."""
@@ -278,6 +281,7 @@ class ObjectiveModule(nn.Module):
             targets=spec.targets,
             positives=ids,
             label_smoothing=spec.label_smoothing,
+            row_weights=row_weights,
             group=group,
         )
         terms = {"contrastive": pair.contrastive}

@@ -143,7 +143,7 @@ class Stepper:
         """Leave the gradients in the parameters; return the terms."""
         micro_batches = self._micro_batches(batch, step)
         shared_seed = step_seed(self.config.seed, step, 0)  # what all processes draw alike
-        taught = [Taught(texts.teachers, texts.caption_ids) for texts in batch.texts]
+        taught = [Taught(texts.teachers, texts.caption_ids, batch.weights) for texts in batch.texts]
         if len(micro_batches) > 1:
             return cached_backward(
                 self.wrapped,

@@ -123,6 +123,7 @@ def run(
         ValueError: the objective does not fit the student, or what is evaluated is not there.
     """
     _check_kind(student, config.objective)
+    _check_weights(config)
     _check_evaluation(config)
     dataset = dataset.with_view_set(config.data.view_set)
     done = fit(student, dataset, config, show=show)
@@ -134,6 +135,15 @@ def _check_kind(student: Student, objective: Objective) -> None:
         raise ValueError(
             f"objective.kind='sigmoid' needs a bias, and {student.name} has none: build it with "
             "build_student(..., kind='sigmoid'), or leave objective.kind out"
+        )
+
+
+def _check_weights(config: RunConfig) -> None:
+    objective = config.objective
+    if config.data.score_weights.score and not (objective.contrastive or objective.affinity):
+        raise ValueError(
+            "data.score_weights weighs the contrastive and affinity terms, and both are off: set "
+            "objective.contrastive or objective.affinity, or leave data.score_weights out"
         )
 
 

@@ -14,10 +14,11 @@ from teachers.contract import Embeddings
 
 
 class Taught(NamedTuple):
-    """What the loss holds one text of every picture against."""
+    """What the loss holds one text of every picture against, and what each pair weighs."""
 
     teachers: Sequence[Embeddings]
     caption_ids: Tensor
+    row_weights: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,7 @@ class TrainingModule(nn.Module):
     ) -> dict[str, Tensor]:
         """Every term, added up over the texts."""
         found = [
-            self.objective(pairs, one.teachers, one.caption_ids, group, seed)
+            self.objective(pairs, one.teachers, one.caption_ids, group, seed, one.row_weights)
             for pairs, one in zip(rows, taught, strict=True)
         ]
         total = found[0]

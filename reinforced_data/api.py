@@ -17,6 +17,7 @@ from reinforced_data.reading.reader import ReinforcedDataset, StoredTeacher, ope
 from reinforced_data.reinforcing import ReinforceReport, reinforce
 from reinforced_data.scores.scores import ClipScore, ScoreReport, add_scores
 from reinforced_data.scores.tables import read_scores
+from reinforced_data.scores.weights import ScoreWeights
 from reinforced_data.source import (
     Sample,
     Source,
@@ -43,6 +44,7 @@ __all__ = [
     "RepairReport",
     "Sample",
     "ScoreReport",
+    "ScoreWeights",
     "Simulation",
     "Source",
     "StorePlan",

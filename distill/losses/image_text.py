@@ -8,7 +8,7 @@ affinity is the softmax one then; the student's bias plays no part in it.
 from collections.abc import Sequence
 
 import torch.distributed as dist
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from distill.ops import Embeddings, ImageTextTerms, image_text_loss
@@ -26,6 +26,7 @@ def contrastive_and_affinity(
     targets: Targets = "mean_prob",
     positives: Int64[Tensor, " n"] | None = None,
     label_smoothing: float = 0.0,
+    row_weights: Float[Tensor, " n"] | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> ImageTextTerms:
     """Both losses; affinity is 0 without teachers.
@@ -40,6 +41,7 @@ def contrastive_and_affinity(
         targets: how teachers are averaged.
         positives: one id per row; equal ids are positives of each other.
         label_smoothing: of the hard targets.
+        row_weights: of each pair, in both losses; equal when None.
         group: as in `image_text_loss`.
     """
     kind = kind or ("softmax" if student.logit_bias is None else "sigmoid")
@@ -54,13 +56,19 @@ def contrastive_and_affinity(
         targets=targets,
         positives=positives,
         label_smoothing=label_smoothing,
+        row_weights=row_weights,
         group=group,
     )
     if not apart:
         return terms
     without_bias = student._replace(logit_bias=None)
     soft = image_text_loss(
-        without_bias, taught, teacher_weights=teacher_weights, targets=targets, group=group
+        without_bias,
+        taught,
+        teacher_weights=teacher_weights,
+        targets=targets,
+        row_weights=row_weights,
+        group=group,
     )
     return terms._replace(affinity=soft.affinity)
 

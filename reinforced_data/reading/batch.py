@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from teachers import Embeddings
@@ -37,6 +37,8 @@ class Batch:
         refused: reason -> how many samples were dropped from this batch.
         epoch: passes over all samples before this one.
         step: the step this batch belongs to.
+        weights: of each sample in the image-text loss, 1 on average over the whole step; None
+            where all weigh the same.
     """
 
     keys: list[str]
@@ -45,6 +47,7 @@ class Batch:
     refused: dict[str, int]
     epoch: int
     step: int
+    weights: Float32[Tensor, " b"] | None = None
 
     @property
     def tokens(self) -> Int64[Tensor, "b context"]:
@@ -94,4 +97,5 @@ class Batch:
             )
             for one in self.texts
         )
-        return replace(self, pixels=function(self.pixels), texts=texts)
+        weights = None if self.weights is None else function(self.weights)
+        return replace(self, pixels=function(self.pixels), texts=texts, weights=weights)

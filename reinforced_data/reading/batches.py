@@ -19,7 +19,9 @@ from reinforced_data.reading.open_shard import OpenShard
 from reinforced_data.reading.order import SampleOrder, caption_id, view_indices
 from reinforced_data.reading.step_texts import CaptionShares, StepTexts
 from reinforced_data.reading.stored_teachers import StoredTeacher
+from reinforced_data.scores.weights import ScoreWeights
 from reinforced_data.source import UnreadableImage
+from reinforced_data.store.columns import Column
 from reinforced_data.views import View, render_view
 from teachers import Embeddings, Preprocess, Tokenizer
 
@@ -37,6 +39,8 @@ class Reading:
     tokenizer: Tokenizer
     teachers: tuple[StoredTeacher, ...]
     captions: CaptionShares
+    scores: Column | None
+    score_weights: ScoreWeights
     num_views: int
     num_ops: int
     seed: int
@@ -55,6 +59,7 @@ class StepRows:
         texts: for each text that the step reads of a sample, the captions chosen for this epoch.
         crops, operations, magnitudes: the view chosen for this epoch; see `ViewRows.numbers`.
         images: per teacher the rows of these views, still encoded.
+        weights: of each sample, float32, where they differ.
     """
 
     def __init__(self, epoch: int, shards: np.ndarray, rows: np.ndarray, reading: Reading) -> None:
@@ -66,6 +71,7 @@ class StepRows:
         self.crops = np.empty((size, 4), np.float32)
         self.operations = np.empty((size, reading.num_ops), np.uint8)
         self.magnitudes = np.empty((size, reading.num_ops), np.float32)
+        self.weights: np.ndarray | None = None
         self.images = [_empty_rows(one.image_codec, size, one.embed_dim) for one in teachers]
 
     @property
@@ -121,6 +127,7 @@ class BatchDataset(Dataset[Batch]):
             refused=reasons,
             epoch=read.epoch,
             step=step,
+            weights=None if read.weights is None else torch.from_numpy(read.weights[rows]),
         )
 
     def rows(self, step: int) -> StepRows:
@@ -130,8 +137,10 @@ class BatchDataset(Dataset[Batch]):
         first, last = (
             len(rows) * rank // reading.world_size for rank in (reading.rank, reading.rank + 1)
         )
+        weights = self._weights(shards, rows)
         shards, rows = shards[first:last], rows[first:last]
         read = StepRows(epoch, shards, rows, reading)
+        read.weights = None if weights is None else weights[first:last]
         for shard in np.unique(shards).tolist():
             self._fill(read, self._shard(shard), np.flatnonzero(shards == shard))
         return read
@@ -157,6 +166,18 @@ class BatchDataset(Dataset[Batch]):
             )
             for texts in read.texts
         ]
+
+    def _weights(self, shards: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
+        """Weigh the samples of the whole step: every rank does, so that none has to be asked."""
+        if self._reading.scores is None:
+            return None
+        scores = np.empty(len(rows), np.float32)
+        for shard in np.unique(shards).tolist():
+            slots = np.flatnonzero(shards == shard)
+            found = self._shard(shard).scores
+            assert found is not None
+            scores[slots] = found[rows[slots]]
+        return self._reading.score_weights.of(scores).astype(np.float32)
 
     def _fill(self, read: StepRows, shard: OpenShard, slots: np.ndarray) -> None:
         seed, num_views, epoch = self._reading.seed, self._reading.num_views, read.epoch
@@ -217,7 +238,9 @@ class BatchDataset(Dataset[Batch]):
         opened = self._shards.get(shard)
         if opened is None:
             reading = self._reading
-            opened = self._dataset.open_shard(shard, reading.teachers, reading.captions.sets)
+            opened = self._dataset.open_shard(
+                shard, reading.teachers, reading.captions.sets, reading.scores
+            )
             self._shards[shard] = opened
             # Two windows' worth: a batch on a border reads from both.
             while len(self._shards) > 2 * self._order.window_shards + 1:

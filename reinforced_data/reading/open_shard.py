@@ -7,11 +7,11 @@ from types import MappingProxyType
 import numpy as np
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 
 from reinforced_data.locations import locate
 from reinforced_data.reading.shard_cache import ShardCache
-from reinforced_data.store.arrow_rows import stamped_keys
+from reinforced_data.store.arrow_rows import numbers, stamped_keys
 from reinforced_data.store.column_rows import CaptionRows, ImageRows, IndexRows, TextRows, ViewRows
 from reinforced_data.store.columns import Column
 from reinforced_data.store.commits import Commit
@@ -26,6 +26,7 @@ class OpenShard:
         views: the view set.
         captions: the texts of each row, set by set.
         embeddings: (image rows, text rows set by set) per teacher.
+        scores: of each row, float32, where a run weighs by them.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class OpenShard:
         views: Column,
         captions: Sequence[Column],
         teachers: Sequence[tuple[Column, Sequence[Column]]],
+        scores: Column | None = None,
         commits: Mapping[str, Commit] = MappingProxyType({}),
     ) -> None:
         """Map the files and check that they belong together.
@@ -58,6 +60,9 @@ class OpenShard:
             )
             for image, texts in teachers
         ]
+        self.scores: Float32[np.ndarray, " n"] | None = None
+        if scores is not None:
+            self.scores = numbers(self._rows(scores)["score"], np.dtype("<f4"))
         cache = store.storage.cache
         self._source = _Source(store.sources[shard], store.source_bytes[shard], cache)
 

@@ -5,7 +5,7 @@ touched. Which rows can be used is known from the commits alone.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch.utils.data import DataLoader
@@ -17,6 +17,8 @@ from reinforced_data.reading.order import SampleOrder
 from reinforced_data.reading.shard_cache import ShardCache
 from reinforced_data.reading.step_texts import CaptionShares
 from reinforced_data.reading.stored_teachers import StoredTeacher, chosen_views, stored_teachers
+from reinforced_data.reading.usable_rows import usable_rows
+from reinforced_data.scores.weights import ScoreWeights
 from reinforced_data.store.column_rows import IndexRows, ops_per_view
 from reinforced_data.store.columns import ORIGINAL, Column, caption_sets, view_set_of
 from reinforced_data.store.commits import Commit
@@ -104,13 +106,17 @@ class ReinforcedDataset:
         Raises:
             ValueError: there is no such score.
         """
+        column = self._score(name)
+        for shard in sorted(self._committed(column)):
+            keys = IndexRows(self.store.rows(self.index, shard)).keys
+            values = self.store.rows(column, shard)["score"].to_pylist()
+            yield from ((k, v) for k, v in zip(keys, values, strict=True) if v is not None)
+
+    def _score(self, name: str) -> Column:
         known = {c.identity["score"]: c for c in self.columns if c.kind == "scores"}
         if name not in known:
             raise ValueError(f"{self.path}: {unknown_name('score', name, known)}")
-        for shard in sorted(self._committed(known[name])):
-            keys = IndexRows(self.store.rows(self.index, shard)).keys
-            values = self.store.rows(known[name], shard)["score"].to_pylist()
-            yield from ((k, v) for k, v in zip(keys, values, strict=True) if v is not None)
+        return known[name]
 
     def captions(self) -> Iterator[str]:
         """Yield all original captions, shard by shard."""
@@ -134,6 +140,7 @@ class ReinforcedDataset:
         world_size: int = 1,
         views: int | None = None,
         captions: CaptionPolicy = CaptionPolicy(),  # noqa: B008 - frozen
+        score_weights: ScoreWeights = ScoreWeights(),  # noqa: B008 - frozen
         whole_image: bool = False,
         pin_memory: bool = False,
     ) -> DataLoader[Batch]:
@@ -156,23 +163,27 @@ class ReinforcedDataset:
             world_size: how many parts there are.
             views: use only the first so many views of each image.
             captions: which of a sample's texts are read.
+            score_weights: how a stored score weighs the samples.
             whole_image: whole pictures instead of views; only without teachers.
             pin_memory: see DataLoader.
 
         Raises:
-            ValueError: an argument is out of range, a teacher or caption set is unknown, or there
-                are fewer samples than one batch.
+            ValueError: an argument is out of range, a teacher, caption set or score is unknown, or
+                there are fewer samples than one batch.
         """
         chosen = self._choose(teachers, whole_image)
         num_views = self._check_reading(batch_size, rank, world_size, views)
         shares = self._shares(captions, chosen)
-        rows = self._rows(chosen, shares.sets)
+        scores = [] if score_weights.score is None else [self._score(score_weights.score)]
+        rows = self._rows(chosen, shares.sets, scores)
         order = SampleOrder(*rows, batch_size=batch_size, window_shards=window_shards, seed=seed)
         reading = Reading(
             preprocess=preprocess,
             tokenizer=tokenizer,
             teachers=chosen,
             captions=shares,
+            scores=scores[0] if scores else None,
+            score_weights=score_weights,
             num_views=num_views,
             num_ops=ops_per_view(self._views),
             seed=seed,
@@ -193,6 +204,7 @@ class ReinforcedDataset:
         shard: int,
         teachers: Sequence[StoredTeacher],
         sets: Sequence[str] = (ORIGINAL,),
+        scores: Column | None = None,
     ) -> OpenShard:
         """Open one shard's columns, of these caption sets, and its source."""
         return OpenShard(
@@ -204,6 +216,7 @@ class ReinforcedDataset:
             teachers=[
                 (teacher.image, [teacher.texts[name] for name in sets]) for teacher in teachers
             ],
+            scores=scores,
             commits={name: read[shard] for name, read in self._commits.items() if shard in read},
         )
 
@@ -254,34 +267,18 @@ class ReinforcedDataset:
         return self._commits[column.name]
 
     def _rows(
-        self, teachers: Sequence[StoredTeacher], sets: Sequence[str] = (ORIGINAL,)
+        self,
+        teachers: Sequence[StoredTeacher],
+        sets: Sequence[str] = (ORIGINAL,),
+        scores: Sequence[Column] = (),
     ) -> tuple[list[int], list[set[int]]]:
         """Return each shard's number of rows, and which of them cannot be used."""
-        always = [self.index, self._views, *(teacher.image for teacher in teachers)]
+        always = [self.index, self._views, *(teacher.image for teacher in teachers), *scores]
         of_sets = [
             [self._caption_sets[name], *(teacher.texts[name] for teacher in teachers)]
             for name in sets
         ]
-        columns = [*always, *(column for group in of_sets for column in group)]
-        num_rows, excluded = [], []
-        for shard in range(self.store.num_shards):
-            found = {c.name: self._committed(c).get(shard) for c in columns}
-            done = {name: commit for name, commit in found.items() if commit is not None}
-            # A shard that one of the columns lacks is left out.
-            num_rows.append(done[self.index.name].rows if len(done) == len(found) else 0)
-            excluded.append(_unusable(done, always, of_sets) if num_rows[-1] else set())
-        return num_rows, excluded
-
-
-def _unusable(
-    commits: Mapping[str, Commit], always: Sequence[Column], of_sets: Sequence[Sequence[Column]]
-) -> set[int]:
-    """Rows that lack what is always needed, or have no caption in any of the sets."""
-
-    def skipped(columns: Sequence[Column]) -> set[int]:
-        return {skip.row for column in columns for skip in commits[column.name].skipped}
-
-    return skipped(always) | set.intersection(*(skipped(group) for group in of_sets))
+        return usable_rows(self.store.num_shards, self._committed, always, of_sets)
 
 
 def open_dataset(path: str | Path, view_set: str | None = None) -> ReinforcedDataset:

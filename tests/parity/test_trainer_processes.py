@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from distill.accelerate_configs import config_path
-from reinforced_data import reinforce
+from reinforced_data import ClipScore, add_scores, reinforce
 from reinforced_data.testing import tiny_teacher, write_source
 
 SCRIPT = """
@@ -18,13 +18,18 @@ import sys
 import torch
 from distill import Objective, train
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from reinforced_data.scores.weights import ScoreWeights
 from reinforced_data.testing import TOKENIZER, TinyEncoder
 from students import build_student
 
 store, out = sys.argv[1:]
 student = build_student(TinyEncoder(seed=5), image_size=16, tokenizer=TOKENIZER)
 recipe = RunConfig(
-    data=DataConfig(batch_size=12, num_workers=0),
+    data=DataConfig(
+        batch_size=12,
+        num_workers=0,
+        score_weights=ScoreWeights(score="clip", kind="softmax", temperature=0.2),
+    ),
     objective=Objective(
         contrastive=0.3,
         affinity=0.7,
@@ -46,10 +51,11 @@ train(student, store, recipe=recipe, out=out, show=False)
 
 @pytest.fixture
 def store(tmp_path):
-    """A store of two teachers."""
+    """A store of two teachers, with a score."""
     source = write_source(tmp_path / "source", 40, samples_per_shard=7)
     teachers = [tiny_teacher("a", seed=1), tiny_teacher("b", seed=2, embed_dim=12)]
     reinforce(source, tmp_path / "store", teachers=teachers, num_views=2, progress=False)
+    add_scores(tmp_path / "store", "clip", ClipScore(teacher="a"), progress=False)
     return tmp_path / "store"
 
 

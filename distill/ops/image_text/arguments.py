@@ -159,7 +159,9 @@ def check_values(student: Embeddings, teachers: Sequence[Embeddings], options: O
                 raise ValueError(f"{name}.{part} must be finite, got {value.item()}")
     weights = options.row_weights
     if weights is not None:
-        usable = torch.isfinite(weights).all() and (weights >= 0).all() and weights.any()
+        usable = torch.isfinite(weights).all() and (weights >= 0).all()
+        # Of several processes, one may hold nothing but zeros.
+        usable = usable and (options.partial or weights.any())
         if not usable:
             raise ValueError("row_weights must be finite and >= 0, not all 0")
 
