@@ -176,7 +176,6 @@ def test_from_the_command_line(store, tmp_path, capsys):
     [
         ({"score": "bad"}, "no sample of a batch of 12 has a weight.*-1 to -1"),
         ({"score": "clip", "kind": "threshold", "threshold": 2.0}, "score_weights.threshold=2"),
-        ({"kind": "square"}, "score_weights.kind must be one of"),
         ({"temperature": 0.0}, "temperature must be positive"),
     ],
 )
