@@ -22,12 +22,14 @@ class CaptionRequest:
         texts: the source's captions, possibly none.
         seed: of everything random, below 2**63. A function of the run's seed and the key, so that
             a sample's captions depend neither on its neighbours nor on the order.
+        seen: the texts of the stored caption set that the captioner reads, possibly none.
     """
 
     key: str
     image: Image.Image | None
     texts: tuple[str, ...]
     seed: int
+    seen: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -41,7 +43,9 @@ class Captioner(Protocol):
         licence: of the texts it writes, or None where it is not known.
 
     A captioner may also have `provenance: dict` of JSON values (model, prompt, sampling), which is
-    written beside the captions.
+    written beside the captions; `reads: str`, the name of a caption set of the store whose texts
+    it is given (`CaptionRequest.seen`); and `retries`, of a server that has to be asked again
+    (`teachers.captioners.retries`).
     """
 
     name: str

@@ -115,6 +115,8 @@ def _print(report: "CaptionReport", store: str, console: Console) -> None:
     )
     for reason, count in report.dropped.items():
         console.print(f"  texts dropped: {count:,} x {reason}", style="yellow", markup=False)
+    for reason, count in report.retries.items():
+        console.print(f"  asked again: {count:,} x {reason}", style="yellow", markup=False)
     print_skipped(report.skipped, console, report.examples)
     for source, reason in report.failed.items():
         console.print(f"  not read: {source}: {reason}", style="red", markup=False)

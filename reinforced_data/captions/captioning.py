@@ -7,6 +7,7 @@ a null row with a reason; training falls back to its original captions there.
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from reinforced_data.store.counting import count_commits
 from reinforced_data.store.layout import Store, open_store
 from reinforced_data.store.leftovers import remove_leftovers
 from teachers import Captioner, ClipModel, load_captioner
+from teachers.captioners.retries import retries_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,7 @@ class CaptionReport:
         bytes: of the data files.
         written: captions written by this call.
         dropped: the captioner's texts that this call did not keep, by reason.
+        retries: requests to the captioner's server that this call had to send again, by reason.
         shards: how many source shards are done.
         counted_shards: of how many of them samples, skipped, examples and bytes are told: all;
             in a store of more than 1,000 done shards those that this call wrote.
@@ -64,6 +67,7 @@ class CaptionReport:
     bytes: int
     written: int
     dropped: dict[str, int]
+    retries: dict[str, int]
     shards: int
     counted_shards: int
     shards_already_done: int
@@ -188,6 +192,10 @@ class _Work:
         )
         self._task = self._bar.add_task("", total=None)
         self._signals = StopSignals()
+        self._retries = retries_of(plan.captioner)
+        self._before = sum((one.counts for one in self._retries), Counter[str]())
+        for one in self._retries:
+            one.tell = self._warn
         self._pass = CaptionPass(
             store=store,
             plan=plan,
@@ -217,6 +225,9 @@ class _Work:
                 left_behind=left_behind,
             )
 
+    def _warn(self, said: str) -> None:
+        self._console.print(f"warning: {said}", style="yellow", markup=False)
+
     def _rows(self, shard: int) -> int:
         commit = self._store.commit(self._plan.index, shard)
         return commit.rows if commit else 0
@@ -243,6 +254,7 @@ class _Work:
             **asdict(counted),
             written=self._pass.written,
             dropped={reason: n for reason, n in self._pass.dropped.items() if n},
+            retries=dict(sum((one.counts for one in self._retries), Counter[str]()) - self._before),
             shards_already_done=len(already),
             waiting=store.num_shards
             - counted.shards

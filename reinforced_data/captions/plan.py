@@ -37,6 +37,7 @@ class CaptionPlan:
     Attributes:
         index, originals: what is there already.
         captions: the set to be written.
+        seen: the stored set that the captioner reads beside the originals, or None.
         texts: teachers with the columns of their rows for it.
         captioner: who writes; None where the set is only embedded.
         num_captions, seed, bounds, scorer: see `caption`.
@@ -45,6 +46,7 @@ class CaptionPlan:
     index: Column
     originals: Column
     captions: Column
+    seen: Column | None
     texts: tuple[tuple[ClipModel, Column], ...]
     captioner: Captioner | None
     num_captions: int
@@ -62,6 +64,8 @@ class CaptionPlan:
         needs = [self.index, self.originals, *([self.scorer.image] if self.scorer else [])]
         if self.captioner is None:
             needs.append(self.captions)
+        if self.seen is not None:
+            needs.append(self.seen)
         return set.intersection(*(store.done(column) for column in needs))
 
 
@@ -92,6 +96,7 @@ def make_caption_plan(
     _check_name(name)
     index, originals = _source_columns(store)
     scorer = _scorer(store, score_teacher, min_score) if score_teacher is not None else None
+    seen = _seen(store, captioner, name)
     if captioner is None:
         captions = find_set(store, name)
     else:
@@ -104,6 +109,7 @@ def make_caption_plan(
             "originals": originals.name,
             "hangs_on": index.name,
             "caption_version": CAPTION_VERSION,
+            **({} if seen is None else {"reads": seen.name}),
         }
         facts = {
             "licence": captioner.licence,
@@ -118,6 +124,7 @@ def make_caption_plan(
         index=index,
         originals=originals,
         captions=captions,
+        seen=seen,
         texts=tuple(texts),
         captioner=captioner,
         num_captions=num_captions,
@@ -137,6 +144,18 @@ def find_set(store: Store, name: str) -> Column:
     if name not in known:
         raise ValueError(f"{store.name}: {unknown_name('caption set', name, known)}")
     return known[name]
+
+
+def _seen(store: Store, captioner: Captioner | None, name: str) -> Column | None:
+    """The stored set that a captioner reads."""
+    reads = getattr(captioner, "reads", None)
+    if reads is None:
+        return None
+    if reads == name:
+        raise ValueError(
+            f"the caption set {name!r} cannot be made from itself: give the new one another name"
+        )
+    return find_set(store, reads)
 
 
 def _written_by(captioner: Captioner, num_captions: int, seed: int) -> dict[str, Any]:

@@ -122,6 +122,7 @@ class CaptionPass:
     ) -> Generator[tuple[int, CaptionRequest], None, None]:
         """Yield row and request of each usable sample, in order; pictures only where needed."""
         assert self.plan.captioner is not None
+        seen = None if self.plan.seen is None else _texts(self.store, self.plan.seen, shard)
         images = self._images(shard, index) if self.plan.captioner.needs_image else None
         for row, key in enumerate(index.keys):
             image = next(images) if images is not None else None
@@ -133,6 +134,7 @@ class CaptionPass:
                         image=image,
                         texts=originals[row] or (),
                         seed=caption_seed(self.plan.seed, key),
+                        seen=() if seen is None else seen[row] or (),
                     ),
                 )
         # The end of the shard is looked at too: it may have grown.

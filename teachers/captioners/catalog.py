@@ -81,18 +81,24 @@ def _rewrite(what: str, settings: CaptionerSettings) -> Captioner:
 
 def _fuse(what: str, settings: CaptionerSettings) -> Captioner:
     from teachers.captioners.fusing import FusionCaptioner
+    from teachers.captioners.stored import StoredCaptions
 
     visual, _, language = what.rpartition(",")
     if not visual:
         raise ValueError(
             f"fuse:{what} needs two parts, as in fuse:coca:coca_ViT-L-14/TAG,"
-            "transformers:Qwen/Qwen2.5-1.5B-Instruct"
+            "transformers:Qwen/Qwen2.5-1.5B-Instruct; or fuse:set:NAME,... for a stored caption set"
         )
     used = {*_USED[_model_name(language, f"fuse:{what}")]}
     # Prompt and sampling are of the fusing: the captioner has its own. Both are told where to run.
     its = {*_USED.get(visual.partition(":")[0], ())} - {*_SAMPLING}
     refuse_settings("fuse", settings, used=("prompt", *sorted(used | its)))
-    captioner = load_captioner(visual, CaptionerSettings(**_given(settings, tuple(its))))
+    kind, _, name = visual.partition(":")
+    captioner = (
+        StoredCaptions(name)
+        if kind == "set"
+        else load_captioner(visual, CaptionerSettings(**_given(settings, tuple(its))))
+    )
     return FusionCaptioner(_model(language, settings), captioner, prompt=settings.prompt)
 
 
@@ -147,7 +153,8 @@ CAPTIONERS: dict[str, CaptionerEntry] = {
     ),
     "fuse": CaptionerEntry(
         form="fuse:VISUAL,LANGUAGE",
-        summary="a language model fuses texts with a captioner's (VeCLIP, CapsFusion)",
+        summary="a language model fuses texts with a captioner's, or a stored set's "
+        "(fuse:set:NAME,LANGUAGE): VeCLIP, CapsFusion",
         load=_fuse,
     ),
 }

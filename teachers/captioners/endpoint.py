@@ -28,6 +28,7 @@ from teachers.captioners.at_once import answer_at_once
 from teachers.captioners.cleaning import whole_sentences
 from teachers.captioners.posting import Halt, Patience, Poster
 from teachers.captioners.prompts import DESCRIBE, Prompt, fingerprint_of
+from teachers.captioners.retries import Retries
 from teachers.captioners.sampling import Sampling
 
 # Not a provider's own variable: nobody's key should go to an address it was not made for.
@@ -78,6 +79,7 @@ class EndpointModel:
             raise ValueError("concurrency and max_side must be at least 1")
         self.name, self.sampling, self.licence = model, sampling, licence
         self.concurrency, self.patience, self.key_variable = concurrency, patience, key_variable
+        self.retries = Retries()
         self.max_side, self._body = max_side, dict(body or {})
         decisive = {
             "model": model,
@@ -96,7 +98,7 @@ class EndpointModel:
             ConnectionError: a request got no answer in all its attempts.
         """
         each = self.sampling.distinct(num_answers)
-        poster = Poster(self.url, key=self._key(), patience=self.patience)
+        poster = Poster(self.url, key=self._key(), patience=self.patience, retries=self.retries)
         halt = Halt()
         tasks = [
             partial(self._ask, poster, prompt, number, halt)

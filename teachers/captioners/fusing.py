@@ -38,36 +38,33 @@ class FusionCaptioner:
 
     Args:
         model: answers prompts; does the fusing.
-        visual: writes the captions that are fused. None takes them from the request: the first of
-            its texts is the page's, the others are captions.
+        visual: writes the captions that are fused, or has them from a stored set
+            (`StoredCaptions`).
         prompt: a name in `FUSION_PROMPTS`, or a text with {alt} and {visual}.
 
     Raises:
         ValueError: a prompt that is neither.
     """
 
-    def __init__(
-        self, model: TextModel, visual: Captioner | None, *, prompt: str | None = None
-    ) -> None:
+    def __init__(self, model: TextModel, visual: Captioner, *, prompt: str | None = None) -> None:
         """Check the prompt."""
         prompt = "veclip" if prompt is None else prompt
         self.prompt = FUSION_PROMPTS.get(prompt, prompt)
         check_places(self.prompt, ("{alt}", "{visual}"))
         self.model, self.visual = model, visual
-        self.needs_image = visual is not None and visual.needs_image
-        parts = [part for part in (visual, model) if part is not None]
-        self.name = "+".join(part.name for part in parts)
-        licences = [part.licence for part in parts]
+        self.needs_image = visual.needs_image
+        self.reads: str | None = getattr(visual, "reads", None)
+        self.name = f"{visual.name}+{model.name}"
+        licences = [visual.licence, model.licence]
         known = [licence for licence in licences if licence is not None]
         self.licence = " and ".join(dict.fromkeys(known)) if len(known) == len(licences) else None
         self.provenance = {
             **model.provenance,
             "prompt": self.prompt,
-            "visual": None if visual is None else getattr(visual, "provenance", visual.name),
+            "visual": getattr(visual, "provenance", visual.name),
         }
         self.fingerprint = fingerprint_of(
-            *("fuse", model.fingerprint, None if visual is None else visual.fingerprint),
-            self.prompt,
+            "fuse", model.fingerprint, visual.fingerprint, self.prompt
         )
 
     def caption(self, requests: Sequence[CaptionRequest], num_captions: int) -> list[list[str]]:
@@ -76,7 +73,7 @@ class FusionCaptioner:
         A sample without a text of its own keeps what the captioner saw, as there is nothing to
         fuse; one that the captioner was silent about gets nothing.
         """
-        seen = self._seen(requests, num_captions)
+        seen = self.visual.caption(requests, num_captions)
         prompts = [
             [self._prompt(request, texts, number) for number in range(num_captions)]
             if request.texts and texts
@@ -89,16 +86,10 @@ class FusionCaptioner:
             for request, captions, texts in zip(requests, fused, seen, strict=True)
         ]
 
-    def _seen(self, requests: Sequence[CaptionRequest], num_captions: int) -> list[list[str]]:
-        if self.visual is None:
-            return [list(request.texts[1:]) for request in requests]
-        return self.visual.caption(requests, num_captions)
-
     def _prompt(self, request: CaptionRequest, seen: Sequence[str], number: int) -> Prompt:
         numbers = np.random.default_rng((request.seed, number))
-        page = request.texts if self.visual is not None else request.texts[:1]
         texts = {
-            "{alt}": one_line(page[numbers.integers(len(page))]),
+            "{alt}": one_line(request.texts[numbers.integers(len(request.texts))]),
             "{visual}": one_line(seen[number % len(seen)]),
         }
         filled = fill_places(self.prompt, texts)

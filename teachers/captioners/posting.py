@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from teachers.captioners.retries import Retries
+
 _PASSING = frozenset((408, 425, 429, 500, 502, 503, 504, 529))
 _MAX_BYTES = 1 << 24
 _SHOWN = 300
@@ -75,11 +77,15 @@ class Halt(threading.Event):
 
 
 class _Passing(Exception):  # noqa: N818
-    """What may be gone with the next attempt; `after` is the server's wish in seconds."""
+    """What may be gone with the next attempt.
 
-    def __init__(self, why: str, after: float = 0.0) -> None:
-        super().__init__(why)
-        self.after = after
+    `kind` is the reason without what differs from one time to the next; `after` is the server's
+    wish in seconds.
+    """
+
+    def __init__(self, kind: str, detail: str = "", after: float = 0.0) -> None:
+        super().__init__(kind + detail)
+        self.kind, self.after = kind, after
 
 
 class _NoRedirection(HTTPRedirectHandler):
@@ -94,11 +100,15 @@ class Poster:
         url: where to.
         key: sent as a bearer token; empty for none.
         patience: with failures.
+        retries: told of each request that is sent again.
     """
 
-    def __init__(self, url: str, *, key: str = "", patience: Patience) -> None:
+    def __init__(
+        self, url: str, *, key: str = "", patience: Patience, retries: Retries | None = None
+    ) -> None:
         """Open nothing yet."""
         self.url, self.patience, self._key = url, patience, key
+        self._retries = Retries() if retries is None else retries
         self._opener = build_opener(_NoRedirection)
         self._quiet_until = 0.0  # a time.monotonic(); all threads keep to it
 
@@ -131,6 +141,7 @@ class Poster:
                         f"{time.monotonic() - began:.0f} s; the last: {failure}. What is written "
                         "is whole: give the same command again when the server is well"
                     ) from failure
+                self._retries.note(self.url, failure.kind)
                 self._quiet_until = max(self._quiet_until, time.monotonic() + failure.after)
             self._wait(self.patience.wait(attempt), stop)
 
@@ -147,23 +158,25 @@ class Poster:
         except TimeoutError as error:
             raise _Passing(f"silence for {self.patience.timeout:g} s") from error
         except (URLError, OSError, HTTPException) as error:
-            raise _Passing(self._shown(f"{type(error).__name__}: {error}")) from error
+            raise _Passing(type(error).__name__, self._shown(f": {error}")) from error
         try:
             return read(json.loads(text))
         except (ValueError, RecursionError) as error:
             said = self._shown(text.decode(errors="replace"))
-            raise _Passing(f"an answer that is no chat completion ({error}): {said!r}") from error
+            raise _Passing(
+                "an answer that is no chat completion", f" ({error}): {said!r}"
+            ) from error
 
     def _refusal(self, error: HTTPError) -> Exception:
         with error:
             said = self._shown(error.read(_MAX_BYTES).decode(errors="replace"))
-        what = f"HTTP {error.code} {error.reason}: {said!r}"
+        kind = f"HTTP {error.code} {error.reason}"
         if error.code in _PASSING:
-            return _Passing(what, _seconds(error.headers.get("Retry-After", "")))
+            return _Passing(kind, f": {said!r}", _seconds(error.headers.get("Retry-After", "")))
         if 300 <= error.code < 400:
             target = self._shown(error.headers.get("Location", "nowhere"))
             return ValueError(f"{self.url} redirects to {target}: give that address instead")
-        return ValueError(f"{self.url} refuses the request: {what}")
+        return ValueError(f"{self.url} refuses the request: {kind}: {said!r}")
 
     def _shown(self, text: str) -> str:
         text = text.replace(self._key, "***") if self._key else text

@@ -122,9 +122,15 @@ def imported(tmp_path: Path, apples: Sequence[dict], pictures: Sequence[dict], *
     )
 
 
-@pytest.mark.parametrize("pack", [npz, pth_gz])
-def test_a_student_learns_from_what_was_published(tmp_path, pack):
-    """In another order than the pictures; every row is where a live teacher puts it."""
+@pytest.mark.parametrize(
+    ("pack", "captions"),
+    [(npz, CaptionPolicy(kind="mix", written=0.5)), (pth_gz, CaptionPolicy(kind="sum"))],
+)
+def test_a_student_learns_from_what_was_published(tmp_path, pack, captions):
+    """In another order than the pictures; every row is where a live teacher puts it.
+
+    The student reads the source's captions and the synthetic ones, mixed or both at once.
+    """
     numbers = range(12)
     report = imported(
         tmp_path,
@@ -142,7 +148,7 @@ def test_a_student_learns_from_what_was_published(tmp_path, pack):
     text = TextSpec(width=16, layers=1, heads=2, context_length=8)
     spec = StudentSpec(image="smallconv-4", text=text, embed_dim=16, image_size=16)
     config = RunConfig(
-        data=DataConfig(batch_size=12, num_workers=0),
+        data=DataConfig(batch_size=12, num_workers=0, captions=captions),
         objective=Objective(contrastive=0.3, affinity=0.7),
         optimizer=OptimizerConfig(lr=1e-2, weight_decay=0.01),
         schedule=ScheduleConfig(num_steps=30, warmup_steps=2),
@@ -150,11 +156,24 @@ def test_a_student_learns_from_what_was_published(tmp_path, pack):
         ema_decay=None,
     )
     student = build_student(spec, tokenizer=TOKENIZER)
+    _check_both_captions_are_read(student, tmp_path / "store", config)
     out = tmp_path / "run"
     train(student, tmp_path / "store", recipe=config, out=out, show=False)
     # Lines of other kinds may stand between: a busy machine is warned of.
     losses = [line["loss/affinity"] for line in read_log(out) if "loss/affinity" in line]
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+
+
+def _check_both_captions_are_read(student, store, config) -> None:
+    (batch,) = batches(open_dataset(store), student, config, first=0, last=1)
+    own = {caption_id(caption(number)) for number in range(12)}
+    written = {caption_id(text) for number in range(12) for text in synthetic(number)}
+    read = [set(texts.caption_ids.tolist()) for texts in batch.texts]
+    if config.data.captions.kind == "sum":
+        assert len(read) == 2 and read[0] <= own and read[1] <= written
+    else:
+        assert len(read) == 1 and read[0] & own and read[0] & written
+        assert read[0] <= own | written
 
 
 def test_the_store_says_what_it_is(tmp_path):

@@ -13,6 +13,7 @@ from teachers.captioners.few_shot import EXAMPLES, Example, read_examples
 from teachers.captioners.fusing import FUSION_PROMPTS, FusionCaptioner
 from teachers.captioners.prompts import TextModel
 from teachers.captioners.rewriting import RewriteCaptioner
+from teachers.captioners.stored import StoredCaptions
 from teachers.captioning import Captioner, CaptionRequest
 
 
@@ -108,9 +109,9 @@ def test_fusing_asks_for_each_caption_with_a_text():
 
 def test_fusing_stored_captions_looks_at_no_picture():
     model = Recorder("{}")
-    captioner = FusionCaptioner(model, None, prompt="{alt}|{visual}")
-    assert not captioner.needs_image
-    stored = CaptionRequest(key="k", image=None, texts=("alt", "one", "two"), seed=1)
+    captioner = FusionCaptioner(model, StoredCaptions("coca"), prompt="{alt}|{visual}")
+    assert not captioner.needs_image and captioner.reads == "coca"
+    stored = CaptionRequest(key="k", image=None, texts=("alt",), seed=1, seen=("one", "two"))
     assert len(captioner.caption([stored], 3)[0]) == 3
     assert [p.text for p in model.asked] == ["alt|one", "alt|two", "alt|one"]
     lonely = CaptionRequest(key="k", image=None, texts=("alt",), seed=1)
@@ -135,7 +136,7 @@ def test_fingerprints_are_of_prompt_pairs_and_parts():
         RewriteCaptioner(Recorder(), shots=1, examples=pairs),
         RewriteCaptioner(Recorder(), prompt="{text}"),
         FusionCaptioner(Recorder(), Seeing()),
-        FusionCaptioner(Recorder(), None),
+        FusionCaptioner(Recorder(), StoredCaptions("coca")),
         FusionCaptioner(Recorder(), RuleCaptioner()),
         FusionCaptioner(Recorder(), Seeing(), prompt="capsfusion"),
     ]
@@ -151,7 +152,7 @@ def test_prompts_without_places_and_too_few_pairs_are_refused():
     with pytest.raises(ValueError, match=r"'say it' has no \{text\}"):
         RewriteCaptioner(Recorder(), prompt="say it")
     with pytest.raises(ValueError, match=r"'\{alt\}' has no \{visual\}"):
-        FusionCaptioner(Recorder(), None, prompt="{alt}")
+        FusionCaptioner(Recorder(), Seeing(), prompt="{alt}")
     with pytest.raises(ValueError, match="17 examples a prompt, of 16"):
         RewriteCaptioner(Recorder(), shots=17)
 
