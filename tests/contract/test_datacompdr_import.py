@@ -19,11 +19,13 @@ import torch
 from distill import Objective, train
 from distill.cli import main
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from distill.feeding import batches
 from distill.run_log import read_log
-from reinforced_data import audit, import_datacompdr, open_dataset, read_shard
+from reinforced_data import CaptionPolicy, audit, import_datacompdr, open_dataset, read_shard
 from reinforced_data.datacompdr.importing import DATACOMPDR, PublishedTeacher
 from reinforced_data.datacompdr.views import to_view
 from reinforced_data.embedding import ImageEmbedder, embed_texts
+from reinforced_data.reading.order import caption_id
 from reinforced_data.shard_writer import write_shards
 from reinforced_data.store.column_rows import TextRows, ViewRows
 from reinforced_data.testing import TOKENIZER, as_picture, encoded, picture, sample, tiny_teacher
