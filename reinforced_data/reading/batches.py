@@ -1,5 +1,6 @@
 """Batches: pictures, tokens and the teachers' rows of one step, read and checked."""
 
+import contextlib
 import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
@@ -143,7 +144,22 @@ class BatchDataset(Dataset[Batch]):
         read.weights = None if weights is None else weights[first:last]
         for shard in np.unique(shards).tolist():
             self._fill(read, self._shard(shard), np.flatnonzero(shards == shard))
+        self._look_ahead(step)
         return read
+
+    def _look_ahead(self, step: int) -> None:
+        """Do a little for the next window, or its first batch would have to do all of it.
+
+        One shard is opened a step, and when all are open the window is shuffled. What cannot be
+        opened is left to the step that needs it, if there will be one.
+        """
+        window = self._order.coming(step)
+        closed = [shard for shard in self._order.window(*window) if shard not in self._shards]
+        if not closed:
+            self._order.prepare(*window)
+            return
+        with contextlib.suppress(ValueError, OSError):
+            self._shard(closed[0])
 
     def embeddings(
         self, read: StepRows, rows: slice | list[int] = slice(None)

@@ -62,7 +62,7 @@ class SampleOrder:
         self.seed = seed
         self.num_samples = int(self._counts.sum())
         self.steps_per_epoch = self.num_samples // batch_size
-        self._epoch: tuple[int, np.ndarray, np.ndarray] = (-1, np.empty(0), np.empty(0))
+        self._epochs: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self._windows: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         if self.steps_per_epoch == 0:
             raise ValueError(
@@ -75,43 +75,74 @@ class SampleOrder:
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         first = step_in_epoch * self.batch_size
         last = first + self.batch_size
-        shards, ends = self._shards(epoch)
+        ends = self._shards(epoch)[1]
         parts, window = [], int(np.searchsorted(ends, first, side="right"))
         while first < last:
             start = int(ends[window - 1]) if window else 0
             stop = min(last, int(ends[window]))
             if stop > first:
-                pairs = self._window(epoch, window, shards)
-                parts.append(pairs[first - start : stop - start])
+                picked = self._window(epoch, window)[first - start : stop - start]
+                parts.append(self._places(epoch, window, picked))
             first, window = stop, window + 1
-        pairs = np.concatenate(parts)
-        return Place(epoch, pairs[:, 0], pairs[:, 1])
+        found, rows = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return Place(epoch, found, rows)
+
+    def coming(self, step: int) -> tuple[int, int]:
+        """Return epoch and number of the window after the one in which a step ends."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        last = (step_in_epoch + 1) * self.batch_size - 1
+        window = int(np.searchsorted(self._shards(epoch)[1], last, side="right")) + 1
+        return (epoch, window) if window < len(self._shards(epoch)[1]) else (epoch + 1, 0)
+
+    def window(self, epoch: int, window: int) -> list[int]:
+        """List the shards of a window."""
+        first = window * self.window_shards
+        return self._shards(epoch)[0][first : first + self.window_shards].tolist()
+
+    def prepare(self, epoch: int, window: int) -> None:
+        """Shuffle a window before it is needed."""
+        self._window(epoch, window)
 
     def _shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return an epoch's permutation of shards, and where each of its windows ends."""
-        if self._epoch[0] != epoch:
+        if epoch not in self._epochs:
             shards = _permutation(len(self._num_rows), self.seed, epoch, "shards")
             starts = np.arange(0, len(shards), self.window_shards)
             ends = np.cumsum(np.add.reduceat(self._counts[shards], starts))
-            self._epoch = (epoch, shards, ends)
-        return self._epoch[1:]
+            self._epochs[epoch] = shards, ends
+            while len(self._epochs) > 2:
+                self._epochs.popitem(last=False)
+        return self._epochs[epoch]
 
-    def _window(self, epoch: int, window: int, shards: np.ndarray) -> np.ndarray:
+    def _window(self, epoch: int, window: int) -> np.ndarray:
+        """Return the order of a window's samples: numbers among those of its shards together."""
         known = self._windows.get((epoch, window))
         if known is not None:
             return known
-        first = window * self.window_shards
-        parts = []
-        for shard in shards[first : first + self.window_shards].tolist():
-            rows = np.delete(np.arange(self._num_rows[shard]), self._excluded[shard])
-            parts.append(np.stack([np.full(len(rows), shard), rows], axis=1))
-        pairs = np.concatenate(parts)
-        pairs = pairs[_permutation(len(pairs), self.seed, epoch, f"window {first}")]
-        self._windows[epoch, window] = pairs
-        # A batch touches two windows at a border; more are seldom needed together.
+        size = int(self._counts[self.window(epoch, window)].sum())
+        name = f"window {window * self.window_shards}"
+        order = _permutation(size, self.seed, epoch, name)
+        self._windows[epoch, window] = order
+        # A batch touches two windows at a border; the one after is prepared ahead.
         while len(self._windows) > 3:
             self._windows.popitem(last=False)
-        return pairs
+        return order
+
+    def _places(self, epoch: int, window: int, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Find shard and row of samples that are numbered through a window's shards."""
+        shards = np.array(self.window(epoch, window))
+        counts = self._counts[shards]
+        ends = np.cumsum(counts)
+        which = np.searchsorted(ends, picked, side="right")
+        rows = picked - (ends - counts)[which]
+        for number, shard in enumerate(shards.tolist()):
+            excluded = self._excluded[shard]
+            if len(excluded):
+                own = which == number
+                # Before usable row k lie those excluded rows that have at most k usable before.
+                usable_before = excluded - np.arange(len(excluded))
+                rows[own] += np.searchsorted(usable_before, rows[own], side="right")
+        return shards[which], rows
 
 
 def _permutation(size: int, seed: int, epoch: int, what: str) -> np.ndarray:
@@ -120,7 +151,8 @@ def _permutation(size: int, seed: int, epoch: int, what: str) -> np.ndarray:
     raw = bits.random_raw(size)
     order = np.argsort(raw)
     # The order is that of a stable sort, at a fifth of its time: 64 bits are all but never equal.
-    if (np.diff(raw[order]) == 0).any():
+    ordered = raw[order]
+    if (ordered[1:] == ordered[:-1]).any():
         order = np.argsort(raw, kind="stable")
     return order
 

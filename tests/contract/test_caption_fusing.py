@@ -19,6 +19,7 @@ from teachers.captioners.stored import StoredCaptions
 
 QUIET = {"progress": False}
 SAMPLES, SHARD = 12, 4
+ASKED = Counter[str]()
 
 
 class Joiner:
@@ -104,14 +105,12 @@ def test_sets_that_cannot_be_read(store):
 class Hesitant(http.server.BaseHTTPRequestHandler):
     """Refuses every first request of a text, then answers it."""
 
-    asked = Counter()
-
     def do_POST(self):
         said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         prompt = said["messages"][0]["content"]
-        self.asked[prompt] += 1
-        first = self.asked[prompt] == 1
-        message = {"message": {"content": f"a fused picture {len(self.asked)}"}}
+        ASKED[prompt] += 1
+        first = ASKED[prompt] == 1
+        message = {"message": {"content": f"a fused picture {len(ASKED)}"}}
         body = b"busy" if first else json.dumps({"choices": [message]}).encode()
         self.send_response(503 if first else 200)
         self.send_header("Content-Length", str(len(body)))
@@ -125,7 +124,7 @@ class Hesitant(http.server.BaseHTTPRequestHandler):
 def test_the_command_says_how_often_a_server_was_asked_again_and_why(store, capsys, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr("teachers.captioners.posting.Patience.wait", lambda *_: 0.01)
-    Hesitant.asked.clear()
+    ASKED.clear()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hesitant)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
@@ -137,7 +136,7 @@ def test_the_command_says_how_often_a_server_was_asked_again_and_why(store, caps
         printed = capsys.readouterr()
         assert code == 0, printed.err
         # Each sample's prompt is another, and was refused once.
-        assert len(Hesitant.asked) == SAMPLES
+        assert len(ASKED) == SAMPLES
         assert f"asked again: {SAMPLES} x HTTP 503 Service Unavailable" in printed.out
         told = " ".join(printed.err.split())
         assert "/v1/chat/completions is asked again (1 x HTTP 503 Service Unavailable)" in told
