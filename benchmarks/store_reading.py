@@ -7,7 +7,9 @@ two views, 100 shards of 10,000 rows: 4.5 GB) in a temporary folder, reads its f
 they are in memory, and then, in one thread of one process: opens it, and reads batches of 1024 in
 training order through two windows of shards. A batch here is what the columns hold of it: keys,
 captions, the numbers of one view and the decoded unit rows of one teacher's image and text per
-sample. Decoding pictures and tokenising, which every training has to do, are not in it.
+sample. Decoding pictures and tokenising, which every training has to do, are not in it. The first
+batch of all has to open a whole window and stands by itself; `cpu_ms_worst` is of all the others,
+those that begin the next window among them.
 
 Times are process CPU time, which other jobs on the machine disturb least; the wall clock's median
 stands beside it, and the load, without which it says nothing. Memory is what the process holds of
@@ -84,7 +86,8 @@ def measure(store: Path) -> dict[str, object]:
         "cpu_ms_median": f"{statistics.median(cpu):.2f}",
         "cpu_ms_mean": f"{statistics.mean(cpu):.2f}",
         "cpu_ms_p95": f"{np.percentile(cpu, 95):.2f}",
-        "cpu_ms_new_window": f"{max(cpu):.2f}",
+        "cpu_ms_first": f"{cpu[0]:.2f}",
+        "cpu_ms_worst": f"{max(cpu[1:]):.2f}",
         "wall_ms_median": f"{statistics.median(wall):.2f}",
         "read_own_mb": f"{after[0] - before[0]:.0f}",
         "read_mapped_mb": f"{after[1] - before[1]:.0f}",

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,6 +15,7 @@ from rich.table import Table
 from distill.cli.data import QUARANTINED
 from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
+from teachers.captioners.settings import CaptionerSettings
 
 if TYPE_CHECKING:
     from reinforced_data.auditing.auditing import AuditReport
@@ -38,6 +39,8 @@ class Audit:
             between two different samples; what the codec loses is added.
         seed: of the samples drawn.
         repair: do again what is damaged, from the source and with the teachers that are given.
+        captioners: of a repair, who has written a damaged caption set: see distill list captioners.
+        captioner_settings: of these captioners, as they were set up then.
         batch_size: of a repair; that of reinforce gives the same bytes as then.
         html: also write a page about what the store holds, to look at: one file.
         device: where the teachers run.
@@ -50,6 +53,8 @@ class Audit:
     max_error: float = 0.1
     seed: int = 0
     repair: bool = False
+    captioners: tuple[str, ...] = ()
+    captioner_settings: CaptionerSettings = field(default_factory=CaptionerSettings)
     batch_size: int = 256
     html: Path | None = None
     device: str = "cpu"
@@ -60,6 +65,7 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     asked = parse(Audit, "audit", arguments)
     from distill.model_loading import load_frozen
     from reinforced_data import audit, repair
+    from teachers import load_captioner
 
     teachers = [load_frozen(spec, asked.precision, asked.device) for spec in asked.teachers]
     settings = {
@@ -70,7 +76,9 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
         "progress": not console.quiet,
     }
     if asked.repair:
-        repaired = repair(asked.store, batch_size=asked.batch_size, **settings)
+        writers = [load_captioner(spec, asked.captioner_settings) for spec in asked.captioners]
+        more = {"captioners": writers, "batch_size": asked.batch_size}
+        repaired = repair(asked.store, **more, **settings)
         _print_repair(repaired, console)
         report, values = repaired.audit, repaired.to_json()
     else:

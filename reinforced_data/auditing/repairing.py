@@ -1,14 +1,14 @@
 """`repair`: do again what an audit finds damaged, and nothing else.
 
 Views, captions and the index are derived from the source alone; embeddings need the teacher that
-wrote them. Samples of a column that a replay finds wrong are looked at in every shard first. A unit
-is replaced when its successor is whole, so whoever is killed gives the same command again. Columns
-that only their own maker can write again (written captions, imported ones) are left and named.
+wrote them, written captions their captioner (repairing_captions.py). Samples of a column that a replay finds wrong are looked at in every shard first. A unit
+is replaced when its successor is whole, so whoever is killed gives the same command again. What was
+imported, or whose maker is not given, is left and named.
 One repair of a store at a time.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,25 @@ from reinforced_data.auditing.auditing import AuditReport, audit, examine_files
 from reinforced_data.auditing.bar import AuditBar
 from reinforced_data.auditing.files import FileFindings
 from reinforced_data.auditing.findings import Finding
+from reinforced_data.auditing.repairing_captions import (
+    IMPORTED,
+    is_written,
+    plan_of_set,
+    redo_captions,
+    redo_text_rows,
+    rows_of_set,
+)
 from reinforced_data.auditing.repairing_store import RepairStore
 from reinforced_data.auditing.sources import choose_rows, read_pictures
 from reinforced_data.auditing.teachers import replay_column
-from reinforced_data.codecs.of_columns import codec_of
-from reinforced_data.embedded_texts import captions_unit, embed_captions
 from reinforced_data.plan import Plan, TeacherColumns
 from reinforced_data.resampling import check_render_version
 from reinforced_data.shard_pass import reinforce_shard
-from reinforced_data.store.column_rows import IndexRows
 from reinforced_data.store.columns import ORIGINAL, Column
-from reinforced_data.store.commits import Skipped
 from reinforced_data.store.layout import open_store
 from reinforced_data.store.leftovers import remove_leftovers
 from reinforced_data.view_policy import ViewPolicy
-from teachers import ClipModel
+from teachers import Captioner, ClipModel
 
 _PER_SHARD = 8
 _ROUNDS = 3
@@ -62,6 +66,7 @@ def repair(
     store: str | Path,
     *,
     teachers: ClipModel | Iterable[ClipModel] = (),
+    captioners: Sequence[Captioner] = (),
     replay: int = 64,
     max_error: float = 0.1,
     seed: int = 0,
@@ -73,6 +78,7 @@ def repair(
     Args:
         store: its folder or URL.
         teachers: those whose embeddings may have to be written again, loaded as they were then.
+        captioners: those whose caption sets may have to be written again, set up as they were then.
         replay, max_error, seed: see `audit`.
         batch_size: views, or texts, per call of a teacher; that of `reinforce` gives equal bytes.
         progress: whether to draw a progress bar on stderr.
@@ -88,7 +94,7 @@ def repair(
     report = audit(store, **asked, progress=progress)
     if report.findings and report.findings[0].kind == "damaged-sources":
         raise ValueError(report.problems[0])
-    work = _Repair(RepairStore(open_store(store)), members, batch_size)
+    work = _Repair(RepairStore(open_store(store)), members, captioners, batch_size)
     for _ in range(_ROUNDS):
         # Views that are right again may bring to light embeddings that never were.
         with AuditBar(progress, "what is repaired is whole, and the same command goes on") as bar:
@@ -109,6 +115,7 @@ class _Repair:
 
     store: RepairStore
     teachers: Sequence[ClipModel]
+    captioners: Sequence[Captioner]
     batch_size: int
     left: list[str] = field(default_factory=list)
 
@@ -124,6 +131,11 @@ class _Repair:
         wrong = {f.column for f in report.findings if f.kind == "wrong-rows"} & columns.keys()
         if wrong:
             units |= self._in_all_shards(report, sorted(filter(None, wrong)), bar, max_error, seed)
+        for (name, shard), finding in list(units.items()):
+            # Rows are of texts: where those are written again, so are these.
+            if is_written(columns[name]):
+                rows = rows_of_set(self.store, columns[name])
+                units |= {(column.name, shard): finding for column in rows}
         # What is still wrong when it has been done again will not be right the third time.
         units = {unit: f for unit, f in units.items() if unit not in dict(self.store.redone)}
         self._refuse_changed(report, columns, units)
@@ -144,18 +156,21 @@ class _Repair:
         kind, identity = column.kind, column.identity
         why = ""
         if kind in ("image_embeddings", "text_embeddings"):
-            if kind == "image_embeddings" and self._texts_of(column) is None:
-                why = "has no column of its teacher's texts beside it: import it again"
+            if column.facts.get("published") and self._teacher(column) is None:
+                why = IMPORTED
+            elif kind == "image_embeddings" and self._texts_of(column) is None:
+                why = "has no column of its teacher's texts beside it: import both again"
             elif self._teacher(column) is None:
                 why = (
                     f"needs its teacher {identity['teacher']}, fingerprint "
                     f"{identity['teacher_fingerprint'][:12]}: give --teachers, with the precision "
                     "of then"
                 )
-        elif kind == "captions" and identity.get("set") != ORIGINAL:
-            why = "was written by a captioner: delete the records and run distill caption again"
+        elif is_written(column):
+            plan = plan_of_set(self.store, column, self.captioners, self.teachers)
+            why = plan if isinstance(plan, str) else ""
         elif kind == "views" and not {"policy", "seed"} <= identity.keys():
-            why = "was imported: import it again"
+            why = IMPORTED
         elif kind not in ("index", "captions", "views"):
             why = f"is of the kind {kind}, which only its maker can write again"
         if why:
@@ -224,7 +239,7 @@ class _Repair:
         views = [c for c in columns.values() if c.kind == "views"]
         hanging = {c.identity["hangs_on"] for c in damaged if c.kind == "image_embeddings"}
         hanging |= {c.name for c in damaged if c.kind == "views"}
-        derived = any(c.kind in ("index", "captions") for c in damaged)
+        derived = any(c.kind in ("index", "captions") and not is_written(c) for c in damaged)
         wanted = [c for c in views if c.name in hanging] or (views[:1] if derived else [])
         for view_set in wanted:
             plan = self._plan(columns.values(), view_set, damaged)
@@ -236,10 +251,16 @@ class _Repair:
                 on_sample=lambda size: None,
                 between_batches=bar.check,
             )
-        for column in damaged:
-            if (column.name, shard) in self.store.damaged:
-                assert column.kind == "text_embeddings"
-                self._redo_texts(shard, column, columns[column.identity["hangs_on"]], bar.check)
+        for column in sorted(damaged, key=is_written, reverse=True):  # texts before their rows
+            if (column.name, shard) in self.store.damaged and is_written(column):
+                plan = plan_of_set(self.store, column, self.captioners, self.teachers)
+                assert not isinstance(plan, str)
+                redo_captions(self.store, plan, shard, self.batch_size, bar.check)
+            elif (column.name, shard) in self.store.damaged:
+                teacher, captions = self._teacher(column), columns[column.identity["hangs_on"]]
+                assert column.kind == "text_embeddings" and teacher is not None
+                batch = self.batch_size
+                redo_text_rows(self.store, column, captions, shard, teacher, batch, bar.check)
             bar.step()
 
     def _plan(self, columns: Iterable[Column], views: Column, damaged: list[Column]) -> Plan:
@@ -261,26 +282,8 @@ class _Repair:
             teachers=tuple(entries),
             policy=ViewPolicy.from_config(identity["policy"]),
             num_views=identity["num_views"],
-            seed=identity["seed"],
+            # Imported views have none, and are not drawn again.
+            seed=identity.get("seed", 0),
             codec="",
             captions_from=captions.identity.get("captions_from"),
         )
-
-    def _redo_texts(
-        self, shard: int, column: Column, captions: Column, between: Callable[[], None]
-    ) -> None:
-        teacher = self._teacher(column)
-        assert teacher is not None
-        rows = self.store.rows(captions, shard)
-        index = next(c for c in self.store.columns("index"))
-        keys = IndexRows(self.store.rows(index, shard)).keys
-        texts = [None if row is None else tuple(row) for row in rows["captions"].to_pylist()]
-        places, embedded = embed_captions(teacher, texts, self.batch_size, between)
-        codec = codec_of(self.store.storage, column)
-        batch, reasons = captions_unit(codec, texts, places, embedded, keys)
-        skipped = [
-            Skipped(row=row, key=keys[row], reason=reason)
-            for row, reason in enumerate(reasons)
-            if reason is not None
-        ]
-        self.store.write(column, shard, batch, skipped)

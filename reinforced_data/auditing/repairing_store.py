@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from reinforced_data.auditing.findings import Finding
+from reinforced_data.auditing.repairing_captions import is_written
 from reinforced_data.store.arrow_rows import keys_digest, stamped_keys
 from reinforced_data.store.columns import Column
 from reinforced_data.store.commits import (
@@ -100,7 +101,7 @@ class RepairStore(Store):
         if damaged is None:
             return super().write(column, shard, batch, skipped)
         data, commit = prepare_unit(column, shard, batch, skipped)
-        if column.kind in _DERIVED:
+        if column.kind in _DERIVED and not is_written(column):
             self._check_unchanged(column, commit, batch, damaged)
         commit = replace_unit(self.storage, data, commit, damaged.commit)
         del self.damaged[column.name, shard]

@@ -21,7 +21,14 @@ from distill.cli import main
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from distill.feeding import batches
 from distill.run_log import read_log
-from reinforced_data import CaptionPolicy, audit, import_datacompdr, open_dataset, read_shard
+from reinforced_data import (
+    CaptionPolicy,
+    audit,
+    import_datacompdr,
+    open_dataset,
+    read_shard,
+    repair,
+)
 from reinforced_data.datacompdr.importing import DATACOMPDR, PublishedTeacher
 from reinforced_data.datacompdr.views import to_view
 from reinforced_data.embedding import ImageEmbedder, embed_texts
@@ -176,6 +183,25 @@ def _check_both_captions_are_read(student, store, config) -> None:
     else:
         assert len(read) == 1 and read[0] & own and read[0] & written
         assert read[0] <= own | written
+
+
+def test_a_damaged_import_says_how_to_write_it_again_and_that_does(tmp_path):
+    both = [published(n) for n in range(12)], [downloaded(n) for n in range(12)]
+    imported(tmp_path, *both)
+    store = tmp_path / "store"
+    for column in ("captions-synthetic", "views-"):
+        (record,) = (store / "commits").glob(f"{column}*/00001.json")
+        path = store / json.loads(record.read_text())["data"]
+        path.write_bytes(path.read_bytes()[::-1])
+    report = repair(store, teachers=teachers(), progress=False)
+    assert report.redone == () and not report.audit.ok
+    assert len(report.left) == 2
+    assert all("was imported" in said and "distill import" in said for said in report.left)
+    for column in ("captions-synthetic", "views-"):
+        (record,) = (store / "commits").glob(f"{column}*/00001.json")
+        record.unlink()
+    assert imported(tmp_path, *both).shards_already_done == 2
+    assert audit(store, teachers=teachers(), progress=False).problems == ()
 
 
 def test_the_store_says_what_it_is(tmp_path):

@@ -243,6 +243,49 @@ def test_small_differences_are_told_apart_with_a_narrow_tolerance(copy, tmp_path
         found(check(copy, teacher(), max_error=0.002), "preprocessing", f"preprocessing: {what}.")
 
 
+class Letters:
+    """A tokenizer of letters, to which capitals matter; `change` is done to each text first."""
+
+    context_length, vocab_size = 48, TOKENIZER.vocab_size
+
+    def __init__(self, change: Callable[[str], str] = str) -> None:
+        self.change = change
+
+    def __call__(self, texts):
+        tokens = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
+        for row, text in zip(tokens, texts, strict=True):
+            letters = self.change(text).encode()[: self.context_length]
+            row[: len(letters)] = torch.tensor([1 + letter % 19 for letter in letters])
+        return tokens
+
+    def config(self):
+        return {"type": "letters"}
+
+
+@pytest.mark.parametrize(
+    ("change", "cause", "what"),
+    [
+        (str.lower, "preprocessing", "the texts were embedded in lower case"),
+        ("a photo of a {}".format, "preprocessing", "in the template 'a photo of a ...'"),
+        ("an oil painting of {}".format, "unexplained", "nothing"),
+    ],
+)
+def test_texts_that_were_embedded_otherwise(tmp_path, change, cause, what):
+    """Rows of changed texts, under the name of a teacher that reads them as they are."""
+    words = ("Red", "GREEN", "Blue", "Dark", "LIGHT")
+    texts = [f"{words[i % 5]} Picture {chr(65 + i)} {chr(90 - i) * (i % 4)}" for i in range(16)]
+    write_source(tmp_path / "source", [sample(i, txt=text) for i, text in enumerate(texts)])
+
+    def reads(tokenizer: Letters) -> Teacher:
+        module = TinyEncoder(seed=1)
+        return load_teacher(module, name="first", preprocess=LOOK, tokenizer=tokenizer)
+
+    for folder, tokenizer in (("store", Letters()), ("other", Letters(change))):
+        reinforce(tmp_path / "source", tmp_path / folder, teachers=reads(tokenizer), **SETTINGS)
+    rewrite_unit(tmp_path / "store", "text-first", rows_of(tmp_path / "other", "text-first"))
+    found(check(tmp_path, reads(Letters())), cause, what)
+
+
 def test_whole_pictures_in_place_of_views(copy, tmp_path):
     policy = ViewPolicy(scale=(1.0, 1.0), ratio=(1.5, 1.5), num_ops=0)
     wrong = {**SETTINGS, "policy": policy}
