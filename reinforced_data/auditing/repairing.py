@@ -1,10 +1,10 @@
 """`repair`: do again what an audit finds damaged, and nothing else.
 
 Views, captions and the index are derived from the source alone; embeddings need the teacher that
-wrote them, written captions their captioner (repairing_captions.py). Samples of a column that a replay finds wrong are looked at in every shard first. A unit
-is replaced when its successor is whole, so whoever is killed gives the same command again. What was
-imported, or whose maker is not given, is left and named.
-One repair of a store at a time.
+wrote them, written captions their captioner (repairing_captions.py). Samples of a column that a
+replay finds wrong are looked at in every shard first. A unit is replaced when its successor is
+whole, so whoever is killed gives the same command again. What was imported, or whose maker is not
+given, is left and named. One repair of a store at a time.
 """
 
 from collections import defaultdict

@@ -1,7 +1,8 @@
 """A caption set's damaged shards, and teachers' rows of texts: who can write them again, and how.
 
-Only the captioner of then may write captions, with the settings that the column records. What it says need not be
-what it said (a server's weights cannot be hashed): so teachers' rows of these texts go with them.
+Only the captioner of then may write captions, with the settings that the column records. What it
+says need not be what it said (a server's weights cannot be hashed), so teachers' rows of these
+texts go with them.
 """
 
 from collections.abc import Callable, Sequence
