@@ -23,8 +23,8 @@ class StoredCaptions:
         ValueError: no name.
     """
 
-    needs_image = False
-    licence = None
+    needs_image: bool = False
+    licence: str | None = None
 
     def __init__(self, name: str) -> None:
         """Remember the name."""

@@ -189,7 +189,7 @@ def test_a_damaged_import_says_how_to_write_it_again_and_that_does(tmp_path):
     both = [published(n) for n in range(12)], [downloaded(n) for n in range(12)]
     imported(tmp_path, *both)
     store = tmp_path / "store"
-    for column in ("captions-synthetic", "views-"):
+    for column in ("captions-syn", "views-"):
         (record,) = (store / "commits").glob(f"{column}*/00001.json")
         path = store / json.loads(record.read_text())["data"]
         path.write_bytes(path.read_bytes()[::-1])
@@ -197,7 +197,7 @@ def test_a_damaged_import_says_how_to_write_it_again_and_that_does(tmp_path):
     assert report.redone == () and not report.audit.ok
     assert len(report.left) == 2
     assert all("was imported" in said and "distill import" in said for said in report.left)
-    for column in ("captions-synthetic", "views-"):
+    for column in ("captions-syn", "views-"):
         (record,) = (store / "commits").glob(f"{column}*/00001.json")
         record.unlink()
     assert imported(tmp_path, *both).shards_already_done == 2
