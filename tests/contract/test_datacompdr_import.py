@@ -186,8 +186,7 @@ def _check_both_captions_are_read(student, store, config) -> None:
 
 
 def test_a_damaged_import_says_how_to_write_it_again_and_that_does(tmp_path):
-    both = [published(n) for n in range(12)], [downloaded(n) for n in range(12)]
-    imported(tmp_path, *both)
+    imported(tmp_path, [published(n) for n in range(12)], [downloaded(n) for n in range(12)])
     store = tmp_path / "store"
     for column in ("captions-syn", "views-"):
         (record,) = (store / "commits").glob(f"{column}*/00001.json")
@@ -200,7 +199,11 @@ def test_a_damaged_import_says_how_to_write_it_again_and_that_does(tmp_path):
     for column in ("captions-syn", "views-"):
         (record,) = (store / "commits").glob(f"{column}*/00001.json")
         record.unlink()
-    assert imported(tmp_path, *both).shards_already_done == 2
+    again = import_datacompdr(
+        tmp_path / "0/pictures", tmp_path / "0/apple", store,
+        num_views=VIEWS, teachers=teachers(), progress=False,
+    )  # fmt: skip
+    assert (again.shards, again.shards_already_done) == (3, 2)
     assert audit(store, teachers=teachers(), progress=False).problems == ()
 
 
