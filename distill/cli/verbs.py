@@ -94,6 +94,12 @@ def _profile(arguments: Sequence[str], console: Console) -> Outcome:
     return run(arguments, console)
 
 
+def _report(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.report import run
+
+    return run(arguments, console)
+
+
 def _fit_scaling(arguments: Sequence[str], console: Console) -> Outcome:
     from distill.cli.scaling import run
 
@@ -138,6 +144,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": Verb(summary="zero-shot and retrieval scores of any model", run=_evaluate),
     "export": Verb(summary="write files that a phone or server runs, checked", run=_export),
     "profile": Verb(summary="how big and how fast a student is", run=_profile),
+    "report": Verb(summary="one page of finished runs", run=_report),
     "fit-scaling": Verb(summary="what a longer run would bring", run=_fit_scaling),
     "list": Verb(summary="teachers, students, recipes", run=_list),
     "show": Verb(summary="a recipe, resolved, or an accelerate configuration's path", run=_show),

@@ -1,18 +1,13 @@
 """The demo's report: rows, curves, pictures, and one line a term."""
 
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from distill.demo.pictures import retrieval_cases
 from distill.demo.settings import BEST, SPLITS, DemoSettings
-from distill.evaluation.evaluator import COUNTS
-from distill.report import Curve, ExportedFile, ReportData, Row
-from distill.run_log import read_log
+from distill.report import ExportedFile, ReportData, Row
+from distill.retrieval_cases import retrieval_cases
+from distill.run_report import curves, environment, scores
 from students import Student
 
 _TERMS = {
@@ -54,7 +49,7 @@ def build_report(
     rows = [_row(result, "teacher") for result in teachers]
     rows += [_row(result, "student") for result in students]
     rows += [_row(result, "student", prefix="ablations/") for result in ablations]
-    names = [row.name for row in rows if not row.name.startswith("ablations/")]
+    drawn = [row for row in rows if not row.name.startswith("ablations/")]
     return ReportData(
         title="Glyphs: two teachers, one student",
         subtitle="Pictures of named characters, drawn on this machine from the fonts on board",
@@ -63,7 +58,7 @@ def build_report(
         subject=BEST,
         rows=rows,
         exports=[_export(row) for row in exports],
-        curves=[curve for name in names for curve in _curves(settings.out / name)],
+        curves=[curve for row in drawn for curve in curves(settings.out / row.name, row)],
         retrieval=retrieval_cases(student, settings.evaluate_on()["unseen_pairs"]),
         lineage=_lineage(settings),
         timings=timings,
@@ -77,17 +72,6 @@ def build_report(
     )
 
 
-def environment() -> dict[str, str]:
-    """What ran this."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "threads per process": str(torch.get_num_threads()),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-    }
-
-
 def _row(result: Mapping[str, Any], role: Any, prefix: str = "") -> Row:
     name = str(result["name"])
     return Row(
@@ -98,7 +82,7 @@ def _row(result: Mapping[str, Any], role: Any, prefix: str = "") -> Row:
         image_params=result["image_params"],
         text_params=result["text_params"],
         steps=result["steps"],
-        metrics={k: v for k, v in result["metrics"].items() if k.rpartition("/")[2] not in COUNTS},
+        metrics=scores(result["metrics"]),
         retention=result["retention"],
         note=_TERMS.get(name, "") and f"without {_TERMS[name]}",
     )
@@ -113,21 +97,6 @@ def _export(row: Mapping[str, Any]) -> ExportedFile:
         relative_error=row["relative_error"],
         latency_ms=row["latency_ms"],
     )
-
-
-def _curves(folder: Path) -> list[Curve]:
-    """Loss by step; the contrastive term is the one that every run has."""
-    records = [record for record in read_log(folder) if "loss/contrastive" in record]
-    role = "teacher" if folder.name.startswith("teacher") else "student"
-    return [
-        Curve(
-            name=folder.name,
-            series="contrastive loss",
-            steps=[int(record["step"]) for record in records],
-            values=[record["loss/contrastive"] for record in records],
-            role=role,
-        )
-    ]
 
 
 def _lineage(settings: DemoSettings) -> list[tuple[str, str]]:

@@ -103,6 +103,16 @@ class ImageToTextCase:
     model: str = ""
 
 
+@dataclass(frozen=True)
+class Confusion:
+    """`count` of the `total` samples of class `label` are taken for `chosen`."""
+
+    label: str
+    chosen: str
+    count: int
+    total: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
     """Everything on the page; an empty part is left out of it.
@@ -126,6 +136,7 @@ class ReportData:
     exports: Sequence[ExportedFile] = ()
     curves: Sequence[Curve] = ()
     retrieval: Sequence[RetrievalCase | ImageToTextCase] = ()
+    confusions: Sequence[Confusion] = ()
     lineage: Sequence[tuple[str, str]] = ()
     timings: Mapping[str, Number] = field(default_factory=dict)
     notes: Sequence[str] = ()
