@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from ladder_rows import CAPTION_ROWS, CODEC_ROWS, ROWS, SWEEP, Place
+from ladder_rows import ATTENDED, CAPTION_ROWS, CODEC_ROWS, ROWS, SWEEP, Place
 from ladder_table import Finished, print_table, read_rows, write_row, write_table
 from ladder_world import World, glyphs, own_source
 from rich.console import Console
@@ -72,6 +72,8 @@ def run_row(
         store = world.store_with(CODEC_ROWS[name], processes, console)
     if name in CAPTION_ROWS:
         world.write_captions()
+    if name.startswith(ATTENDED):
+        store = world.store_attended(ROWS["vit"], steps, processes, console)
 
     def config(rate: float, seed: int) -> RunConfig:
         place = Place(store=str(store), donor=str(world.teacher_folder), splits=world.splits)

@@ -8,6 +8,9 @@ from distill.optimizer_config import OptimizerName
 from distill.recipes.demo import demo
 from distill.recipes.variants import VARIANTS, Variant
 from reinforced_data.captions.policy import CaptionPolicy
+from students.tokens.merging import per_block, tokens_per_block
+from students.tokens.policy import TokenPolicy
+from students.tokens.sizing import smaller_side
 
 SWEEP = (2e-3, 4e-3, 8e-3, 1.6e-2)
 
@@ -41,6 +44,69 @@ def one_teacher(config: RunConfig) -> RunConfig:
 
 def _row(variant: Variant) -> Callable[[Place, int], RunConfig]:
     return lambda place, steps: variant(distilled(place, steps))
+
+
+# A ViT of 64 patches in 4 blocks of 64 channels; a text tower of one block of 128, 12 tokens.
+ATTENDED = "vit-attentive-teacher"
+TOKEN_POLICIES = {
+    "vit": TokenPolicy(),
+    "vit-random": TokenPolicy(image="random", image_keep=0.5),
+    "vit-grid": TokenPolicy(image="grid", image_keep=0.5),
+    "vit-block": TokenPolicy(image="block", image_keep=0.5),
+    "vit-attentive-ema": TokenPolicy(image="attentive", image_keep=0.5, image_scores="ema"),
+    ATTENDED: TokenPolicy(image="attentive", image_keep=0.5),
+    "vit-merge": TokenPolicy(image="merge", image_keep=0.5),
+    "vit-resize": TokenPolicy(image="resize", image_keep=0.5),
+    "vit-text-truncate": TokenPolicy(text="truncate", text_length=6),
+    "vit-text-random": TokenPolicy(text="random", text_length=6),
+    "vit-text-block": TokenPolicy(text="block", text_length=6),
+    "vit-text-syntax": TokenPolicy(text="syntax", text_length=6),
+    "vit-text-frequency": TokenPolicy(text="frequency", text_length=6),
+}
+# The last tenth of the steps is on every token, as CLIPA tunes.
+_REDUCED = 0.9
+
+
+def relative_work(policy: TokenPolicy) -> float:
+    """A step's multiplications as a share of those with every token, for the "demo-vit"."""
+    image: float = 64
+    if policy.image == "merge":
+        image = sum(tokens_per_block(64, per_block(64, 4, policy.image_keep))) / 4
+    elif policy.image == "resize":
+        image = (smaller_side(32, policy.image_keep, None) // 4) ** 2
+    elif policy.image == "block":
+        image = round(8 * policy.image_keep**0.5) ** 2
+    elif policy.image != "all":
+        image = 64 * policy.image_keep
+    scoring = 1 / 3 if policy.image_scores == "ema" and policy.image == "attentive" else 0.0
+    whole = _work(65, 64, 4) + _work(12, 128, 1)
+    reduced = _work(1 + image, 64, 4) + _work(policy.text_length or 12, 128, 1)
+    return (reduced + scoring * _work(65, 64, 4)) / whole
+
+
+def _work(tokens: float, width: int, layers: int) -> float:
+    return layers * tokens * (12 * width**2 + 2 * tokens * width)
+
+
+def _tokens_row(policy: TokenPolicy, *, same_work: bool) -> Callable[[Place, int], RunConfig]:
+    """A ViT with a token policy: as many steps as the others, or as much work as "vit"."""
+    reduces = policy.reduces_image or policy.reduces_text
+
+    def row(place: Place, steps: int) -> RunConfig:
+        if same_work:
+            steps = round(steps / (_REDUCED * relative_work(policy) + 1 - _REDUCED))
+        config = distilled(place, steps)
+        return replace(
+            config,
+            student=replace(config.student, name="demo-vit"),
+            # What is looked at is said by a ViT, which teaches nothing else.
+            data=replace(config.data, teachers=("teacher-a", "teacher-b")),
+            tokens=replace(policy, until=_REDUCED) if reduces else policy,
+            ema_decay=0.996 if policy.image_scores == "ema" else None,
+            channels_last=False,
+        )
+
+    return row
 
 
 ROWS: dict[str, Callable[[Place, int], RunConfig]] = {
@@ -85,3 +151,9 @@ def _reads(policy: CaptionPolicy) -> Variant:
 
 
 ROWS |= {name: _row(_reads(policy)) for name, policy in CAPTION_ROWS.items()}
+ROWS |= {name: _tokens_row(p, same_work=False) for name, p in TOKEN_POLICIES.items()}
+ROWS |= {
+    f"{name}-same-work": _tokens_row(p, same_work=True)
+    for name, p in TOKEN_POLICIES.items()
+    if name != "vit"
+}

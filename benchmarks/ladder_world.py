@@ -3,11 +3,12 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ladder_rows import Place
 from rich.console import Console
 
 from distill.config import RunConfig
@@ -95,6 +96,26 @@ class World:
             for folder in self._folders
         ]
         caption(self.store, "rules", name="rules", num_captions=2, teachers=teachers)
+
+    def store_attended(
+        self,
+        vit: Callable[[Place, int], RunConfig],
+        steps: int,
+        processes: int,
+        console: Console,
+    ) -> Path:
+        """The reinforced dataset once more, with what a ViT looks at, trained for that alone.
+
+        The teachers are convolutional and have no attention to store.
+        """
+        scorer = self.folder / "attention-teacher"
+        place = Place(store=str(self.store), donor=str(self.teacher_folder), splits=self.splits)
+        config = replace(vit(place, steps), out=str(scorer))
+        train_side_by_side([config], processes=processes, console=console)
+        store = self.store.with_name(f"{self.store.name}-attended")
+        teachers = [*self._folders, scorer]
+        self._reinforce(teachers, processes, console, store=store, attention=scorer.name)
+        return store
 
     @property
     def _folders(self) -> list[Path]:

@@ -15,6 +15,7 @@ from distill.optimizer_config import OptimizerConfig
 from distill.watching import WatchConfig
 from reinforced_data.captions.policy import CaptionPolicy
 from reinforced_data.scores.weights import ScoreWeights
+from students.tokens.policy import TokenPolicy, policies_from_json
 from teachers.contract import Kind
 
 
@@ -113,6 +114,9 @@ class RunConfig:
     """One run, whole.
 
     Attributes:
+        tokens: which patches and words a step computes; see docs/tokens.md.
+        tokens_then: the policies after `tokens.until` of the steps, each until its own; after the
+            last one every token.
         precision: "no" is float32; "bf16" is autocast (losses stay in float32).
         ema_decay: keep an exponential moving average and evaluate and save that; off when None.
         max_logit_scale: the scale (not its logarithm) is clamped to [1, this].
@@ -131,6 +135,8 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
+    tokens: TokenPolicy = field(default_factory=TokenPolicy)
+    tokens_then: tuple[TokenPolicy, ...] = ()
     out: str = ""
     seed: int = 0
     precision: Literal["no", "bf16"] = "no"
@@ -183,7 +189,7 @@ class RunConfig:
         data = {**values["data"], "captions": captions, "score_weights": weights}
         values = {**values, "data": data}
         built = {name: kind(**_tuples(values[name])) for name, kind in parts.items()}
-        return cls(**{**_tuples(values), **built})
+        return cls(**{**_tuples(values), **built, **policies_from_json(values)})
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values; custom terms are named, their code is the caller's."""

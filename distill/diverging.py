@@ -71,6 +71,7 @@ def replay_step(
     standards = standards_of_run(dataset, replace(config, out=""), accelerator)
     stepper = Stepper(student, config, dims, accelerator, standards)
     stepper.module.load_state_dict(load_file(Path(dump) / _WEIGHTS))
+    stepper.tokens.count(dataset)
     step = record["step"]
     batch = next(iter(batches(dataset, student, config, first=step - 1, last=step)))
     return {name: float(value) for name, value in stepper.gradients(batch, step).items()}

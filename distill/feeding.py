@@ -1,13 +1,13 @@
 """What a run's configuration asks of its store: teachers and batches."""
 
-from collections.abc import Sequence
-
-from torch.utils.data import DataLoader
+from collections.abc import Iterable, Sequence
 
 from distill.config import RunConfig
+from distill.token_phases import attention_wanted, phase_by_phase
 from reinforced_data import Batch, ReinforcedDataset
 from reinforced_data.reading.reader import StoredTeacher
 from students import Student
+from teachers.contract import Tokenizer
 
 
 def teacher_names(config: RunConfig) -> tuple[str, ...] | None:
@@ -36,21 +36,26 @@ def batches(
     last: int,
     rank: int = 0,
     world_size: int = 1,
-) -> DataLoader[Batch]:
+) -> Iterable[Batch]:
     """One process's batches of the steps after `first` up to `last`."""
-    return dataset.loader(
-        preprocess=student.preprocess,
-        tokenizer=student.tokenizer,
-        batch_size=config.data.batch_size,
-        num_steps=last,
-        start_step=first,
-        seed=config.seed,
-        teachers=teacher_names(config),
-        views=config.data.views,
-        captions=config.data.captions,
-        score_weights=config.data.score_weights,
-        window_shards=config.data.window_shards,
-        num_workers=config.data.num_workers,
-        rank=rank,
-        world_size=world_size,
-    )
+
+    def load(tokenizer: Tokenizer, after: int, to: int) -> Iterable[Batch]:
+        return dataset.loader(
+            preprocess=student.preprocess,
+            tokenizer=tokenizer,
+            batch_size=config.data.batch_size,
+            num_steps=min(to, last),
+            start_step=after,
+            seed=config.seed,
+            teachers=teacher_names(config),
+            views=config.data.views,
+            captions=config.data.captions,
+            score_weights=config.data.score_weights,
+            window_shards=config.data.window_shards,
+            num_workers=config.data.num_workers,
+            rank=rank,
+            world_size=world_size,
+            attention=attention_wanted(config),
+        )
+
+    return phase_by_phase(config, student.tokenizer, first, load)

@@ -26,12 +26,13 @@ from teachers.contract import Embeddings
 class MicroBatch:
     """Part of a process's share of a batch, with the seed of what is random in it.
 
-    `tokens` are as `TrainingModule.forward` takes them.
+    `tokens` and `kept` are as `TrainingModule.forward` takes them.
     """
 
     images: Tensor
     tokens: Sequence[Tensor]
     seed: int
+    kept: Tensor | None = None
 
 
 def cached_backward(
@@ -69,7 +70,8 @@ def cached_backward(
         # Processes add up once, in the last backward.
         with nullcontext() if last else accelerator.no_sync(wrapped):
             torch.manual_seed(part.seed)
-            accelerator.backward(wrapped(part.images, part.tokens, pulling=pulling)["total"])
+            pulled = wrapped(part.images, part.tokens, pulling=pulling, kept=part.kept)
+            accelerator.backward(pulled["total"])
         start = end
     return terms
 
@@ -83,7 +85,7 @@ def _embed(
     with accelerator.autocast(), still_statistics(module):
         for part in micro_batches:
             torch.manual_seed(part.seed)
-            parts.append(module.embed(part.images, part.tokens))
+            parts.append(module.embed(part.images, part.tokens, part.kept))
     image = torch.cat([rows[0].image for rows in parts])
     return tuple(
         of_text[0]._replace(image=image, text=torch.cat([rows.text for rows in of_text]))

@@ -32,6 +32,7 @@ class Reinforcement:
         precision: of the teachers' weights.
         num_views, policy: of the view set.
         codec: how embeddings are stored.
+        attention: the name of the teacher whose attention is kept too.
     """
 
     source: str
@@ -41,6 +42,7 @@ class Reinforcement:
     num_views: int = 4
     policy: ViewPolicy
     codec: str = "float16"
+    attention: str | None = None
 
 
 def reinforce_side_by_side(
@@ -87,6 +89,7 @@ def _reinforce(work: Reinforcement, rank: int, processes: int) -> dict[str, int]
         num_views=work.num_views,
         policy=work.policy,
         codec=work.codec,
+        attention=work.attention,
         progress=False,
     )
     return report.skipped

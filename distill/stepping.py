@@ -19,7 +19,8 @@ from distill.config import RunConfig
 from distill.gradient_cache import MicroBatch, cached_backward
 from distill.losses.adapters import Standards
 from distill.optimization import build_optimizer, learning_rate, set_learning_rate
-from distill.preparing import compile_towers, lock_text
+from distill.preparing import compile_towers, lock_text, restore_towers
+from distill.token_phases import TokenSteps
 from distill.training_module import Taught, TrainingModule
 from distill.watching import RunningStatistics, Watch
 from reinforced_data import Batch
@@ -74,6 +75,9 @@ class Stepper:
         self.ema = None
         if config.ema_decay is not None:
             self.ema = ModelEmaV3(student, decay=config.ema_decay, use_warmup=True)
+        # After the moving average, which is a copy: its towers always compute every token.
+        self.tokens = TokenSteps(student, config, None if self.ema is None else self.ema.module)
+        self.module.reduction = self.tokens.reduction
         if config.compile:
             compile_towers(student)
         self.wrapped, self.optimizer = accelerator.prepare(self.module, optimizer)
@@ -96,7 +100,7 @@ class Stepper:
             self.optimizer,
             learning_rate(step - 1, self.config.optimizer.lr, self.config.schedule),
         )
-        with self.statistics.kept():
+        with self.statistics.kept(), self.tokens.timed():
             values = self.gradients(batch, step)
             skipped = self._judge(values)
             if skipped is not None:
@@ -116,7 +120,11 @@ class Stepper:
         self.wrapped.train()
         for module in self.locked:
             module.eval()
-        values = self._backward(batch.to(self.accelerator.device, non_blocking=True), step)
+        batch, seeds = self.tokens.begin(batch, step)
+        device = self.accelerator.device
+        batch, seeds = batch.to(device, non_blocking=True), seeds.to(device, non_blocking=True)
+        with self.tokens.reduction.active(self.tokens.policy):
+            values = self._backward(batch, seeds, step)
         most = self.config.optimizer.max_grad_norm
         if most is not None or self.config.watch.enabled:
             # A bound of infinity measures and changes nothing.
@@ -139,9 +147,9 @@ class Stepper:
         self.watch.remember(loss, norm, reason is not None)
         return reason
 
-    def _backward(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def _backward(self, batch: Batch, seeds: Tensor, step: int) -> dict[str, Tensor]:
         """Leave the gradients in the parameters; return the terms."""
-        micro_batches = self._micro_batches(batch, step)
+        micro_batches = self._micro_batches(batch, seeds, step)
         shared_seed = step_seed(self.config.seed, step, 0)  # what all processes draw alike
         taught = [Taught(texts.teachers, texts.caption_ids, batch.weights) for texts in batch.texts]
         if len(micro_batches) > 1:
@@ -161,19 +169,33 @@ class Stepper:
             taught,
             group=self.group,
             seed=shared_seed,
+            kept=whole.kept,
         )
         self.accelerator.backward(terms["total"])
         return {name: value.detach() for name, value in terms.items()}
 
-    def _micro_batches(self, batch: Batch, step: int) -> list[MicroBatch]:
+    def _micro_batches(self, batch: Batch, seeds: Tensor, step: int) -> list[MicroBatch]:
         """Cut this process's share; a size of 0, or one that holds all, cuts nothing."""
-        size = self.config.data.micro_batch_size or len(batch.keys)
+        size, chosen = self.config.data.micro_batch_size or len(batch.keys), self.tokens
+        every_text = [
+            chosen.texts(texts.tokens, seeds, number) for number, texts in enumerate(batch.texts)
+        ]
         found = []
         for number, start in enumerate(range(0, len(batch.keys), size)):
-            images = self.student.preprocess.normalize(batch.pixels[start : start + size])
+            part = slice(start, start + size)
+            images = self.student.preprocess.normalize(batch.pixels[part])
+            attention = None if batch.attention is None else batch.attention[part]
+            with self.accelerator.autocast():
+                kept = chosen.patches(images, seeds[part], attention)
+            images = chosen.reduction.sized(images, chosen.policy)
             if self.config.channels_last:
                 images = images.to(memory_format=torch.channels_last)
             seed = step_seed(self.config.seed, step, self.accelerator.process_index, number)
-            tokens = [texts.tokens[start : start + size] for texts in batch.texts]
-            found.append(MicroBatch(images=images, tokens=tokens, seed=seed))
+            tokens = [texts[part] for texts in every_text]
+            found.append(MicroBatch(images=images, tokens=tokens, seed=seed, kept=kept))
         return found
+
+    def restore(self) -> None:
+        """Give the towers their own forward back, so that they can be copied and exported."""
+        restore_towers(self.student)
+        self.tokens.detach()

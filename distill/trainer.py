@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,9 @@ from distill.config import RunConfig, check_same_run
 from distill.diverging import DivergedError, note_skipped, write_dump
 from distill.evaluation.splits import evaluate_splits
 from distill.feeding import batches, teacher_dims
+from distill.fit_result import FitResult
 from distill.health import Health
-from distill.preparing import accelerator_for, restore_towers
+from distill.preparing import accelerator_for
 from distill.run_log import RunLog, write_json
 from distill.standardizing import standards_of_run
 from distill.stepping import Stepper
@@ -37,29 +37,6 @@ from distill.stopping import Stopped
 from reinforced_data import Batch, ReinforcedDataset
 from reinforced_data.stop_signals import StopSignals
 from students import Student
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitResult:
-    """What the loop did.
-
-    Attributes:
-        student: the trained student (its moving average when there is one), in eval mode.
-        metrics: of the last evaluation, `split/metric`.
-        steps: optimizer steps in all, those before a resume included.
-        seconds: of this call's training steps, evaluations left out.
-        refused: samples left out, by reason, over all processes and all parts of the run.
-        warnings: what stood in the way of learning; each also in the log.
-        is_main_process: whether this process is the one that writes.
-    """
-
-    student: Student
-    metrics: dict[str, float]
-    steps: int
-    seconds: float
-    refused: dict[str, int]
-    warnings: list[str]
-    is_main_process: bool
 
 
 def fit(
@@ -95,6 +72,7 @@ class _Fit:
         dims = teacher_dims(dataset, config)
         standards = standards_of_run(dataset, config, self.accelerator)
         self.stepper = Stepper(student, config, dims, self.accelerator, standards)
+        self.stepper.tokens.count(dataset)
         self.refused = Counter[str]()  # over all processes, up to the last exchange
         self._refused_since = Counter[str]()  # by this process, since then
         self._saved_at = time.monotonic()
@@ -118,7 +96,7 @@ class _Fit:
             with StopSignals() as signals:
                 self._loop(first, log, clock, signals)
             seconds = clock.seconds()
-            restore_towers(self.student)
+            self.stepper.restore()
             if self.folder is not None and main:
                 self.stepper.finished().save(self.folder)  # before anything after it can fail
             metrics = self._evaluate(total, log)
@@ -129,6 +107,7 @@ class _Fit:
             seconds=seconds,
             refused=dict(self.refused),
             warnings=self.health.all,
+            cost=self.stepper.tokens.costs(),
             is_main_process=main,
         )
 
@@ -247,6 +226,7 @@ class _Fit:
         scalars["learning_rate"] = max(g["lr"] for g in self.stepper.optimizer.param_groups)
         scalars["logit_scale"] = float(self.student.logit_scale.detach().exp())
         scalars["samples_per_second"] = speed
+        scalars |= self.stepper.tokens.scalars()
         note = f"loss {scalars['loss/total']:.3f}  {speed:,.0f} samples/s"
         log.write(step, scalars, note=note)
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from distill.config import RunConfig
 from distill.evaluation import retention
 from distill.evaluation.splits import evaluate_splits
+from distill.fit_result import FitResult
 from distill.objective import Objective
 from distill.recipes import find_recipe
 from distill.run_log import write_json
-from distill.trainer import FitResult, fit
+from distill.trainer import fit
 from reinforced_data import ReinforcedDataset, expand_sources, open_dataset
 from students import Student
 from teachers import ClipModel
@@ -32,6 +33,7 @@ class TrainResult:
         missing: columns of the store that are not complete -> how many shards they lack; training
             leaves those out.
         warnings: what stood in the way of learning; see `distill.health`.
+        cost: tokens, seconds and memory of each token policy's steps; see docs/tokens.md.
     """
 
     student: Student
@@ -42,6 +44,7 @@ class TrainResult:
     refused: dict[str, int]
     missing: dict[str, int]
     warnings: list[str]
+    cost: list[dict[str, float]]
 
     def as_json(self) -> dict[str, object]:
         """Everything but the weights, as JSON values."""
@@ -56,6 +59,7 @@ class TrainResult:
             "refused": self.refused,
             "missing": self.missing,
             "warnings": self.warnings,
+            "cost": self.cost,
         }
 
 
@@ -172,6 +176,7 @@ def _finish(
         refused=done.refused,
         missing=missing,
         warnings=done.warnings,
+        cost=done.cost,
     )
     if config.out and done.is_main_process:
         write_json(Path(config.out) / "result.json", result.as_json())

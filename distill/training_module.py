@@ -1,6 +1,7 @@
 """What is trained, behind one `forward`: student and objective. DDP sees every parameter."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from distill.objective import ObjectiveModule
 from students import Student
+from students.tokens.reduction import TokenReduction
 from teachers.contract import Embeddings
 
 
@@ -46,13 +48,18 @@ class RowGradients:
 
 
 class TrainingModule(nn.Module):
-    """Student and objective behind one forward: batch in, loss terms out."""
+    """Student and objective behind one forward: batch in, loss terms out.
+
+    Attributes:
+        reduction: the student's, for a run that computes fewer tokens.
+    """
 
     def __init__(self, student: Student, objective: ObjectiveModule) -> None:
         """Keep both; the optimizer trains both."""
         super().__init__()
         self.student = student
         self.objective = objective
+        self.reduction: TokenReduction | None = None
 
     def forward(
         self,
@@ -62,6 +69,7 @@ class TrainingModule(nn.Module):
         group: dist.ProcessGroup | None = None,
         pulling: RowGradients | None = None,
         seed: int = 0,
+        kept: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return raw terms by name and `total`; with `pulling` only what sends gradients back.
 
@@ -73,15 +81,19 @@ class TrainingModule(nn.Module):
             group: as for `ObjectiveModule`.
             pulling: gradients of the rows that are known already.
             seed: as for `ObjectiveModule`.
+            kept: indices of the patches that stay of each picture, `(n, kept)`; all when None.
         """
-        rows = self.embed(images, tokens)
+        rows = self.embed(images, tokens, kept)
         if pulling is not None:
             return {"total": pulling.pull(rows)}
         return self.terms(rows, taught, group, seed)
 
-    def embed(self, images: Tensor, tokens: Sequence[Tensor]) -> tuple[Embeddings, ...]:
+    def embed(
+        self, images: Tensor, tokens: Sequence[Tensor], kept: Tensor | None = None
+    ) -> tuple[Embeddings, ...]:
         """Embed every picture once and all its texts together: one `Embeddings` for each text."""
-        rows = self.student(images, torch.cat(tuple(tokens)))
+        with nullcontext() if self.reduction is None else self.reduction.rows(kept):
+            rows = self.student(images, torch.cat(tuple(tokens)))
         parts = rows.text.split([len(part) for part in tokens])
         return tuple(rows._replace(text=part) for part in parts)
 

@@ -14,8 +14,10 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
+from reinforced_data.attention import ranks
 from teachers import ClipModel, Preprocess
 from teachers.clip_model import unit_rows
+from teachers.patch_attention import PatchAttention, attention_tower
 
 
 class Rows(NamedTuple):
@@ -46,9 +48,17 @@ class ImageEmbedder:
     """
 
     def __init__(
-        self, teacher: ClipModel, batch_size: int, *, look: Preprocess | None = None
+        self,
+        teacher: ClipModel,
+        batch_size: int,
+        *,
+        look: Preprocess | None = None,
+        attention: bool = False,
     ) -> None:
-        """Allocate two batches of pixels; an audit tries other looks than the teacher's own."""
+        """Allocate two batches of pixels; an audit tries other looks than the teacher's own.
+
+        With `attention` what the last block looks at is kept too, from the same forward pass.
+        """
         self._look = look or teacher.preprocess
         size = self._look.image_size
         self.teacher = teacher
@@ -62,6 +72,12 @@ class ImageEmbedder:
         self._filled = 0
         # The tower and not `teacher.encode_image`, which drops the norm.
         self._run = _RunAhead(teacher, self._encode)
+        self._attention: PatchAttention | None = None
+        self._maps: list[Tensor] = []
+        if attention:
+            vit = attention_tower(teacher.module, teacher.name)
+            self._attention = PatchAttention(vit, [len(vit.blocks) - 1])
+        self._newest: Tensor | None = None
 
     def add(self, pixels: UInt8[np.ndarray, "size size 3"]) -> None:
         """Take a view; embed when the batch is full."""
@@ -76,6 +92,13 @@ class ImageEmbedder:
             self._flush()
         return self._run.finish()
 
+    def finish_attention(self) -> UInt8[np.ndarray, "n rows columns"]:
+        """What was looked at in each view, as ranks; call it after `finish`."""
+        assert self._attention is not None
+        self._attention.detach()
+        scores, self._maps = torch.cat(self._maps).cpu().numpy(), []
+        return ranks(scores)
+
     def _flush(self) -> None:
         pixels = self._buffers[0][: self._filled]
         # Not the buffer itself: until it is looked at, a batch may have to be computed again.
@@ -87,7 +110,14 @@ class ImageEmbedder:
         self._filled = 0
 
     def _encode(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
-        return self.teacher.module.encode_image(self._look.normalize(pixels).to(dtype))
+        rows = self.teacher.module.encode_image(self._look.normalize(pixels).to(dtype))
+        if self._attention is not None:
+            scores = self._attention.take()
+            # A batch before the newest is one that is computed again, whose maps are kept.
+            if dtype == self._run.dtype and pixels is not self._newest:
+                self._newest = pixels
+                self._maps.append(scores)
+        return rows
 
 
 def embed_texts(
@@ -121,14 +151,14 @@ class _RunAhead:
         """Remember `encode`: a batch and the dtype of its activations to rows."""
         self._teacher, self._encode = teacher, encode
         bf16 = getattr(teacher, "precision", "fp32") == "bf16"
-        self._dtype = torch.bfloat16 if bf16 else torch.float32
+        self.dtype = torch.bfloat16 if bf16 else torch.float32
         self._launched: _Launched | None = None
         self._rows: list[Rows] = []
 
     @torch.no_grad()
     def add(self, batch: Tensor) -> None:
         """Begin with a batch, which lies on the teacher's device; then fetch the one before."""
-        unit, norms = _unit_and_norms(self._encode(batch, self._dtype).float())
+        unit, norms = _unit_and_norms(self._encode(batch, self.dtype).float())
         arrived = None
         if unit.is_cuda:
             # Queued before the next batch: asked for later, they would wait for that one too.

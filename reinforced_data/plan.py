@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from reinforced_data.attention import attention_column
 from reinforced_data.codecs.codebooks import Probe, fit_image_codebook, fit_text_codebook
 from reinforced_data.codecs.of_columns import codebook_path
 from reinforced_data.codecs.product_quantization import NUM_BYTES, codebook_digest
@@ -20,6 +21,7 @@ from reinforced_data.store.columns import (
 from reinforced_data.store.layout import Store
 from reinforced_data.views import ViewPolicy
 from teachers import ClipModel
+from teachers.suggestions import unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class TeacherColumns:
     teacher: ClipModel
     image: Column
     text: Column
+    attention: Column | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +56,8 @@ class Plan:
     @property
     def columns(self) -> tuple[Column, ...]:
         """All of them."""
-        pairs = [column for entry in self.teachers for column in (entry.image, entry.text)]
-        return (self.index, self.captions, self.views, *pairs)
+        every = [c for entry in self.teachers for c in (entry.image, entry.text, entry.attention)]
+        return (self.index, self.captions, self.views, *filter(None, every))
 
 
 def make_plan(
@@ -67,6 +70,7 @@ def make_plan(
     seed: int,
     codec: str,
     captions_from: str | None,
+    attention: str | None = None,
 ) -> Plan:
     """Name the columns and write their JSON files.
 
@@ -93,6 +97,7 @@ def make_plan(
         captions_from=captions_from,
     )
     entries = [_teacher_columns(probe, teacher, codec, views, captions) for teacher in teachers]
+    entries = _with_attention(entries, attention, views)
     plan = Plan(
         index=index,
         captions=captions,
@@ -170,6 +175,21 @@ def _teacher_columns(
         image = _with_codebook(probe, teacher, image)
         text = _with_codebook(probe, teacher, text)
     return TeacherColumns(teacher=teacher, image=image, text=text)
+
+
+def _with_attention(
+    entries: Sequence[TeacherColumns], name: str | None, views: Column
+) -> list[TeacherColumns]:
+    """Ask one teacher for its attention too."""
+    names = [entry.teacher.name for entry in entries]
+    if name is not None and name not in names:
+        raise ValueError(f"attention: {unknown_name('teacher', name, names)}")
+    return [
+        replace(entry, attention=attention_column(entry.teacher, views))
+        if entry.teacher.name == name
+        else entry
+        for entry in entries
+    ]
 
 
 def _with_codebook(probe: Probe, teacher: ClipModel, column: Column) -> Column:

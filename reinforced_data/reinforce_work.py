@@ -25,6 +25,7 @@ class ReinforceSettings:
     seed: int = 0
     captions_from: str | None = None
     batch_size: int = 256
+    attention: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be used."""

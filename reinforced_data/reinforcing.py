@@ -48,6 +48,7 @@ def reinforce(
     seed: int = 0,
     captions_from: str | None = None,
     batch_size: int = 256,
+    attention: str | None = None,
     retry_quarantined: bool = False,
     progress: bool = True,
 ) -> ReinforceReport:
@@ -67,6 +68,8 @@ def reinforce(
         seed: of the views.
         captions_from: see `read_shard`.
         batch_size: views, or texts, per call of a teacher.
+        attention: the name of the teacher whose attention to each view's patches is kept too, for
+            students that drop patches (docs/tokens.md); it costs no pass of its own.
         retry_quarantined: try shards again at which three workers died; by default they are left
             out and reported.
         progress: whether to draw a progress bar on stderr.
@@ -88,6 +91,7 @@ def reinforce(
         seed=seed,
         captions_from=captions_from,
         batch_size=batch_size,
+        attention=attention,
     )
     work = make_reinforce_work(source, out, teachers, settings)
     already = work.done()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from reinforced_data.attention import attention_batch
 from reinforced_data.codecs.of_columns import codec_of
 from reinforced_data.embedded_texts import captions_unit, check_first_rows, embed_captions
 from reinforced_data.embedding import ImageEmbedder, Rows
@@ -64,8 +65,8 @@ def reinforce_shard(
         embedders = _embed_pictures(unit, batch_size, on_sample, between_batches)
         unit.write_source_columns()
     for entry in plan.teachers:
-        if entry.image.name in missing:
-            unit.write_image(entry, embedders[entry.image.name].finish())
+        if entry.image.name in embedders:
+            unit.write_pictures(entry, embedders[entry.image.name])
         if entry.text.name in missing:
             unit.write_text(entry, batch_size, between_batches)
     return unit.alone
@@ -82,9 +83,10 @@ def _embed_pictures(
     views_done = plan.views.name not in missing
     stored = ViewRows(plan.views, store.rows(plan.views, shard)) if views_done else None
     embedders = {
-        entry.image.name: ImageEmbedder(entry.teacher, batch_size)
+        entry.image.name: ImageEmbedder(entry.teacher, batch_size, attention=asked)
         for entry in plan.teachers
-        if entry.image.name in missing
+        for asked in [entry.attention is not None and entry.attention.name in missing]
+        if entry.image.name in missing or asked
     }
     looks = {embedder.teacher.preprocess for embedder in embedders.values()}
     samples = scan_shard(store.sources[shard], captions_from=plan.captions_from)
@@ -152,8 +154,9 @@ class _ShardRows:
         if plan.views.name in self.missing:
             self._write(plan.views, views_batch(plan.views, self.views, self.keys), [])
 
-    def write_image(self, entry: TeacherColumns, rows: Rows) -> None:
-        check_first_rows(self.store, entry.image, self.shard, rows)
+    def write_pictures(self, entry: TeacherColumns, embedder: ImageEmbedder) -> None:
+        """Write what a teacher says of the pictures: rows, attention, or what is missing of it."""
+        rows = embedder.finish()
         valid = np.array([bool(views) for views in self.views], dtype=bool)
         num_views = self.plan.num_views
         # One bad view makes the sample useless: which view training reads is not known here.
@@ -164,9 +167,15 @@ class _ShardRows:
         ]
         kept = np.array([reason is None for reason in reasons], dtype=bool) & valid
         good = np.repeat(kept[valid], num_views)
-        rows = Rows(rows.unit[good], rows.norms[good])
-        codec = codec_of(self.store.storage, entry.image)
-        self._write(entry.image, image_batch(codec, rows, num_views, kept, self.keys), reasons)
+        if entry.image.name in self.missing:
+            check_first_rows(self.store, entry.image, self.shard, rows)
+            rows = Rows(rows.unit[good], rows.norms[good])
+            codec = codec_of(self.store.storage, entry.image)
+            self._write(entry.image, image_batch(codec, rows, num_views, kept, self.keys), reasons)
+        if entry.attention is not None and entry.attention.name in self.missing:
+            maps = embedder.finish_attention()[good]
+            batch = attention_batch(entry.attention, maps, kept, self.keys)
+            self._write(entry.attention, batch, reasons)
 
     def write_text(
         self, entry: TeacherColumns, batch_size: int, between_batches: Callable[[], None]

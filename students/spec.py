@@ -56,7 +56,8 @@ class StudentSpec:
     """Two towers and the pixels they see.
 
     Attributes:
-        image: any timm model name, or "smallconv-W" for a small convolutional tower of width W.
+        image: any timm model name, "smallconv-W" for a small convolutional tower of width W, or
+            "smallvit-W" for a small transformer.
         text: the text tower.
         embed_dim: width of the shared embedding.
         image_size: side of the square picture, in pixels.

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from students.convolutional_text import ConvolutionalText
-from students.small_towers import PREFIX, small_tower
+from students.small_towers import PREFIX, VIT_PREFIX, small_tower
 from students.spec import StudentSpec
 from teachers.contract import Kind
 from teachers.suggestions import did_you_mean
@@ -85,8 +85,8 @@ def image_tower(name: str, embed_dim: int, image_size: int) -> nn.Module:
     Raises:
         ValueError: when timm knows no such model; proposes the nearest names.
     """
-    if name.startswith(PREFIX):
-        return small_tower(name, embed_dim)
+    if name.startswith((PREFIX, VIT_PREFIX)):
+        return small_tower(name, embed_dim, image_size)
     if not timm.is_model(name):
         hint = did_you_mean(name, timm.list_models())
         raise ValueError(f"no image tower {name!r} in timm {timm.__version__}{hint}")

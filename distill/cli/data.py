@@ -14,6 +14,7 @@ from reinforced_data.view_policy import ViewPolicy
 
 if TYPE_CHECKING:
     from reinforced_data import CaptionReport, ImportReport, ReinforceReport
+    from teachers import Teacher
 
 QUARANTINED = 3
 """The exit code of what was done, but not with everything."""
@@ -36,6 +37,8 @@ class Reinforce:
         seed: of the views.
         captions_from: the member or JSON field that holds the captions.
         batch_size: views, or texts, per call of a teacher.
+        attention: of the teachers, the one whose attention to patches is kept too, for students
+            that drop patches (docs/tokens.md); also beside embeddings that are there already.
         device: where the teachers run; of several processes on a machine, each takes its own cuda.
         retry_quarantined: try shards again at which three workers died.
     """
@@ -51,6 +54,7 @@ class Reinforce:
     seed: int = 0
     captions_from: str | None = None
     batch_size: int = 256
+    attention: str | None = None
     device: str = "cpu"
     retry_quarantined: bool = False
 
@@ -75,6 +79,7 @@ def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
         seed=asked.seed,
         captions_from=asked.captions_from,
         batch_size=asked.batch_size,
+        attention=_named(asked.attention, asked.teachers, teachers),
         retry_quarantined=asked.retry_quarantined,
         progress=not console.quiet,
     )
@@ -101,6 +106,12 @@ def how_much(report: "ReinforceReport | CaptionReport | ImportReport") -> str:
         f"{found} in {report.counted_shards:,} shards that this call wrote, {size}; done are "
         f"{report.shards:,} shards ({before}; distill status counts them all)"
     )
+
+
+def _named(asked: str | None, specs: Sequence[str], teachers: Sequence["Teacher"]) -> str | None:
+    """The name of the teacher that was asked for by what it was loaded from, or by its name."""
+    names = {spec: teacher.name for spec, teacher in zip(specs, teachers, strict=True)}
+    return names.get(asked, asked) if asked is not None else None
 
 
 def print_skipped(

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 from distill.config import RunConfig
+from distill.recipes.aclip import aclip
+from distill.recipes.clipa import clipa
 from distill.recipes.demo import demo, demo_teacher
 from distill.recipes.finetuning import evaclip_finetune, ft_clip
 from distill.recipes.mobileclip2 import mobileclip2
@@ -10,6 +12,8 @@ from distill.recipes.tinyclip import tinyclip, tinyclip_progressive
 from teachers.suggestions import unknown_name
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "aclip": aclip,
+    "clipa": clipa,
     "demo": demo,
     "demo_teacher": demo_teacher,
     "evaclip_finetune": evaclip_finetune,
@@ -33,6 +37,8 @@ def find_recipe(name: str) -> RunConfig:
 
 __all__ = [
     "RECIPES",
+    "aclip",
+    "clipa",
     "demo",
     "demo_teacher",
     "evaclip_finetune",

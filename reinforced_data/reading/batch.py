@@ -39,6 +39,7 @@ class Batch:
         step: the step this batch belongs to.
         weights: of each sample in the image-text loss, 1 on average over the whole step; None
             where all weigh the same.
+        attention: a teacher's ranks of each view's patches, where they were asked for.
     """
 
     keys: list[str]
@@ -48,6 +49,7 @@ class Batch:
     epoch: int
     step: int
     weights: Float32[Tensor, " b"] | None = None
+    attention: UInt8[Tensor, "b rows columns"] | None = None
 
     @property
     def tokens(self) -> Int64[Tensor, "b context"]:
@@ -98,4 +100,6 @@ class Batch:
             for one in self.texts
         )
         weights = None if self.weights is None else function(self.weights)
-        return replace(self, pixels=function(self.pixels), texts=texts, weights=weights)
+        attention = None if self.attention is None else function(self.attention)
+        moved = replace(self, pixels=function(self.pixels), texts=texts)
+        return replace(moved, weights=weights, attention=attention)

@@ -48,6 +48,7 @@ class Reading:
     rank: int
     world_size: int
     whole_image: bool
+    attention: Column | None = None
 
 
 class StepRows:
@@ -61,6 +62,7 @@ class StepRows:
         crops, operations, magnitudes: the view chosen for this epoch; see `ViewRows.numbers`.
         images: per teacher the rows of these views, still encoded.
         weights: of each sample, float32, where they differ.
+        attention: a teacher's ranks of these views' patches, where they are asked for.
     """
 
     def __init__(self, epoch: int, shards: np.ndarray, rows: np.ndarray, reading: Reading) -> None:
@@ -74,6 +76,9 @@ class StepRows:
         self.magnitudes = np.empty((size, reading.num_ops), np.float32)
         self.weights: np.ndarray | None = None
         self.images = [_empty_rows(one.image_codec, size, one.embed_dim) for one in teachers]
+        attended = reading.attention
+        grid = (0, 0) if attended is None else tuple(attended.identity["of"]["grid"])
+        self.attention = np.empty((size, *grid), np.uint8)
 
     @property
     def captions(self) -> list[str]:
@@ -129,6 +134,7 @@ class BatchDataset(Dataset[Batch]):
             epoch=read.epoch,
             step=step,
             weights=None if read.weights is None else torch.from_numpy(read.weights[rows]),
+            attention=torch.from_numpy(read.attention[rows]) if self._reading.attention else None,
         )
 
     def rows(self, step: int) -> StepRows:
@@ -209,6 +215,8 @@ class BatchDataset(Dataset[Batch]):
             part[slots] = values
         for encoded, (image_rows, _) in zip(read.images, shard.embeddings, strict=True):
             encoded[slots] = image_rows.encoded(rows, chosen)
+        if shard.attention is not None:
+            read.attention[slots] = shard.attention.some(rows, chosen)
 
     def _pictures(self, read: StepRows) -> tuple[np.ndarray, list[str | None]]:
         """Render the views, shard by shard, and say which samples are refused."""
@@ -255,7 +263,11 @@ class BatchDataset(Dataset[Batch]):
         if opened is None:
             reading = self._reading
             opened = self._dataset.open_shard(
-                shard, reading.teachers, reading.captions.sets, reading.scores
+                shard,
+                reading.teachers,
+                reading.captions.sets,
+                scores=reading.scores,
+                attention=reading.attention,
             )
             self._shards[shard] = opened
             # Two windows' worth: a batch on a border reads from both.

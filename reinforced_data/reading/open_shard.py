@@ -9,6 +9,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 from jaxtyping import Float32, Int64
 
+from reinforced_data.attention import AttentionRows
 from reinforced_data.locations import locate
 from reinforced_data.reading.shard_cache import ShardCache
 from reinforced_data.store.arrow_rows import numbers, stamped_keys
@@ -27,6 +28,7 @@ class OpenShard:
         captions: the texts of each row, set by set.
         embeddings: (image rows, text rows set by set) per teacher.
         scores: of each row, float32, where a run weighs by them.
+        attention: a teacher's ranks of the views' patches, where they are asked for.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class OpenShard:
         teachers: Sequence[tuple[Column, Sequence[Column]]],
         scores: Column | None = None,
         commits: Mapping[str, Commit] = MappingProxyType({}),
+        attention: Column | None = None,
     ) -> None:
         """Map the files and check that they belong together.
 
@@ -63,6 +66,7 @@ class OpenShard:
         self.scores: Float32[np.ndarray, " n"] | None = None
         if scores is not None:
             self.scores = numbers(self._rows(scores)["score"], np.dtype("<f4"))
+        self.attention = attention and AttentionRows(attention, self._rows(attention))
         cache = store.storage.cache
         self._source = _Source(store.sources[shard], store.source_bytes[shard], cache)
 

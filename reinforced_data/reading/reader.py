@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
+from reinforced_data.attention import attention_of_views
 from reinforced_data.captions.policy import CaptionPolicy
 from reinforced_data.reading.batches import Batch, BatchDataset, Reading
 from reinforced_data.reading.open_shard import OpenShard
@@ -143,6 +144,7 @@ class ReinforcedDataset:
         score_weights: ScoreWeights = ScoreWeights(),  # noqa: B008 - frozen
         whole_image: bool = False,
         pin_memory: bool = False,
+        attention: bool = False,
     ) -> DataLoader[Batch]:
         """Make a loader of the batches of steps `start_step` to `num_steps`.
 
@@ -166,6 +168,7 @@ class ReinforcedDataset:
             score_weights: how a stored score weighs the samples.
             whole_image: whole pictures instead of views; only without teachers.
             pin_memory: see DataLoader.
+            attention: read the teacher's attention to each view (`reinforce(attention=...)`).
 
         Raises:
             ValueError: an argument is out of range, a teacher, caption set or score is unknown, or
@@ -174,15 +177,16 @@ class ReinforcedDataset:
         chosen = self._choose(teachers, whole_image)
         num_views = self._check_reading(batch_size, rank, world_size, views)
         shares = self._shares(captions, chosen)
-        scores = [] if score_weights.score is None else [self._score(score_weights.score)]
-        rows = self._rows(chosen, shares.sets, scores)
+        scores = None if score_weights.score is None else self._score(score_weights.score)
+        attended = attention_of_views(self.columns, self._views, self.path) if attention else None
+        rows = self._rows(chosen, shares.sets, [*filter(None, [scores, attended])])
         order = SampleOrder(*rows, batch_size=batch_size, window_shards=window_shards, seed=seed)
         reading = Reading(
             preprocess=preprocess,
             tokenizer=tokenizer,
             teachers=chosen,
             captions=shares,
-            scores=scores[0] if scores else None,
+            scores=scores,
             score_weights=score_weights,
             num_views=num_views,
             num_ops=ops_per_view(self._views),
@@ -190,6 +194,7 @@ class ReinforcedDataset:
             rank=rank,
             world_size=world_size,
             whole_image=whole_image,
+            attention=attended,
         )
         return DataLoader(
             BatchDataset(self, order, reading),
@@ -205,6 +210,7 @@ class ReinforcedDataset:
         teachers: Sequence[StoredTeacher],
         sets: Sequence[str] = (ORIGINAL,),
         scores: Column | None = None,
+        attention: Column | None = None,
     ) -> OpenShard:
         """Open one shard's columns, of these caption sets, and its source."""
         return OpenShard(
@@ -217,6 +223,7 @@ class ReinforcedDataset:
                 (teacher.image, [teacher.texts[name] for name in sets]) for teacher in teachers
             ],
             scores=scores,
+            attention=attention,
             commits={name: read[shard] for name, read in self._commits.items() if shard in read},
         )
 
@@ -270,13 +277,12 @@ class ReinforcedDataset:
         self,
         teachers: Sequence[StoredTeacher],
         sets: Sequence[str] = (ORIGINAL,),
-        scores: Sequence[Column] = (),
+        besides: Sequence[Column] = (),
     ) -> tuple[list[int], list[set[int]]]:
         """Return each shard's number of rows, and which of them cannot be used."""
-        always = [self.index, self._views, *(teacher.image for teacher in teachers), *scores]
+        always = [self.index, self._views, *(teacher.image for teacher in teachers), *besides]
         of_sets = [
-            [self._caption_sets[name], *(teacher.texts[name] for teacher in teachers)]
-            for name in sets
+            [self._caption_sets[name], *(one.texts[name] for one in teachers)] for name in sets
         ]
         return usable_rows(self.store.num_shards, self._committed, always, of_sets)
 
