@@ -106,6 +106,12 @@ def _fit_scaling(arguments: Sequence[str], console: Console) -> Outcome:
     return run(arguments, console)
 
 
+def _merge(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.merge import run
+
+    return run(arguments, console)
+
+
 def _list(arguments: Sequence[str], console: Console) -> Outcome:
     from distill.cli.catalogs import run_list
 
@@ -146,6 +152,7 @@ VERBS: dict[str, Verb] = {
     "profile": Verb(summary="how big and how fast a student is", run=_profile),
     "report": Verb(summary="one page of finished runs", run=_report),
     "fit-scaling": Verb(summary="what a longer run would bring", run=_fit_scaling),
+    "merge": Verb(summary="one student out of several, chosen on held-out data", run=_merge),
     "list": Verb(summary="teachers, students, recipes", run=_list),
     "show": Verb(summary="a recipe, resolved, or an accelerate configuration's path", run=_show),
     "status": Verb(summary="how far a store or a training run has come", run=_status),
