@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.cli.outcome import Outcome
-from distill.cli.parsing import parse
+from distill.cli.parsing import parse, read_class_names
 
 if TYPE_CHECKING:
     from teachers.clip_model import ClipModel
@@ -100,7 +100,7 @@ def _metrics(asked: Evaluate, model: "ClipModel", console: Console) -> dict[str,
     from distill.evaluation.zero_shot import named_templates
 
     splits = _named_splits(asked.on)
-    classes = None if asked.classes is None else _class_names(asked.classes)
+    classes = None if asked.classes is None else read_class_names(asked.classes)
     sentences = _sentences(asked, classes, splits)
     metrics = evaluate_splits(
         model,
@@ -164,7 +164,7 @@ def _audit(asked: Evaluate, model: "ClipModel", console: Console) -> dict[str, A
     assert asked.leaks_from is not None
     found: dict[str, Any] = {}
     for split, source in _named_splits(asked.on).items():
-        names = class_names(source) if asked.classes is None else _class_names(asked.classes)
+        names = class_names(source) if asked.classes is None else read_class_names(asked.classes)
         templates = named_templates(asked.templates)
         alike = alike_classes(model, names, templates=templates) if names else []
         seen = leaks(model, asked.leaks_from, source, limit=asked.limit)
@@ -180,17 +180,6 @@ def _audit(asked: Evaluate, model: "ClipModel", console: Console) -> dict[str, A
             console.print(f"  {leak.test_key} is {leak.train_key}: {leak.cosine:.3f}")
         found[split] = {"alike": [asdict(p) for p in alike], "leaks": [asdict(x) for x in seen]}
     return found
-
-
-def _class_names(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--classes {path} is not UTF-8 text: {error}") from error
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise ValueError(f"--classes {path} names no class; write one a line")
-    return names
 
 
 def _named_splits(sources: Sequence[str]) -> dict[str, str]:

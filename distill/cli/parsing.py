@@ -1,6 +1,7 @@
 """Command-line arguments from frozen dataclasses, through tyro; usage errors exit with code 2."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
@@ -19,3 +20,15 @@ def parse(
     if default is None:
         return tyro.cli(kind, prog=f"distill {verb}", args=list(arguments))
     return tyro.cli(kind, prog=f"distill {verb}", args=list(arguments), default=default)
+
+
+def read_class_names(path: Path) -> list[str]:
+    """Read a --classes file: one name a line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--classes {path} is not UTF-8 text: {error}") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise ValueError(f"--classes {path} names no class; write one a line")
+    return names

@@ -83,9 +83,9 @@ def _evaluate(arguments: Sequence[str], console: Console) -> Outcome:
 
 
 def _export(arguments: Sequence[str], console: Console) -> Outcome:
-    from distill.cli.models import run_export
+    from distill.cli.export import run
 
-    return run_export(arguments, console)
+    return run(arguments, console)
 
 
 def _profile(arguments: Sequence[str], console: Console) -> Outcome:

@@ -92,7 +92,7 @@ def _export(row: Mapping[str, Any]) -> ExportedFile:
     return ExportedFile(
         format=row["format"],
         tower=row["tower"],
-        path=str(Path("export") / Path(row["path"]).name),
+        path=str(Path("export") / row["format"] / Path(row["path"]).name),
         bytes=row["bytes"],
         relative_error=row["relative_error"],
         latency_ms=row["latency_ms"],

@@ -4,78 +4,59 @@ Everything is written into a hidden folder beside the target and renamed into pl
 that an interrupted or failing export leaves nothing that looks finished.
 """
 
-import hashlib
-import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypedDict
 
 import numpy as np
-import open_clip
-from torch import Tensor
+import torch
+from torch import nn
 
-from students.exporters import onnx
-from students.exporters.parity import (
-    PREPROCESSING_FILE,
-    TOKENIZER_FILE,
-    Reference,
-    Runner,
-    Samples,
-    made_up_samples,
-)
+from students.exporters.feeding import write_feeding, write_json
+from students.exporters.formats import Variant, runner, variants
+from students.exporters.graph import Bytes, Graph, GraphName, ZeroShot, interface
+from students.exporters.metadata import METADATA_FILE, facts, metadata, size_of
+from students.exporters.parity import Reference, Samples, made_up_samples
 from students.profiling import latency_ms
-from students.student import Student, Tower, TowerName
-from teachers.contract import Tokenizer
-from teachers.suggestions import unknown_name
-from teachers.tokenizers import OpenClipTokenizer
-
-METADATA_FILE = "metadata.json"
-_PACKAGES = ("clip-distill", "torch", "timm", "open_clip_torch", "onnx", "onnxruntime")
+from students.student import Student
 
 
 class ExportRow(TypedDict):
-    """One shipped tower: `latency_ms` is the median for one row, on one thread."""
+    """One shipped file.
+
+    `latency_ms` is the median of a call of one row (of `batch_size` rows, where that is fixed) on
+    one thread. It and `relative_error` are None where the format has no runtime on this machine.
+    """
 
     format: str
-    tower: TowerName
+    quantize: str
+    tower: GraphName
     path: str
     bytes: int
-    relative_error: float
-    latency_ms: float
+    relative_error: float | None
+    latency_ms: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What was written, one row a format and tower."""
+    """What was written, one row a file."""
 
     rows: list[ExportRow]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exporter:
-    """A format: how to check that it is installed, write a tower, and run it back."""
+class _Job:
+    """One export under way."""
 
-    suffix: str
-    require: Callable[[], None]
-    write: Callable[[Tower, Tensor, Path, dict[str, str]], None]
-    open_tower: Callable[[Path], Runner]
-
-
-FORMATS = MappingProxyType(
-    {
-        "onnx": Exporter(
-            suffix=".onnx",
-            require=onnx.require,
-            write=onnx.write,
-            open_tower=onnx.open_tower,
-        )
-    }
-)
+    student: Student
+    folder: Path
+    reference: Reference
+    batch_size: int | None
+    tolerance: float
+    on_file: Callable[[str], object]
 
 
 def export(
@@ -83,47 +64,67 @@ def export(
     out: str | Path,
     *,
     formats: Sequence[str] = ("onnx",),
+    quantize: Sequence[str] = ("none",),
     samples: Samples | None = None,
+    classes: Mapping[str, Sequence[str]] | None = None,
+    batch_size: int | None = None,
+    preprocessing_inside: bool = False,
     tolerance: float = 1e-4,
+    on_file: Callable[[str], object] = lambda path: None,
 ) -> ExportReport:
     """Write a student's towers apart, in inference form, with all that is needed to feed them.
 
     Args:
         student: what to ship; it is left as it was.
         out: the folder. An earlier export there is replaced once this one is whole.
-        formats: what to write; "onnx".
+        formats: what to write: onnx, executorch, litert; FORMAT:QUANTIZE for one precision alone.
+        quantize: the precisions of each format that names none.
         samples: (Pillow image, text) pairs to check the files on; at best real ones.
+        classes: a fixed label set, name to prompts: adds `zero_shot`, from pixels to its logits.
+        batch_size: rows a call. By default any number in ONNX, and one where shapes are fixed.
+        preprocessing_inside: picture files take bytes and normalise them themselves.
         tolerance: the largest relative error let through (see `parity`).
+        on_file: told each file's name, relative to `out`, before it is written.
 
     Raises:
         ValueError: unknown format, missing library, or a folder that holds something else.
         RuntimeError: a file disagrees with the model; nothing is left behind.
     """
     out = Path(out)
-    _check_request(out, formats)
+    asked = variants(formats, quantize)
+    _check_target(out, batch_size)
     samples = made_up_samples(student.tokenizer) if samples is None else samples
-    reference = Reference(student, samples)
+    reference = Reference(student, samples, classes=classes, inside=preprocessing_inside)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    job = _Job(
+        student=student,
+        folder=partial,
+        reference=reference,
+        batch_size=batch_size,
+        tolerance=tolerance,
+        on_file=on_file,
+    )
     try:
         write_feeding(student, partial)
-        rows = _write_towers(student, partial, formats, reference, tolerance)
+        towers = _write_all(job, asked)
         student.save(partial)
-        _write_json(partial / METADATA_FILE, _metadata(student, partial, rows, tolerance))
+        write_json(partial / METADATA_FILE, metadata(student, partial, towers, reference))
         _publish(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return ExportReport(rows=[{**row, "path": str(out / row["path"])} for row in rows])
+    keys = ExportRow.__annotations__
+    rows = [
+        {key: tower[key] for key in keys} | {"path": str(out / tower["path"])} for tower in towers
+    ]
+    return ExportReport(rows=[ExportRow(**row) for row in rows])
 
 
-def _check_request(out: Path, formats: Sequence[str]) -> None:
+def _check_target(out: Path, batch_size: int | None) -> None:
     """Refuse before any work is done."""
-    unknown = sorted(set(formats) - set(FORMATS))
-    if unknown or not formats:
-        raise unknown_name("export format", unknown[0] if unknown else "", FORMATS)
-    for name in formats:
-        FORMATS[name].require()
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1 row a call, got {batch_size}")
     if out.exists() and not (out.is_dir() and _replaceable(out)):
         raise ValueError(
             f"{out} exists and is no earlier export (it has no {METADATA_FILE}): choose a new "
@@ -131,108 +132,69 @@ def _check_request(out: Path, formats: Sequence[str]) -> None:
         )
 
 
-def _write_towers(
-    student: Student, folder: Path, formats: Sequence[str], reference: Reference, tolerance: float
-) -> list[ExportRow]:
-    folded = student.reparameterize().cpu().float()
-    towers: dict[TowerName, Tower] = {"image": folded.image_tower, "text": folded.text_tower}
-    rows: list[ExportRow] = []
-    for name in formats:
-        exporter = FORMATS[name]
-        for tower, module in towers.items():
-            path = folder / f"{tower}{exporter.suffix}"
-            example = reference.inputs(folder, tower)[:2]
-            exporter.write(module, example, path, _properties(student, tower))
-            run = exporter.open_tower(path)
-            error = reference.check(run, folder, tower, tolerance)
-            one = np.ascontiguousarray(example[:1].numpy())
-            rows.append(
-                {
-                    "format": name,
-                    "tower": tower,
-                    "path": path.name,
-                    "bytes": path.stat().st_size,
-                    "relative_error": error,
-                    "latency_ms": latency_ms(lambda run=run, one=one: run(one))[0],
-                }
-            )
-    return rows
+def _write_all(job: _Job, asked: Sequence[Variant]) -> list[dict[str, Any]]:
+    """Write and check every file; returns each one's row with its interface."""
+    folded = job.student.reparameterize().cpu().float()
+    towers: list[dict[str, Any]] = []
+    for variant in asked:
+        (job.folder / variant.format).mkdir(exist_ok=True)
+        for name in job.reference.rows:
+            job.on_file(variant.file(name))
+            graph = _graph(job, folded, name, variant)
+            path = job.folder / variant.file(name)
+            variant.backend.write[variant.quantize](graph, path)
+            towers.append({**_row(job, graph, variant, path), **graph.interface})
+    return towers
 
 
-def write_feeding(student: Student, folder: Path) -> None:
-    """Write what turns a picture or a text into a tower's input."""
-    _write_json(folder / PREPROCESSING_FILE, student.preprocess.config())
-    vocabulary = _vocabulary(student.tokenizer)
-    extra = {} if vocabulary is None else {"vocabulary": vocabulary.name}
-    config = {**student.tokenizer.config(), "vocab_size": student.tokenizer.vocab_size, **extra}
-    _write_json(folder / TOKENIZER_FILE, config)
-    if vocabulary is not None:
-        shutil.copyfile(vocabulary, folder / vocabulary.name)
+def _graph(job: _Job, folded: Student, name: GraphName, variant: Variant) -> Graph:
+    student, reference, backend = job.student, job.reference, variant.backend
+    batch_size = job.batch_size if backend.any_batch else job.batch_size or 1
+    inside = reference.inside and name != "text"
+    module: Any = folded.text_tower if name == "text" else folded.image_tower
+    if name == "zero_shot":
+        bias = 0.0 if student.logit_bias is None else student.logit_bias.item()
+        scale = student.logit_scale.detach().exp().item()
+        module = ZeroShot(module, reference.class_rows, scale, bias)
+    if inside:
+        module = Bytes(module, student.preprocess.mean, student.preprocess.std)
+    described = interface(
+        student,
+        name,
+        batch_size=batch_size,
+        token_dtype=backend.token_dtype,
+        inside=inside,
+        num_classes=len(reference.classes),
+    )
+    extra = {"preprocessing": student.preprocess.config()} if name != "text" else {}
+    return Graph(
+        name=name,
+        # A tower lists its own parameters only, and torch.export wants to see every one; a module
+        # around it asks the parts themselves. What the graph does not use is dropped.
+        module=nn.Sequential(module).eval(),
+        inputs=reference.inputs(job.folder, name).to(getattr(torch, described["input_dtype"])),
+        batch_size=batch_size,
+        interface=described,
+        facts={**facts(student), **extra},
+    )
 
 
-def _vocabulary(tokenizer: Tokenizer) -> Path | None:
-    """Return the byte-pair merges of CLIP's own tokenizer; other kinds keep theirs elsewhere."""
-    if not isinstance(tokenizer, OpenClipTokenizer):
-        return None
-    inner = open_clip.get_tokenizer(tokenizer.model)
-    if not isinstance(inner, open_clip.SimpleTokenizer):
-        return None
-    return Path(open_clip.tokenizer.default_bpe())
-
-
-def _facts(student: Student) -> dict[str, Any]:
-    bias = student.logit_bias
+def _row(job: _Job, graph: Graph, variant: Variant, path: Path) -> dict[str, Any]:
+    """Run a file in its own runtime against the model, and time it."""
+    error = latency = None
+    if variant.backend.open is not None:
+        run = runner(variant, path, graph.interface)
+        error = job.reference.check(run, job.folder, graph.name, job.tolerance)
+        one = np.ascontiguousarray(graph.example[: graph.batch_size or 1].numpy())
+        latency = latency_ms(lambda: run(one))[0]
     return {
-        "name": student.name,
-        "kind": student.kind,
-        "embed_dim": student.embed_dim,
-        "logit_scale": student.logit_scale.detach().double().exp().item(),
-        "logit_bias": None if bias is None else bias.item(),
-        "unit_rows": True,
-    }
-
-
-def _interface(student: Student, tower: str) -> dict[str, Any]:
-    size = student.preprocess.image_size
-    is_image = tower == "image"
-    return {
-        "input": onnx.INPUT_NAMES[tower],
-        "input_shape": ["n", 3, size, size]
-        if is_image
-        else ["n", student.tokenizer.context_length],
-        "input_dtype": "float32" if is_image else "int64",
-        "output": onnx.OUTPUT_NAMES[tower],
-        "output_shape": ["n", student.embed_dim],
-        "output_dtype": "float32",
-    }
-
-
-def _properties(student: Student, tower: str) -> dict[str, str]:
-    """Flatten for formats that keep only strings."""
-    facts = {**_facts(student), **_interface(student, tower), "tower": tower}
-    if tower == "image":
-        facts["preprocessing"] = student.preprocess.config()
-    return {f"clip_distill.{key}": json.dumps(value) for key, value in facts.items()}
-
-
-def _metadata(
-    student: Student, folder: Path, rows: list[ExportRow], tolerance: float
-) -> dict[str, Any]:
-    files = {path.name: path for path in sorted(folder.iterdir())}
-    return {
-        "format": 1,
-        **_facts(student),
-        "preprocessing": student.preprocess.config(),
-        "towers": [{**row, **_interface(student, row["tower"])} for row in rows],
-        "tolerance": tolerance,
-        "files": {
-            name: {
-                "bytes": path.stat().st_size,
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            }
-            for name, path in files.items()
-        },
-        "versions": {name: version(name) for name in _PACKAGES},
+        "format": variant.format,
+        "quantize": variant.quantize,
+        "tower": graph.name,
+        "path": variant.file(graph.name),
+        "bytes": size_of(path),
+        "relative_error": error,
+        "latency_ms": latency,
     }
 
 
@@ -248,7 +210,3 @@ def _publish(partial: Path, out: Path) -> None:
         os.rename(out, old)
     os.rename(partial, out)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

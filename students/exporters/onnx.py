@@ -1,65 +1,46 @@
-"""ONNX: one file a tower, through torch.export, any batch size; run back in ONNX Runtime.
+"""ONNX: one file a graph, through torch.export; run back in ONNX Runtime.
 
-Left out: quantisation, and files above ONNX's 2 GB (no student is that big).
+Left out: files above ONNX's 2 GB (no student is that big).
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from students.student import Tower
-
-INPUT_NAMES = {"image": "pixels", "text": "tokens"}
-OUTPUT_NAMES = {"image": "image_embedding", "text": "text_embedding"}
+from students.exporters.graph import Graph
+from students.exporters.parity import Runner
 
 
-def require() -> None:
-    """Fail early, and say what to install, when the extra is missing."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            f'exporting to ONNX needs {error.name}: pip install "clip-distill[onnx]"'
-        ) from error
-
-
-def write(tower: Tower, example: Tensor, path: Path, properties: dict[str, str]) -> None:
-    """Write one tower.
-
-    Args:
-        tower: in evaluation mode, on the CPU.
-        example: a batch of its inputs, of two rows at least (one row would be taken for fixed).
-        path: the file to write.
-        properties: what the file says of itself.
-    """
+def write(graph: Graph, path: Path) -> None:
+    """Write float32."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-    batch = torch.export.Dim("batch")
-    program = torch.onnx.export(
-        # torch.export wants to see every parameter, a tower lists only its own; a module around it
-        # asks the parts themselves. What the graph does not use is dropped.
-        nn.Sequential(tower).eval(),
-        (example,),
-        dynamo=True,
-        verbose=False,
-        input_names=[INPUT_NAMES[tower.tower]],
-        output_names=[OUTPUT_NAMES[tower.tower]],
-        dynamic_shapes=({0: batch},),
-    )
-    assert program is not None
+    program = to_program(graph)
     # Every node remembers the Python stack it came from: this machine's paths, in a shipped file.
     ClearMetadataAndDocStringPass()(program.model)
-    program.model.metadata_props.update(properties)
+    program.model.metadata_props.update(graph.properties)
     program.save(path, external_data=False)
 
 
-def open_tower(path: Path, *, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:
-    """Load a tower into ONNX Runtime; the result maps an input batch to unit rows."""
+def to_program(graph: Graph) -> torch.onnx.ONNXProgram:
+    """Translate a graph, in memory."""
+    free = ({0: torch.export.Dim("batch")},) if graph.batch_size is None else None
+    program = torch.onnx.export(
+        graph.module,
+        (graph.example,),
+        dynamo=True,
+        verbose=False,
+        input_names=[graph.interface["input"]],
+        output_names=[graph.interface["output"]],
+        dynamic_shapes=free,
+    )
+    assert program is not None
+    return program
+
+
+def open_file(path: Path, *, threads: int = 1) -> Runner:
+    """Load a file into ONNX Runtime; the result maps an input batch to output rows."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -7,7 +7,7 @@ a fresh CLIP gives all pictures cosines above 0.99999, and so would pass for any
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from students.student import Student, TowerName
+from students.exporters.feeding import PREPROCESSING_FILE, TOKENIZER_FILE
+from students.exporters.graph import GraphName
+from students.student import Student
+from teachers.clip_model import unit_rows
 from teachers.contract import Preprocess, Tokenizer
 from teachers.tokenizers import load_tokenizer
 
-PREPROCESSING_FILE = "preprocessing.json"
-TOKENIZER_FILE = "tokenizer.json"
 Samples = Sequence[tuple[Image.Image, str]]
 Runner = Callable[[np.ndarray], np.ndarray]
 _WORDS = ("a", "photo", "of", "red", "small", "cat", "dog", "house", "tree", "letter", "two", "on")
@@ -44,35 +45,50 @@ class Reference:
     Args:
         student: the model, as trained: its folded form is part of what is checked.
         samples: pictures with texts, at least two different of each.
+        classes: a label set, name to prompts, whose scores are `zero_shot`'s rows.
+        inside: whether picture files take bytes `(n, size, size, 3)`.
 
     Raises:
         ValueError: when the samples are too few, or all the same.
     """
 
-    def __init__(self, student: Student, samples: Samples) -> None:
+    def __init__(
+        self,
+        student: Student,
+        samples: Samples,
+        *,
+        classes: Mapping[str, Sequence[str]] | None = None,
+        inside: bool = False,
+    ) -> None:
         """Embed the samples on the CPU in float32."""
         if len(samples) < 2:
             raise ValueError(f"parity needs two (image, text) samples or more, got {len(samples)}")
         self.tokenizer = student.tokenizer
+        self.inside = inside
+        self.classes = classes or {}
         self.images = [image for image, _ in samples]
         self.texts = [text for _, text in samples]
         eager = copy.deepcopy(student).cpu().float().eval()
         with torch.no_grad():
-            self.rows: dict[TowerName, Tensor] = {
+            self.rows: dict[GraphName, Tensor] = {
                 "image": eager.encode_image(self.images),
                 "text": eager.encode_text(self.texts),
             }
-        given: dict[TowerName, Tensor] = {
-            "image": _pixels(student.preprocess, self.images),
-            "text": student.tokenizer(self.texts),
-        }
-        self.spread = {tower: _spread(self.rows[tower], given[tower], tower) for tower in given}
+            if self.classes:
+                self.class_rows = _class_rows(eager, self.classes)
+                head = eager.with_head(self.rows["image"], self.class_rows)
+                bias = 0.0 if head.logit_bias is None else head.logit_bias
+                self.rows["zero_shot"] = head.logit_scale * head.image @ head.text.T + bias
+        pictures = _views(student.preprocess, self.images)
+        given = {"image": pictures, "text": student.tokenizer(self.texts), "zero_shot": pictures}
+        self.spread = {name: _spread(rows, given[name], name) for name, rows in self.rows.items()}
 
-    def inputs(self, folder: Path, tower: TowerName) -> Tensor:
-        """Prepare a tower's inputs from the files in an export folder alone."""
-        if tower == "image":
+    def inputs(self, folder: Path, name: GraphName) -> Tensor:
+        """Prepare a graph's inputs from the files in an export folder alone."""
+        if name != "text":
             preprocess = Preprocess.from_config(_read(folder / PREPROCESSING_FILE))
-            return _pixels(preprocess, self.images)
+            views = _views(preprocess, self.images)
+            return views if self.inside else preprocess.normalize(views)
         config = _read(folder / TOKENIZER_FILE)
         try:
             tokenizer = load_tokenizer(config)
@@ -80,21 +96,21 @@ class Reference:
             tokenizer = self.tokenizer
         return tokenizer(self.texts)
 
-    def check(self, run: Runner, folder: Path, tower: TowerName, tolerance: float) -> float:
-        """Return a shipped tower's relative error.
+    def check(self, run: Runner, folder: Path, name: GraphName, tolerance: float) -> float:
+        """Return a shipped file's relative error.
 
         Raises:
             RuntimeError: when it is above `tolerance`.
         """
-        inputs = self.inputs(folder, tower)
+        inputs = self.inputs(folder, name)
         # One row first, then threes: the batch has to be free.
         shipped = np.concatenate([run(part.numpy()) for part in (inputs[:1], *inputs[1:].split(3))])
-        spread = self.spread[tower]
-        distance = (torch.from_numpy(shipped) - self.rows[tower]).norm(dim=-1).max().item()
+        spread = self.spread[name]
+        distance = (torch.from_numpy(shipped) - self.rows[name]).norm(dim=-1).max().item()
         error = distance / spread if spread > 0 else float("inf")
         if not error <= tolerance:
             raise RuntimeError(
-                f"the exported {tower} tower disagrees with the model: relative error {error:.2e} "
+                f"the exported {name} tower disagrees with the model: relative error {error:.2e} "
                 f"is above {tolerance:.0e} (largest distance {distance:.2e}; different inputs are "
                 f"{spread:.2e} apart on average). A tower that says the same of all inputs, as an "
                 "untrained one nearly does, cannot be checked"
@@ -102,9 +118,14 @@ class Reference:
         return error
 
 
-def _pixels(preprocess: Preprocess, images: Sequence[Image.Image]) -> Tensor:
-    views = np.stack([preprocess.whole_view(image) for image in images])
-    return preprocess.normalize(torch.from_numpy(views))
+def _views(preprocess: Preprocess, images: Sequence[Image.Image]) -> Tensor:
+    return torch.from_numpy(np.stack([preprocess.whole_view(image) for image in images]))
+
+
+def _class_rows(student: Student, classes: Mapping[str, Sequence[str]]) -> Tensor:
+    """Average the unit rows of each class's prompts, and scale the mean to norm 1 again."""
+    rows = [student.encode_text(list(prompts)).mean(dim=0) for prompts in classes.values()]
+    return unit_rows(torch.stack(rows))
 
 
 def _spread(rows: Tensor, inputs: Tensor, tower: str) -> float:

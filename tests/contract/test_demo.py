@@ -69,7 +69,7 @@ def test_folders(demo):
     for name in ("teacher-a", "teacher-b", "student-undistilled", "student-control"):
         assert (settings.out / name / "model.safetensors").is_file()
     assert (settings.out / "student-distilled" / "result.json").is_file()
-    assert (settings.out / "export" / "image.onnx").is_file()
+    assert (settings.out / "export" / "onnx" / "image.onnx").is_file()
     assert (settings.out / "report.html").stat().st_size > 10_000
 
 

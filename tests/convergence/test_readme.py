@@ -21,4 +21,4 @@ def test_the_glyphs_example_runs_and_distils(tmp_path, monkeypatch, capsys):
     exec(compile(BLOCKS[0], "README.md", "exec"), {})
     top1, kept = map(float, capsys.readouterr().out.split()[-2:])
     assert top1 > 0.2 and kept > 0.8
-    assert (tmp_path / "out" / "image.onnx").is_file()
+    assert (tmp_path / "out" / "onnx" / "image.onnx").is_file()

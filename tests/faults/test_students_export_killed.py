@@ -24,7 +24,7 @@ def test_a_killed_export_leaves_no_folder(tmp_path: Path) -> None:
     out, partial = tmp_path / "out", tmp_path / ".out.partial"
     with subprocess.Popen([sys.executable, "-c", PROGRAM, str(out)]) as process:
         deadline = time.monotonic() + 120
-        while not (partial / "image.onnx").exists():
+        while not (partial / "onnx" / "image.onnx").exists():
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)

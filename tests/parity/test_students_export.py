@@ -13,8 +13,8 @@ from PIL import Image
 from torch import nn
 
 from students import Student, StudentSpec, TextSpec, build_student, export, load_student
-from students.exporters.bundle import write_feeding
-from students.exporters.onnx import open_tower
+from students.exporters.feeding import write_feeding
+from students.exporters.onnx import open_file
 from students.exporters.parity import Reference, made_up_samples
 from teachers.tokenizers import WordTokenizer
 
@@ -66,7 +66,7 @@ def test_a_timm_tower_agrees_too(tmp_path: Path) -> None:
 def test_any_batch_size_runs(folder: Path, student: Student) -> None:
     reference = Reference(student, SAMPLES)
     for tower in ("image", "text"):
-        run = open_tower(folder / f"{tower}.onnx")
+        run = open_file(folder / f"onnx/{tower}.onnx")
         inputs = reference.inputs(folder, tower)
         for n in (1, 3, 7):
             rows = run(inputs[:n].numpy())
@@ -87,8 +87,9 @@ def test_the_metadata_describes_the_files(folder: Path, student: Student) -> Non
     import onnx
 
     metadata = json.loads((folder / "metadata.json").read_text())
-    names = {path.name for path in folder.iterdir()} - {"metadata.json"}
-    assert set(metadata["files"]) == names >= {"image.onnx", "text.onnx", "student.json"}
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    names = {path.relative_to(folder).as_posix() for path in paths} - {"metadata.json"}
+    assert set(metadata["files"]) == names >= {"onnx/image.onnx", "onnx/text.onnx", "student.json"}
     for name, facts in metadata["files"].items():
         content = (folder / name).read_bytes()
         assert facts == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -118,7 +119,7 @@ def test_the_metadata_describes_the_files(folder: Path, student: Student) -> Non
 def test_a_wrong_file_beside_a_right_tower_is_found(
     folder: Path, student: Student, tmp_path: Path, file: str, key: str, value: object, tower: str
 ) -> None:
-    reference, run = Reference(student, SAMPLES), open_tower(folder / f"{tower}.onnx")
+    reference, run = Reference(student, SAMPLES), open_file(folder / f"onnx/{tower}.onnx")
     config = json.loads((folder / file).read_text())
     (tmp_path / file).write_text(json.dumps(config))
     assert reference.check(run, tmp_path, tower, 1e-4) <= 1e-4

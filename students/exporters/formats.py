@@ -1,0 +1,157 @@
+"""Which formats there are, what each can quantise to, and what it needs: one table.
+
+A combination that is not in the table does not exist; asking for it is refused before any work.
+"""
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from students.exporters import executorch, litert, onnx
+from students.exporters.graph import Graph
+from students.exporters.parity import Runner
+from teachers.suggestions import unknown_name
+
+QUANTIZATIONS = ("none",)
+Write = Callable[[Graph, Path], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A back end.
+
+    Attributes:
+        suffix: of its files.
+        packages: the modules it imports, and the distribution each comes with.
+        extra: what to install to have them.
+        any_batch: whether a file takes any number of rows; else it has a fixed number.
+        token_dtype: what token ids are in its text files.
+        write: how to write each quantisation that exists here.
+        open: loads a file in the format's own runtime; None where none runs on this machine.
+    """
+
+    suffix: str
+    packages: Sequence[str]
+    extra: str
+    any_batch: bool
+    token_dtype: str
+    write: Mapping[str, Write]
+    open: Callable[[Path], Runner] | None
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "onnx": Format(
+            suffix=".onnx",
+            packages=("onnx", "onnxruntime", "onnxscript"),
+            extra="onnx",
+            any_batch=True,
+            token_dtype="int64",
+            write={"none": onnx.write},
+            open=onnx.open_file,
+        ),
+        "executorch": Format(
+            suffix=".pte",
+            packages=("executorch",),
+            extra="mobile",
+            any_batch=False,
+            token_dtype="int64",
+            write={"none": executorch.write},
+            open=executorch.open_file,
+        ),
+        "litert": Format(
+            suffix=".tflite",
+            packages=("litert_torch", "ai_edge_litert"),
+            extra="mobile",
+            any_batch=False,
+            token_dtype="int32",
+            write={"none": litert.write},
+            open=litert.open_file,
+        ),
+    }
+)
+
+
+class Variant(NamedTuple):
+    """One format in one precision."""
+
+    format: str
+    quantize: str
+
+    @property
+    def backend(self) -> Format:
+        """The format's row of the table."""
+        return FORMATS[self.format]
+
+    def file(self, graph: str) -> str:
+        """Name a graph's file, relative to the export folder."""
+        middle = "" if self.quantize == "none" else f".{self.quantize}"
+        return f"{self.format}/{graph}{middle}{self.backend.suffix}"
+
+    def __str__(self) -> str:
+        """Write it as it is asked for."""
+        return self.format if self.quantize == "none" else f"{self.format}:{self.quantize}"
+
+
+def variants(formats: Sequence[str], quantize: Sequence[str]) -> list[Variant]:
+    """Read what was asked for; FORMAT stands for all of `quantize`, FORMAT:QUANTIZE for itself.
+
+    Raises:
+        ValueError: for an unknown name, a combination that does not exist, or a missing package.
+    """
+    asked: dict[Variant, None] = {}
+    for text in formats:
+        name, colon, own = text.partition(":")
+        for each in (own,) if colon else quantize:
+            _check_known(name, each)
+            asked[Variant(name, each)] = None
+    if not asked:
+        raise unknown_name("export format", "", FORMATS)
+    for name in {variant.format for variant in asked}:
+        _check_installed(name)
+    return list(asked)
+
+
+def _check_known(name: str, quantize: str) -> None:
+    if name not in FORMATS:
+        raise unknown_name("export format", name, FORMATS)
+    if quantize not in QUANTIZATIONS:
+        raise unknown_name("quantisation", quantize, QUANTIZATIONS)
+    if quantize not in FORMATS[name].write:
+        raise ValueError(
+            f"{name} has no {quantize}; it has {', '.join(FORMATS[name].write)}. Write "
+            f"FORMAT:QUANTIZE (as in {name}:{next(iter(FORMATS[name].write))}) to quantise formats "
+            "differently in one export"
+        )
+
+
+def _check_installed(name: str) -> None:
+    backend = FORMATS[name]
+    for package in backend.packages:
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(
+                f'exporting to {name} needs {package}: pip install "clip-distill[{backend.extra}]"'
+            )
+
+
+def runner(variant: Variant, path: Path, interface: Mapping[str, Any]) -> Runner:
+    """Open a file so that it takes any number of rows, whatever it was made for."""
+    assert variant.backend.open is not None
+    run = variant.backend.open(path)
+    rows, dtype = interface["input_shape"][0], interface["input_dtype"]
+
+    def whole(batch: np.ndarray) -> np.ndarray:
+        size = len(batch) if rows == "n" else rows
+        parts = []
+        for start in range(0, len(batch), size):
+            part = batch[start : start + size].astype(dtype)
+            filled = np.concatenate([part, part[-1:].repeat(size - len(part), axis=0)])
+            parts.append(run(filled)[: len(part)])
+        return np.concatenate(parts)
+
+    return whole

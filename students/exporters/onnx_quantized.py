@@ -1,0 +1,146 @@
+"""Smaller ONNX files: fp16, static and dynamic int8, and 8- or 4-bit weights in blocks.
+
+Quantised by ONNX Runtime's own tools from the float32 file. Token tables are quantised too. Dynamic
+int8 leaves convolutions float: ONNX Runtime's integer convolution with scales found on the fly is
+several times slower than the float one. Weights in blocks use ONNX Runtime's contributed operators
+(`MatMulNBits`, `GatherBlockQuantized`), which other ONNX runtimes may lack.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+from students.exporters.graph import Graph
+from students.exporters.onnx import to_program
+
+# torch.onnx writes here which module each node came from.
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_BLOCK = 32
+
+
+def write_fp16(graph: Graph, path: Path) -> None:
+    """Write fp16 weights and arithmetic; inputs and outputs stay as they are."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model, _ = _float_model(graph)
+    _save(convert_float_to_float16(model, keep_io_types=True), graph, path)
+
+
+def write_int8(graph: Graph, path: Path) -> None:
+    """Write weights per channel and activations in int8, calibrated on the graph's inputs."""
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    model, scopes = _float_model(graph)
+    quantize_static(
+        model,
+        path,
+        _Calibration(graph),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["Conv", "MatMul", "Gemm", "Gather"],
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=_inside(scopes, graph.keep_float),
+    )
+    _stamp(graph, path)
+
+
+def write_dynamic_int8(graph: Graph, path: Path) -> None:
+    """Write int8 weights per channel; the scales of activations are found at run time."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model, scopes = _float_model(graph)
+    quantize_dynamic(
+        model,
+        path,
+        op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=_inside(scopes, graph.keep_float),
+        extra_options={"MatMulConstBOnly": True},
+    )
+    _stamp(graph, path)
+
+
+def write_8bit_weights(graph: Graph, path: Path) -> None:
+    """Write 8-bit weights with a scale for each block of 32; activations stay float."""
+    _write_blocks(graph, path, bits=8)
+
+
+def write_4bit_weights(graph: Graph, path: Path) -> None:
+    """Write 4-bit weights with a scale for each block of 32; activations stay float."""
+    _write_blocks(graph, path, bits=4)
+
+
+def _write_blocks(graph: Graph, path: Path, *, bits: int) -> None:
+    from onnxruntime.quantization import QuantFormat
+    from onnxruntime.quantization.matmul_nbits_quantizer import (
+        DefaultWeightOnlyQuantConfig,
+        MatMulNBitsQuantizer,
+    )
+
+    model, scopes = _float_model(graph)
+    settings = DefaultWeightOnlyQuantConfig(
+        block_size=_BLOCK,
+        is_symmetric=True,
+        quant_format=QuantFormat.QOperator,
+        op_types_to_quantize=("MatMul", "Gather"),
+        bits=bits,
+    )
+    quantizer = MatMulNBitsQuantizer(
+        model, algo_config=settings, nodes_to_exclude=_inside(scopes, graph.keep_float)
+    )
+    quantizer.process()
+    _save(quantizer.model.model, graph, path)
+
+
+class _Calibration:
+    """Sample batches, as ONNX Runtime's calibrator asks for them."""
+
+    def __init__(self, graph: Graph) -> None:
+        rows = graph.batch_size or 1
+        batches = [part for part in graph.inputs.split(rows) if len(part) == rows]
+        self._left: Iterator[Any] = iter(batches)
+        self._name = graph.interface["input"]
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self._left, None)
+        return None if batch is None else {self._name: batch.numpy()}
+
+
+def _float_model(graph: Graph) -> tuple[Any, dict[str, list[str]]]:
+    """Return the float32 model, and the names of the modules around each node."""
+    program = to_program(graph)
+    scopes: dict[str, list[str]] = {}
+    for number, node in enumerate(program.model.graph):
+        node.name = node.name or f"node_{number}"
+        scopes[node.name] = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+    ClearMetadataAndDocStringPass()(program.model)
+    model = program.model_proto
+    # Shapes that the exporter noted before its own rewriting; ONNX Runtime's tools find some wrong.
+    del model.graph.value_info[:]
+    return model, scopes
+
+
+def _inside(scopes: dict[str, list[str]], modules: tuple[str, ...]) -> list[str]:
+    """Name the nodes that one of `modules` computes."""
+    return [node for node, around in scopes.items() if set(around) & set(modules)]
+
+
+def _stamp(graph: Graph, path: Path) -> None:
+    import onnx
+
+    _save(onnx.load(path), graph, path)
+
+
+def _save(model: Any, graph: Graph, path: Path) -> None:
+    """Write the model with what it says of itself."""
+    import onnx
+
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, graph.properties)
+    path.write_bytes(model.SerializeToString(deterministic=True))
