@@ -23,13 +23,13 @@ def write(graph: Graph, path: Path) -> None:
 def save(program: ExportedProgram, path: Path) -> None:
     """Lower an exported program to XNNPACK and write it."""
     with warnings.catch_warnings():
-        # Its own imports: deprecated importlib.resources, and a serialiser's field name.
+        # Its own: deprecated importlib.resources, and what lowering says of torch's internals.
         warnings.simplefilter("ignore")
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-    edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-    path.write_bytes(edge.to_executorch().buffer)
+        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        path.write_bytes(edge.to_executorch().buffer)
 
 
 def open_file(path: Path, *, threads: int = 1) -> Runner:
@@ -41,4 +41,4 @@ def open_file(path: Path, *, threads: int = 1) -> Runner:
     method = Runtime.get().load_program(path).load_method("forward")
     assert method is not None
     # The output lies in memory that the next call overwrites.
-    return lambda batch: np.array(method.execute([torch.from_numpy(batch)])[0])
+    return lambda batch: method.execute([torch.from_numpy(batch)])[0].numpy().copy()
