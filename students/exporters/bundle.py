@@ -115,10 +115,10 @@ def export(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     keys = ExportRow.__annotations__
-    rows = [
+    rows: list[Any] = [
         {key: tower[key] for key in keys} | {"path": str(out / tower["path"])} for tower in towers
     ]
-    return ExportReport(rows=[ExportRow(**row) for row in rows])
+    return ExportReport(rows=rows)
 
 
 def _check_target(out: Path, batch_size: int | None) -> None:

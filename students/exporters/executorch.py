@@ -7,7 +7,6 @@ ExecuTorch's portable kernels, which every runtime build has.
 import warnings
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.export import ExportedProgram
 

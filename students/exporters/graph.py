@@ -62,6 +62,9 @@ class Graph:
 class Bytes(nn.Module):
     """Normalise pictures as bytes, then run the tower: preprocessing inside the file."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, tower: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """Keep mean and deviation in units of bytes."""
         super().__init__()
@@ -76,6 +79,8 @@ class Bytes(nn.Module):
 
 class ZeroShot(nn.Module):
     """An image tower with a fixed label set: `scale * image @ classes.T (+ bias)`."""
+
+    classes: Tensor
 
     def __init__(self, tower: nn.Module, classes: Tensor, scale: float, bias: float) -> None:
         """Fold the scale into the class vectors `(classes, d)`."""

@@ -57,14 +57,14 @@ def _quantize(graph: Graph, path: Path, how: str, *, bits: int) -> None:
     whole = path.with_name(f".{path.name}.float")
     write(graph, whole)
     with _quiet():
-        from ai_edge_quantizer import quantizer, recipe_manager
+        from ai_edge_quantizer import qtyping, quantizer, recipe_manager
 
         recipe = recipe_manager.RecipeManager()
         _add(recipe, how, bits)
         for name in graph.keep_float:
             recipe.add_quantization_config(
                 f".*{re.escape(name)}[^0-9a-z].*",
-                "*",
+                qtyping.TFLOperationName.ALL_SUPPORTED,
                 algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE,
             )
         work = quantizer.Quantizer(str(whole), recipe.get_quantization_recipe())
@@ -77,9 +77,9 @@ def _quantize(graph: Graph, path: Path, how: str, *, bits: int) -> None:
 
 def _add(recipe: Any, how: str, bits: int) -> None:
     """Apply one precision to every operation that has it."""
-    from ai_edge_quantizer import algorithm_manager
+    from ai_edge_quantizer import algorithm_manager, qtyping
 
-    every = {"regex": ".*", "operation_name": "*"}
+    every = {"regex": ".*", "operation_name": qtyping.TFLOperationName.ALL_SUPPORTED}
     if how == "static":
         recipe.add_static_config(**every, activation_num_bits=8, weight_num_bits=bits)
     elif how == "dynamic":

@@ -35,10 +35,11 @@ def write_int8(graph: Graph, path: Path) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     model, scopes = _float_model(graph)
+    samples: Any = _Calibration(graph)
     quantize_static(
         model,
         path,
-        _Calibration(graph),
+        samples,
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=["Conv", "MatMul", "Gemm", "Gather"],
         per_channel=True,

@@ -181,7 +181,7 @@ def test_clips_vocabulary_comes_along(tmp_path: Path) -> None:
 
 
 def test_wrong_requests_say_what_to_do(student: Student, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no export format 'tflite'. Known: onnx"):
+    with pytest.raises(ValueError, match=r"no export format 'tflite'; did you mean 'litert'"):
         export(student, tmp_path / "out", formats=("onnx", "tflite"))
     with pytest.raises(ValueError, match=r"two .* samples or more"):
         export(student, tmp_path / "out", samples=SAMPLES[:1])
