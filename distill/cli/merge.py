@@ -47,9 +47,12 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     asked = parse(Merge, "merge", arguments)
     from distill.merging import merge
 
+    shown = (asked.metric, "top1", "image_to_text_r1", "text_to_image_r1")
+
     def show(row: dict[str, Any]) -> None:
-        values = "  ".join(f"{k} {v:.4f}" for k, v in row["metrics"].items() if k != "samples")
-        console.print(f"  {_shares(row['weights'])}  {values}", highlight=False)
+        scores = row["metrics"].items()
+        best = "  ".join(f"{name} {value:.4f}" for name, value in scores if name in shown)
+        console.print(f"  {_shares(row['weights'])}  {best}", highlight=False)
 
     values = {name: getattr(asked, name) for name in Merge.__dataclass_fields__}
     result = merge(**values, on_tried=show)
