@@ -76,7 +76,12 @@ def run_row(
         store = world.store_attended(ROWS["vit"], steps, processes, console)
 
     def config(rate: float, seed: int) -> RunConfig:
-        place = Place(store=str(store), donor=str(world.teacher_folder), splits=world.splits)
+        place = Place(
+            store=str(store),
+            donor=str(world.teacher_folder),
+            other=world.teachers[-1].out,
+            splits=world.splits,
+        )
         made = ROWS[name](place, steps)
         return replace(
             made,

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from distill.config import RunConfig
+from distill.lock_config import LockConfig
+from distill.objective import Objective
 from distill.optimizer_config import OptimizerName
 from distill.recipes.demo import demo
 from distill.recipes.variants import VARIANTS, Variant
@@ -17,10 +19,11 @@ SWEEP = (2e-3, 4e-3, 8e-3, 1.6e-2)
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Store, donor (the larger teacher's folder) and splits to evaluate on."""
+    """Store, donor (the larger teacher's folder), the other teacher's, and what to evaluate on."""
 
     store: str
     donor: str
+    other: str
     splits: dict[str, str]
 
 
@@ -157,3 +160,46 @@ ROWS |= {
     for name, p in TOKEN_POLICIES.items()
     if name != "vit"
 }
+
+
+def lit(place: Place, steps: int) -> RunConfig:
+    """A text tower learns to read the donor's stored image rows; the undistilled loss."""
+    return _locked(place, steps, LockConfig(stored_image=place.donor), Objective())
+
+
+def locked_text(place: Place, steps: int) -> RunConfig:
+    """An image tower learns to speak to the donor's stored text rows, every term as distilled."""
+    return _locked(place, steps, LockConfig(stored_text=place.donor), None)
+
+
+def sail(place: Place, steps: int) -> RunConfig:
+    """Heads on the donor's image rows and the other teacher's text rows, two unrelated spaces."""
+    heads = LockConfig(
+        stored_image=place.donor,
+        stored_text=place.other,
+        image_head="glu",
+        text_head="glu",
+        embed_dim=128,
+    )
+    return _locked(place, steps, heads, Objective())
+
+
+def _locked(place: Place, steps: int, lock: LockConfig, objective: Objective | None) -> RunConfig:
+    base = distilled(place, steps)
+    student = replace(base.student, text_from=None)
+    return replace(base, student=student, lock=lock, objective=objective or base.objective)
+
+
+def _scaled(factor: float) -> Variant:
+    return lambda config: replace(config, objective=replace(config.objective, teacher_scale=factor))
+
+
+def affinity_dropping(config: RunConfig) -> RunConfig:
+    """Each sample's affinities come from one of the two teachers or both, by chance."""
+    return replace(config, objective=replace(config.objective, affinity_teacher_dropping=0.5))
+
+
+# "distilled" has 0.3, "without-scale-calibration" 1: what `distill calibrate` sweeps.
+ROWS |= {f"scale-{factor:g}": _row(_scaled(factor)) for factor in (0.15, 0.5, 0.7)}
+ROWS |= {"affinity-teacher-dropping": _row(affinity_dropping)}
+ROWS |= {"lit": lit, "locked-text": locked_text, "sail": sail}

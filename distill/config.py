@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from distill.lock_config import LockConfig
 from distill.objective import Objective
 from distill.optimizer_config import OptimizerConfig
 from distill.watching import WatchConfig
@@ -74,7 +75,6 @@ class StudentConfig:
         depth: which blocks of a deeper donor it keeps; similarity measures too.
         stages: students that are trained before this one, each the next one's donor (progressive
             compression); each takes the whole schedule, in a folder of its own under OUT/stages.
-        lock_text: keep the text tower (and so its meaning of every caption) as it starts.
     """
 
     name: str = ""
@@ -84,7 +84,6 @@ class StudentConfig:
     selector: Literal["leading", "uniform", "magnitude", "activation", "taylor"] = "magnitude"
     depth: Literal["uniform", "leading", "similarity"] = "uniform"
     stages: tuple[str, ...] = ()
-    lock_text: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +129,7 @@ class RunConfig:
     """
 
     student: StudentConfig = field(default_factory=StudentConfig)
+    lock: LockConfig = field(default_factory=LockConfig)
     data: DataConfig = field(default_factory=DataConfig)
     objective: Objective = field(default_factory=Objective)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -178,6 +178,7 @@ class RunConfig:
             )
         parts = {
             "student": StudentConfig,
+            "lock": LockConfig,
             "data": DataConfig,
             "objective": Objective,
             "optimizer": OptimizerConfig,
@@ -233,8 +234,8 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 def differences(config: RunConfig, folder: Path) -> dict[str, tuple[Any, Any]]:
     """Fields in which a configuration differs from the one in a run's folder: (there, here).
 
-    A field that was unknown to the version which wrote the folder had its default there: a new
-    option does not make old runs other runs.
+    A field that was unknown to the version which wrote the folder had its default there, and one
+    that is no more and was off changes nothing: other options do not make old runs other runs.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -242,6 +243,7 @@ def differences(config: RunConfig, folder: Path) -> dict[str, tuple[Any, Any]]:
     before = _flat(json.loads(path.read_text()))
     now, default = (_flat(json.loads(json.dumps(c.as_json()))) for c in (config, RunConfig()))
     before |= {name: default[name] for name in now.keys() & default.keys() - before.keys()}
+    before = {name: value for name, value in before.items() if name in now or value}
     return {
         name: (before.get(name), now.get(name))
         for name in sorted(before.keys() | now.keys())

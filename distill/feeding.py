@@ -1,8 +1,15 @@
-"""What a run's configuration asks of its store: teachers and batches."""
+"""What a run's configuration asks of its store: teachers and batches.
+
+A batch carries the objective's teachers, and after them those whose rows stand for a locked
+encoder.
+"""
 
 from collections.abc import Iterable, Sequence
 
 from distill.config import RunConfig
+from distill.locked_students import locked_teachers
+from distill.locking import LockedRows
+from distill.losses.adapters import Width
 from distill.token_phases import attention_wanted, phase_by_phase
 from reinforced_data import Batch, ReinforcedDataset
 from reinforced_data.reading.reader import StoredTeacher
@@ -10,21 +17,40 @@ from students import Student
 from teachers.contract import Tokenizer
 
 
-def teacher_names(config: RunConfig) -> tuple[str, ...] | None:
-    """Whose rows batches carry: none when no term reads them, all when None."""
-    return config.data.teachers if config.objective.needs_teachers else ()
-
-
 def stored_teachers(dataset: ReinforcedDataset, config: RunConfig) -> list[StoredTeacher]:
-    """Those teachers, in the order in which batches carry them."""
-    names = teacher_names(config)
+    """The objective's teachers: none when no term reads them, all when none are named."""
+    names = config.data.teachers if config.objective.needs_teachers else ()
     known = {teacher.name: teacher for teacher in dataset.teachers}
     return list(known.values()) if names is None else [known[n] for n in names if n in known]
 
 
-def teacher_dims(dataset: ReinforcedDataset, config: RunConfig) -> Sequence[int]:
+def teacher_dims(dataset: ReinforcedDataset, config: RunConfig) -> Sequence[Width]:
     """Their widths."""
-    return [teacher.embed_dim for teacher in stored_teachers(dataset, config)]
+    widths = [teacher.widths for teacher in stored_teachers(dataset, config)]
+    return [image if image == text else (image, text) for image, text in widths]
+
+
+def carried_names(dataset: ReinforcedDataset, config: RunConfig) -> list[str]:
+    """Whose rows batches carry, in order."""
+    if not config.objective.needs_teachers:
+        names = []
+    elif config.data.teachers is None:
+        names = [teacher.name for teacher in dataset.teachers]
+    else:
+        names = list(config.data.teachers)  # the loader refuses unknown ones
+    return list(dict.fromkeys([*names, *_locked_names(dataset, config).values()]))
+
+
+def locked_rows(dataset: ReinforcedDataset, config: RunConfig) -> LockedRows:
+    """Where in a batch the rows of encoders are that are not there."""
+    names = carried_names(dataset, config)
+    locked = _locked_names(dataset, config)
+    return LockedRows(**{side: names.index(name) for side, name in locked.items()})
+
+
+def _locked_names(dataset: ReinforcedDataset, config: RunConfig) -> dict[str, str]:
+    """By side, the name in the store of the teacher that stands for its encoder."""
+    return {side: teacher.name for side, teacher in locked_teachers(dataset, config).items()}
 
 
 def batches(
@@ -38,16 +64,17 @@ def batches(
     world_size: int = 1,
 ) -> Iterable[Batch]:
     """One process's batches of the steps after `first` up to `last`."""
+    stored, teachers = config.lock.sides, carried_names(dataset, config)
 
     def load(tokenizer: Tokenizer, after: int, to: int) -> Iterable[Batch]:
         return dataset.loader(
-            preprocess=student.preprocess,
-            tokenizer=tokenizer,
+            preprocess=None if "image" in stored else student.preprocess,
+            tokenizer=None if "text" in stored else tokenizer,
             batch_size=config.data.batch_size,
             num_steps=min(to, last),
             start_step=after,
             seed=config.seed,
-            teachers=teacher_names(config),
+            teachers=teachers,
             views=config.data.views,
             captions=config.data.captions,
             score_weights=config.data.score_weights,

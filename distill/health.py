@@ -66,15 +66,17 @@ class Health:
         )
 
     def _affinity(self, teachers: Sequence[Embeddings]) -> str | None:
+        spec = self._objective
         for number, teacher in enumerate(teachers):
-            share = target_entropy(teacher, self._objective.teacher_scale)
+            factor = spec.teacher_scales[number] if spec.teacher_scales else spec.teacher_scale
+            share = target_entropy(teacher, factor)
             if share is None or _ONE_HOT <= share <= _UNIFORM:
                 continue
             what, way = ("nearly uniform", "raise") if share > _UNIFORM else ("one-hot", "lower")
             return (
                 f"teacher {number}'s affinity targets are {what}: their entropy is {share:.3f} of "
                 f"log(batch), so they teach {'nothing' if share > _UNIFORM else 'only the pairs'}. "
-                f"{way.capitalize()} objective.teacher_scale (now {self._objective.teacher_scale})"
+                f"{way.capitalize()} objective.teacher_scale (now {factor})"
             )
         return None
 
@@ -83,10 +85,11 @@ class Health:
 def target_entropy(teacher: Embeddings, factor: float) -> float | None:
     """Mean entropy of a softmax teacher's targets over log n: 1 is uniform, 0 one-hot.
 
-    None for a sigmoid teacher, whose targets are no distribution, and for fewer than two rows.
+    None for a sigmoid teacher, whose targets are no distribution, for one of a single modality,
+    and for fewer than two rows.
     """
     image, text = teacher.image[:_MOST_ROWS].float(), teacher.text[:_MOST_ROWS].float()
-    if teacher.logit_bias is not None or len(image) < 2:
+    if teacher.logit_bias is not None or len(image) < 2 or not image.shape[1] or not text.shape[1]:
         return None
     logits: Tensor = factor * teacher.logit_scale * image @ text.T
     logs = torch.log_softmax(logits, dim=1)

@@ -19,6 +19,7 @@ from distill.losses.feature import Distance, FeatureLoss
 from distill.losses.image_text import contrastive_and_affinity
 from distill.losses.interactive import InteractiveLoss
 from distill.losses.relational import RelationalKind, relational_loss
+from distill.losses.teacher_subsets import teacher_shares
 from distill.ops import Embeddings, gather_embeddings
 from distill.ops.gathering import gather_rows
 from distill.ops.image_text import Targets
@@ -54,7 +55,9 @@ class Objective:
         targets: how several teachers are averaged.
         teacher_scale: factor on each teacher's own logit scale in the affinity targets. Below 1
             softens them; MobileCLIP2 found it to matter more than any weight.
+        teacher_scales: one factor per teacher in its place; `distill calibrate` sweeps them.
         teacher_weights: one per teacher, for every term that reads teachers; equal when None.
+        affinity_teacher_dropping: per sample, probability of leaving out each teacher; one stays.
         label_smoothing: of the hard targets.
         equal_captions_are_positives: equal captions in a batch are each other's positives.
         feature_distance: mse (squared) or cosine.
@@ -75,7 +78,9 @@ class Objective:
     kind: Kind | None = None
     targets: Targets = "mean_prob"
     teacher_scale: float = 1.0
+    teacher_scales: tuple[float, ...] | None = None
     teacher_weights: tuple[float, ...] | None = None
+    affinity_teacher_dropping: float = 0.0
     label_smoothing: float = 0.0
     equal_captions_are_positives: bool = True
     feature_distance: Distance = "mse"
@@ -92,13 +97,15 @@ class Objective:
         bad = {name: weight for name, weight in weights.items() if weight < 0}
         if bad or not any(weights.values()):
             raise ValueError(f"weights must be >= 0 and one of them above 0, got {weights}")
-        for name in ("teacher_scale", "relational_scale"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.feature_teacher_dropping <= 1:
-            raise ValueError(
-                f"feature_teacher_dropping must be in [0, 1], got {self.feature_teacher_dropping}"
-            )
+        for name in ("teacher_scale", "teacher_scales", "relational_scale"):
+            given = getattr(self, name)
+            if given is not None and min(given if isinstance(given, tuple) else (given,)) <= 0:
+                raise ValueError(f"{name} must be positive, got {given}")
+        for name in ("feature_teacher_dropping", "affinity_teacher_dropping"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.affinity_teacher_dropping and self.targets == "mean_logit":
+            raise ValueError("affinity_teacher_dropping goes with targets='mean_prob' alone")
         shares = self.teacher_weights
         if shares is not None and (min(shares, default=0) < 0 or not any(shares)):
             raise ValueError(f"teacher_weights must be >= 0 and not all 0, got {shares}")
@@ -158,11 +165,10 @@ class Objective:
                 + " and ".join(f"objective.{name}" for name in taught)
                 + " to 0"
             )
-        weights = self.teacher_weights
-        if teacher_dims and weights is not None and len(weights) != len(teacher_dims):
-            raise ValueError(
-                f"teacher_weights has {len(weights)} numbers for {len(teacher_dims)} teachers"
-            )
+        for name in ("teacher_weights", "teacher_scales"):
+            given, count = getattr(self, name), len(teacher_dims)
+            if count and given is not None and len(given) != count:
+                raise ValueError(f"{name} has {len(given)} numbers for {count} teachers")
         if self.standardizes and standards is None:
             raise ValueError("feature_standardize needs `standards`; see fit_standardization")
         return ObjectiveModule(self, student_dim, teacher_dims, standards)
@@ -198,6 +204,8 @@ class ObjectiveModule(nn.Module):
                 "set objective.affinity and objective.interactive to 0"
             )
         self._shares = [shares[k] for k in self._both]
+        scales = objective.teacher_scales or [objective.teacher_scale] * len(widths)
+        self._scales = [scales[k] for k in self._both]
         self.feature = self.interactive = None
         if objective.feature:
             self.feature = FeatureLoss(
@@ -223,17 +231,20 @@ class ObjectiveModule(nn.Module):
         group: dist.ProcessGroup | None = None,
         seed: int = 0,
         row_weights: Float[Tensor, " n"] | None = None,
+        samples: Int64[Tensor, " n"] | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
         """Return each raw term by name, and `total`, their weighted sum.
 
-        All terms see the whole batch of `group`. The image-text loss brings ranks together by
-        itself; only where other terms are on, every rank gathers all rows. `seed` is what the
-        step draws from (teacher dropping), the same on every rank. `row_weights` weigh the pairs of
-        the contrastive and affinity terms, and of no other.
+        All terms see the whole batch of `group`; where others than the image-text loss are on,
+        every rank gathers all rows. `seed` is what the step draws from (teacher dropping), the same
+        on every rank, `samples` a number of each sample's own. `row_weights` weigh the pairs of
+        contrastive and affinity, of no other term.
         """
         spec = self.objective
         ids = caption_ids if spec.equal_captions_are_positives else None
-        terms = self._image_text(student, teachers, ids, row_weights, group)
+        p = spec.affinity_teacher_dropping
+        shares = None if samples is None else teacher_shares(samples, self._shares, p, seed)
+        terms = self._image_text(student, teachers, ids, row_weights, group, shares)
         if self.feature or self.interactive or spec.relational or spec.custom:
             student = gather_embeddings(student, group)
             teachers = [gather_embeddings(teacher, group) for teacher in teachers]
@@ -241,8 +252,7 @@ class ObjectiveModule(nn.Module):
         if self.feature is not None:
             terms["feature"] = self.feature(student, teachers, seed)
         if self.interactive is not None:
-            both = [teachers[k] for k in self._both]
-            terms["interactive"] = self.interactive(student, both, ids)
+            terms["interactive"] = self.interactive(student, [teachers[k] for k in self._both], ids)
         if spec.relational:
             terms["relational"] = relational_loss(
                 student,
@@ -267,6 +277,7 @@ class ObjectiveModule(nn.Module):
         ids: Tensor | None,
         row_weights: Tensor | None,
         group: dist.ProcessGroup | None,
+        shares: Tensor | None,
     ) -> dict[str, Tensor]:
         """Contrastive and affinity terms, as far as they are switched on."""
         spec = self.objective
@@ -277,7 +288,8 @@ class ObjectiveModule(nn.Module):
             [teachers[k] for k in self._both] if spec.affinity else (),
             kind=spec.kind,
             teacher_weights=self._shares,
-            teacher_scale=spec.teacher_scale,
+            teacher_scale=self._scales,
+            teacher_shares=shares,
             targets=spec.targets,
             positives=ids,
             label_smoothing=spec.label_smoothing,

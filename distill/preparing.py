@@ -7,7 +7,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
-from torch import nn
 
 from students import Student
 
@@ -65,16 +64,3 @@ def restore_towers(student: Student) -> None:
     """Undo `compile_towers`, so that the student can be copied, saved and exported."""
     for name in _ENCODERS:
         student.module.__dict__.pop(name, None)
-
-
-def lock_text(student: Student) -> list[nn.Module]:
-    """Freeze the text tower; return the modules to keep in eval mode."""
-    locked = list(student.text_tower.parameters())
-    for parameter in locked:
-        parameter.requires_grad_(False)
-    frozen = {id(parameter) for parameter in locked}
-    return [
-        module
-        for module in student.modules()
-        if (own := list(module.parameters())) and all(id(p) in frozen for p in own)
-    ]

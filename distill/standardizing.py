@@ -50,6 +50,8 @@ def fit_standardization(
     known = {stored.name: stored for stored in dataset.teachers}
     if teacher not in known:
         raise ValueError(f"{dataset.path}: {unknown_name('teacher', teacher, known)}")
+    if getattr(known[teacher], modality) is None:
+        raise ValueError(f"{dataset.path}: the teacher {teacher!r} has no {modality} rows")
     moments = Moments(known[teacher].embed_dim)
     for rows in _rows(dataset, known[teacher], modality, max_rows):
         moments.add(torch.from_numpy(rows))
@@ -100,6 +102,8 @@ def fit_all(
         own: Standards = {}
         for modality in MODALITIES:
             column = getattr(teacher, modality)
+            if column is None:  # a teacher of the other modality alone
+                continue
             prefix = f"{column.name}/"
             found = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
             own[modality] = (

@@ -3,18 +3,28 @@
 What `distill train`, the demo and the ladder share. A run is a function of its `RunConfig`.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from distill.config import RunConfig, StudentConfig, check_same_run
 from distill.inheriting import plan_from_data
+from distill.locked_students import locked_width, without_locked_encoders
 from distill.model_loading import load_model
 from distill.recipes.demo import SPECS
 from distill.stages import stage_configs
 from distill.training import TrainResult, run
 from reinforced_data import ReinforcedDataset, open_dataset
-from students import Student, StudentSpec, apply_plan, build_student, load_student
+from students import (
+    CATALOG,
+    OpenClipSpec,
+    Student,
+    StudentSpec,
+    apply_plan,
+    build_student,
+    load_student,
+)
 from students.student import CONFIG_FILE
 from teachers import ClipModel, WordTokenizer
 
@@ -37,16 +47,34 @@ def train_from_config(config: RunConfig, *, show: bool = True) -> TrainResult:
 def _train_one(config: RunConfig, show: bool) -> TrainResult:
     """Open the store, build the student with `config.seed`, and train it."""
     dataset = open_dataset(config.data.store, config.data.view_set)
-    student = build_from_config(
-        config.student, dataset, name=Path(config.out).name, seed=config.seed
-    )
-    return run(student, dataset, config, show=show)
+    return run(_student(config, dataset), dataset, config, show=show)
+
+
+def _student(config: RunConfig, dataset: ReinforcedDataset) -> Student:
+    """Build the student, without the encoders that the store stands for."""
+    name, student = Path(config.out).name, None
+    if len(config.lock.sides) < 2:
+        width = locked_width(dataset, config)
+        student = build_from_config(
+            config.student, dataset, name=name, seed=config.seed, embed_dim=width
+        )
+    if student is not None and not config.lock.sides:
+        return student
+    named = replace(config, student=replace(config.student, name=name))
+    return without_locked_encoders(student, dataset, named)
 
 
 def build_from_config(
-    config: StudentConfig, dataset: ReinforcedDataset, *, name: str | None = None, seed: int = 0
+    config: StudentConfig,
+    dataset: ReinforcedDataset,
+    *,
+    name: str | None = None,
+    seed: int = 0,
+    embed_dim: int | None = None,
 ) -> Student:
     """Build the student that a configuration names, with a donor's weights when it says so.
+
+    `embed_dim` replaces the width of its embeddings, unless it has trained weights.
 
     The small demo students read words; their vocabulary comes from the donor, or from the
     captions of `dataset`. Equal seeds give equal image towers, with and without a donor.
@@ -74,10 +102,9 @@ def build_from_config(
     tokenizer = donor.tokenizer if donor is not None and config.text_from else None
     # After the donor is loaded: that draws random weights too.
     torch.manual_seed(seed)
-    what: str | StudentSpec = config.name
+    what = _of_width(config.name, embed_dim)
     if config.name in SPECS:
-        what = SPECS[config.name]
-        length = what.text.context_length
+        length = SPECS[config.name].text.context_length
         tokenizer = tokenizer or WordTokenizer.fit(list(dataset.captions()), context_length=length)
     student = build_student(what, tokenizer=tokenizer, name=name or config.name, kind=config.kind)
     if donor is not None:
@@ -91,3 +118,18 @@ def build_from_config(
         )
         apply_plan(plan, student, donor)
     return student
+
+
+def _of_width(name: str, embed_dim: int | None) -> str | StudentSpec | OpenClipSpec:
+    """A student's specification with another width; a name where nothing has to change."""
+    if name in SPECS:
+        spec = SPECS[name]
+    elif name in CATALOG:
+        spec = CATALOG[name].build
+    else:
+        spec = name
+    if embed_dim is None or "/" in name:  # published weights have the width that they have
+        return SPECS.get(name, name)
+    if isinstance(spec, str):
+        spec = OpenClipSpec(model=spec)
+    return replace(spec, embed_dim=embed_dim)

@@ -17,14 +17,18 @@ from torch import Tensor, nn
 
 from distill.config import RunConfig
 from distill.gradient_cache import MicroBatch, cached_backward
-from distill.losses.adapters import Standards
+from distill.locking import LockedRows, lock_tower
+from distill.losses.adapters import Standards, Width
 from distill.optimization import build_optimizer, learning_rate, set_learning_rate
-from distill.preparing import compile_towers, lock_text, restore_towers
+from distill.preparing import compile_towers, restore_towers
 from distill.token_phases import TokenSteps
 from distill.training_module import Taught, TrainingModule
 from distill.watching import RunningStatistics, Watch
 from reinforced_data import Batch
+from reinforced_data.reading.order import caption_id
 from students import Student
+from students.composing import PartialStudent
+from teachers import Embeddings
 
 
 def step_seed(seed: int, step: int, rank: int, micro_batch: int = 0) -> int:
@@ -47,23 +51,26 @@ class Stepper:
     Args:
         student: trained in place.
         config: the whole run.
-        teacher_dims: widths of the stored teachers, in the order batches carry them.
+        teacher_dims: widths of the objective's teachers, the first ones of a batch's.
         accelerator: of this process.
         standards: of each teacher, where the objective standardises (`distill.standardizing`).
+        locked_rows: where in a batch the rows of encoders are that are not there.
     """
 
     def __init__(
         self,
         student: Student,
         config: RunConfig,
-        teacher_dims: Sequence[int],
+        teacher_dims: Sequence[Width],
         accelerator: Accelerator,
         standards: Sequence[Standards] | None = None,
+        locked_rows: LockedRows = LockedRows(),  # noqa: B008 - frozen
     ) -> None:
         """Build objective and optimizer, and wrap everything for this process."""
         self.config, self.accelerator, self.student = config, accelerator, student
         self.group = dist.group.WORLD if accelerator.num_processes > 1 else None
-        self.locked = lock_text(student) if config.student.lock_text else []
+        self.locked, self.rows = lock_tower(student, config.lock.tower), locked_rows
+        self._teachers = len(teacher_dims)
         if config.activation_checkpointing:
             student.set_grad_checkpointing(True)
         objective = config.objective.build(student.embed_dim, teacher_dims, standards)
@@ -92,7 +99,12 @@ class Stepper:
         """The student to evaluate and to save: the moving average where there is one."""
         student = self.student if self.ema is None else self.ema.module
         # Through training mode: see teachers.clip_model.evaluating.
-        return student.train().eval()
+        student = student.train().eval()
+        return student.completed() if isinstance(student, PartialStudent) else student
+
+    def taught_by(self, batch: Batch) -> Sequence[Embeddings]:
+        """The objective's teachers in a batch; those of locked encoders come after them."""
+        return batch.teachers[: self._teachers]
 
     def step(self, batch: Batch, step: int) -> Stepped:
         """Take step number `step` (from 1), or leave it out and change nothing."""
@@ -151,7 +163,14 @@ class Stepper:
         """Leave the gradients in the parameters; return the terms."""
         micro_batches = self._micro_batches(batch, seeds, step)
         shared_seed = step_seed(self.config.seed, step, 0)  # what all processes draw alike
-        taught = [Taught(texts.teachers, texts.caption_ids, batch.weights) for texts in batch.texts]
+        samples = None
+        spec = self.config.objective
+        if spec.affinity and spec.affinity_teacher_dropping:
+            samples = torch.tensor([caption_id(key) for key in batch.keys])
+        taught = [
+            Taught(texts.teachers[: self._teachers], texts.caption_ids, batch.weights, samples)
+            for texts in batch.texts
+        ]
         if len(micro_batches) > 1:
             return cached_backward(
                 self.wrapped,
@@ -178,18 +197,22 @@ class Stepper:
         """Cut this process's share; a size of 0, or one that holds all, cuts nothing."""
         size, chosen = self.config.data.micro_batch_size or len(batch.keys), self.tokens
         every_text = [
-            chosen.texts(texts.tokens, seeds, number) for number, texts in enumerate(batch.texts)
+            chosen.texts(texts.tokens, seeds, number) if rows is None else rows
+            for number, texts in enumerate(batch.texts)
+            for rows in [self.rows.texts(texts)]
         ]
         found = []
         for number, start in enumerate(range(0, len(batch.keys), size)):
             part = slice(start, start + size)
-            images = self.student.preprocess.normalize(batch.pixels[part])
-            attention = None if batch.attention is None else batch.attention[part]
-            with self.accelerator.autocast():
-                kept = chosen.patches(images, seeds[part], attention)
-            images = chosen.reduction.sized(images, chosen.policy)
-            if self.config.channels_last:
-                images = images.to(memory_format=torch.channels_last)
+            images, kept = self.rows.images(batch, part), None
+            if images is None:
+                images = self.student.preprocess.normalize(batch.pixels[part])
+                attention = None if batch.attention is None else batch.attention[part]
+                with self.accelerator.autocast():
+                    kept = chosen.patches(images, seeds[part], attention)
+                images = chosen.reduction.sized(images, chosen.policy)
+                if self.config.channels_last:
+                    images = images.to(memory_format=torch.channels_last)
             seed = step_seed(self.config.seed, step, self.accelerator.process_index, number)
             tokens = [texts[part] for texts in every_text]
             found.append(MicroBatch(images=images, tokens=tokens, seed=seed, kept=kept))

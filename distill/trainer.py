@@ -26,7 +26,7 @@ from distill.clock import Clock
 from distill.config import RunConfig, check_same_run
 from distill.diverging import DivergedError, note_skipped, write_dump
 from distill.evaluation.splits import evaluate_splits
-from distill.feeding import batches, teacher_dims
+from distill.feeding import batches, locked_rows, teacher_dims
 from distill.fit_result import FitResult
 from distill.health import Health
 from distill.preparing import accelerator_for
@@ -69,9 +69,9 @@ class _Fit:
         self.accelerator = accelerator_for(config.precision)
         self.student = student
         self.folder = Path(config.out) if config.out else None
-        dims = teacher_dims(dataset, config)
+        dims, rows = teacher_dims(dataset, config), locked_rows(dataset, config)
         standards = standards_of_run(dataset, config, self.accelerator)
-        self.stepper = Stepper(student, config, dims, self.accelerator, standards)
+        self.stepper = Stepper(student, config, dims, self.accelerator, standards, rows)
         self.stepper.tokens.count(dataset)
         self.refused = Counter[str]()  # over all processes, up to the last exchange
         self._refused_since = Counter[str]()  # by this process, since then
@@ -97,6 +97,8 @@ class _Fit:
                 self._loop(first, log, clock, signals)
             seconds = clock.seconds()
             self.stepper.restore()
+            if self.config.lock.sides and first < total:
+                self._save(total)  # loading the locked encoder may fail
             if self.folder is not None and main:
                 self.stepper.finished().save(self.folder)  # before anything after it can fail
             metrics = self._evaluate(total, log)
@@ -183,7 +185,7 @@ class _Fit:
         for text in self.health.warnings(
             logit_scale=float(self.student.logit_scale.detach().exp()),
             share_waited=clock.share_waited(),
-            teachers=batch.teachers,
+            teachers=self.stepper.taught_by(batch),
         ):
             log.warn(step, text)
 

@@ -9,12 +9,14 @@ from distill.config import RunConfig
 from distill.evaluation import retention
 from distill.evaluation.splits import evaluate_splits
 from distill.fit_result import FitResult
+from distill.locked_students import without_locked_encoders
 from distill.objective import Objective
 from distill.recipes import find_recipe
 from distill.run_log import write_json
 from distill.trainer import fit
 from reinforced_data import ReinforcedDataset, expand_sources, open_dataset
 from students import Student
+from students.composing import PartialStudent
 from teachers import ClipModel
 
 
@@ -64,7 +66,7 @@ class TrainResult:
 
 
 def train(
-    student: Student,
+    student: Student | None,
     data: ReinforcedDataset | str | Path,
     *,
     recipe: str | RunConfig = "demo",
@@ -79,20 +81,23 @@ def train(
     """Train a student on a reinforced dataset, without the teachers.
 
     Args:
-        student: from `build_student`; trained in place.
+        student: from `build_student`; trained in place. None where `recipe` reads both sides from
+            the store (`RunConfig.lock`).
         data: an opened store, or its folder.
         recipe: a name (`distill list recipes`) or a complete configuration.
         num_steps: in place of the recipe's; a warm-up longer than a tenth of it is shortened.
         objective: in place of the recipe's.
         evaluate_on: shards to evaluate on at the end, or several by split name.
-        teachers: evaluated on the same splits; `retention` compares with the first.
+        teachers: evaluated on the same splits; `retention` compares with the first. A locked
+            encoder (`RunConfig.lock`) is taken from the one of its name.
         out: folder for log, checkpoints and the student; the same call resumes. Nothing is
             written when None.
         seed: in place of the recipe's.
         show: draw a progress bar.
 
     Returns:
-        The result; `result.student` is the object passed in, or its moving average.
+        The result; `result.student` is the object passed in, or its moving average, or with a
+        locked encoder of the store put in.
     """
     config = find_recipe(recipe) if isinstance(recipe, str) else recipe
     if num_steps is not None:
@@ -106,15 +111,17 @@ def train(
         seed=config.seed if seed is None else seed,
         out=config.out if out is None else str(out),
     )
-    # The recipe's own student is not the one that learns here.
-    own = replace(config.student, name=student.name, kind=student.kind, text_from=None, donor=None)
+    own = config.student
+    if student is not None:  # the recipe's own student is not the one that learns here
+        named = {"name": student.name, "kind": student.kind}
+        own = replace(own, **named, text_from=None, donor=None)
     view_set = config.data.view_set
     dataset = data if isinstance(data, ReinforcedDataset) else open_dataset(data, view_set)
     return run(student, dataset, replace(config, student=own), teachers=teachers, show=show)
 
 
 def run(
-    student: Student,
+    student: Student | None,
     dataset: ReinforcedDataset,
     config: RunConfig,
     *,
@@ -126,10 +133,14 @@ def run(
     Raises:
         ValueError: the objective does not fit the student, or what is evaluated is not there.
     """
+    dataset = dataset.with_view_set(config.data.view_set)
+    if config.lock.sides and not isinstance(student, PartialStudent):
+        student = without_locked_encoders(student, dataset, config, teachers)
+    if student is None:
+        raise ValueError("which student? Only one whose sides are both stored needs none")
     _check_kind(student, config.objective)
     _check_weights(config)
     _check_evaluation(config)
-    dataset = dataset.with_view_set(config.data.view_set)
     done = fit(student, dataset, config, show=show)
     return _finish(config, done, teachers, dataset.missing)
 

@@ -21,6 +21,7 @@ class Taught(NamedTuple):
     teachers: Sequence[Embeddings]
     caption_ids: Tensor
     row_weights: Tensor | None = None
+    samples: Tensor | None = None  # a number of each sample's own, where the objective draws by it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,9 @@ class TrainingModule(nn.Module):
     ) -> dict[str, Tensor]:
         """Every term, added up over the texts."""
         found = [
-            self.objective(pairs, one.teachers, one.caption_ids, group, seed, one.row_weights)
+            self.objective(
+                pairs, one.teachers, one.caption_ids, group, seed, one.row_weights, one.samples
+            )
             for pairs, one in zip(rows, taught, strict=True)
         ]
         total = found[0]

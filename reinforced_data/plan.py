@@ -26,12 +26,17 @@ from teachers.suggestions import unknown_name
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherColumns:
-    """A teacher and where its embeddings go."""
+    """A teacher and where its embeddings go; None for a modality that it lacks."""
 
     teacher: ClipModel
-    image: Column
-    text: Column
+    image: Column | None
+    text: Column | None
     attention: Column | None = None
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Those that it has."""
+        return tuple(filter(None, (self.image, self.text, self.attention)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +61,8 @@ class Plan:
     @property
     def columns(self) -> tuple[Column, ...]:
         """All of them."""
-        every = [c for entry in self.teachers for c in (entry.image, entry.text, entry.attention)]
-        return (self.index, self.captions, self.views, *filter(None, every))
+        every = [column for entry in self.teachers for column in entry.columns]
+        return (self.index, self.captions, self.views, *every)
 
 
 def make_plan(
@@ -171,10 +176,12 @@ def _teacher_columns(
     text = make_column(
         "text_embeddings", f"text-{teacher.name}", {**identity, "hangs_on": captions.name}, facts
     )
+    made = {"image": image, "text": text}
+    # A column's own fingerprint says what its teacher had to embed.
+    having = {name: column for name, column in made.items() if name in teacher.modalities}
     if codec in NUM_BYTES:
-        image = _with_codebook(probe, teacher, image)
-        text = _with_codebook(probe, teacher, text)
-    return TeacherColumns(teacher=teacher, image=image, text=text)
+        having = {n: _with_codebook(probe, teacher, column) for n, column in having.items()}
+    return TeacherColumns(teacher=teacher, image=having.get("image"), text=having.get("text"))
 
 
 def _with_attention(
@@ -207,16 +214,18 @@ def _with_codebook(probe: Probe, teacher: ClipModel, column: Column) -> Column:
 
 def describe_teacher(teacher: ClipModel) -> dict[str, Any]:
     """Return what a column's `facts.teacher` says; the scale is the factor itself."""
-    bias = teacher.logit_bias
+    bias, both = teacher.logit_bias, len(teacher.modalities) == 2
     return {
-        "kind": teacher.kind,
-        "logit_scale": float(teacher.logit_scale.detach().float().exp()),
+        "kind": teacher.kind if both else None,
+        "logit_scale": float(teacher.logit_scale.detach().float().exp()) if both else None,
         "logit_bias": None if bias is None else float(bias.detach()),
         "embed_dim": teacher.embed_dim,
         "precision": getattr(teacher, "precision", "fp32"),
         "licence": getattr(teacher, "licence", None),
         "preprocess": teacher.preprocess.config(),
         "context_length": teacher.tokenizer.context_length,
+        # Columns without this are of both.
+        **({} if both else {"modalities": list(teacher.modalities)}),
     }
 
 
@@ -229,7 +238,7 @@ def _check_conflicts(store: Store, plan: Plan) -> None:
     originals = [c for c in stored if c.kind == "captions" and c.identity.get("set") == ORIGINAL]
     check_same_settings(store, originals, plan.captions, "set of original captions")
     for entry in plan.teachers:
-        for column in (entry.image, entry.text):
+        for column in filter(None, (entry.image, entry.text)):
             same_name = [
                 c
                 for c in stored

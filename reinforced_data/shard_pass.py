@@ -28,6 +28,7 @@ from reinforced_data.store.columns import Column
 from reinforced_data.store.commits import Skipped
 from reinforced_data.store.layout import Store
 from reinforced_data.views import View
+from teachers import ClipModel
 
 
 def reinforce_shard(
@@ -58,17 +59,17 @@ def reinforce_shard(
     if not missing:
         return False
     unit = _ShardRows(store, plan, shard, missing)
-    if missing <= {entry.text.name for entry in plan.teachers}:
+    if missing <= {entry.text.name for entry in plan.teachers if entry.text is not None}:
         unit.read_texts()
         embedders = {}
     else:
         embedders = _embed_pictures(unit, batch_size, on_sample, between_batches)
         unit.write_source_columns()
     for entry in plan.teachers:
-        if entry.image.name in embedders:
-            unit.write_pictures(entry, embedders[entry.image.name])
-        if entry.text.name in missing:
-            unit.write_text(entry, batch_size, between_batches)
+        if entry.image is not None and entry.image.name in embedders:
+            unit.write_pictures(entry, entry.image, embedders[entry.image.name])
+        if entry.text is not None and entry.text.name in missing:
+            unit.write_text(entry.teacher, entry.text, batch_size, between_batches)
     return unit.alone
 
 
@@ -86,7 +87,7 @@ def _embed_pictures(
         entry.image.name: ImageEmbedder(entry.teacher, batch_size, attention=asked)
         for entry in plan.teachers
         for asked in [entry.attention is not None and entry.attention.name in missing]
-        if entry.image.name in missing or asked
+        if entry.image is not None and (entry.image.name in missing or asked)
     }
     looks = {embedder.teacher.preprocess for embedder in embedders.values()}
     samples = scan_shard(store.sources[shard], captions_from=plan.captions_from)
@@ -154,7 +155,9 @@ class _ShardRows:
         if plan.views.name in self.missing:
             self._write(plan.views, views_batch(plan.views, self.views, self.keys), [])
 
-    def write_pictures(self, entry: TeacherColumns, embedder: ImageEmbedder) -> None:
+    def write_pictures(
+        self, entry: TeacherColumns, column: Column, embedder: ImageEmbedder
+    ) -> None:
         """Write what a teacher says of the pictures: rows, attention, or what is missing of it."""
         rows = embedder.finish()
         valid = np.array([bool(views) for views in self.views], dtype=bool)
@@ -167,23 +170,27 @@ class _ShardRows:
         ]
         kept = np.array([reason is None for reason in reasons], dtype=bool) & valid
         good = np.repeat(kept[valid], num_views)
-        if entry.image.name in self.missing:
-            check_first_rows(self.store, entry.image, self.shard, rows)
+        if column.name in self.missing:
+            check_first_rows(self.store, column, self.shard, rows)
             rows = Rows(rows.unit[good], rows.norms[good])
-            codec = codec_of(self.store.storage, entry.image)
-            self._write(entry.image, image_batch(codec, rows, num_views, kept, self.keys), reasons)
+            codec = codec_of(self.store.storage, column)
+            self._write(column, image_batch(codec, rows, num_views, kept, self.keys), reasons)
         if entry.attention is not None and entry.attention.name in self.missing:
             maps = embedder.finish_attention()[good]
             batch = attention_batch(entry.attention, maps, kept, self.keys)
             self._write(entry.attention, batch, reasons)
 
     def write_text(
-        self, entry: TeacherColumns, batch_size: int, between_batches: Callable[[], None]
+        self,
+        teacher: ClipModel,
+        column: Column,
+        batch_size: int,
+        between_batches: Callable[[], None],
     ) -> None:
-        places, embedded = embed_captions(entry.teacher, self.captions, batch_size, between_batches)
-        check_first_rows(self.store, entry.text, self.shard, embedded)
-        codec = codec_of(self.store.storage, entry.text)
-        self._write(entry.text, *captions_unit(codec, self.captions, places, embedded, self.keys))
+        places, embedded = embed_captions(teacher, self.captions, batch_size, between_batches)
+        check_first_rows(self.store, column, self.shard, embedded)
+        codec = codec_of(self.store.storage, column)
+        self._write(column, *captions_unit(codec, self.captions, places, embedded, self.keys))
 
     def _write(self, column: Column, batch: pa.RecordBatch, reasons: list[str | None]) -> None:
         skipped = [

@@ -96,6 +96,7 @@ def _write_shard(
     keys = [key_of(shard, row) for row in range(num_rows)]
     valid = np.ones(num_rows, dtype=bool)
     rows, (entry,) = np.arange(num_rows), plan.teachers
+    assert entry.image is not None and entry.text is not None
     dim, codec = entry.teacher.embed_dim, CODECS[plan.codec]
     index = [
         IndexRow(

@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_model
 from torch import nn
 
 from students.building import open_clip_module
+from students.composing import composed_module
 from students.spec import OpenClipSpec, StudentSpec
-from students.student import CONFIG_FILE, FORMAT, WEIGHTS_FILE, Student
+from students.student import CONFIG_FILE, FORMAT, WEIGHTS_FILE, Student, TowerName
 from students.two_tower import TwoTower
-from teachers.contract import Preprocess, Tokenizer
+from teachers.contract import Kind, Preprocess, Tokenizer
+from teachers.rebuilding import rebuild_encoder
 from teachers.tokenizers import load_tokenizer
 
 
@@ -23,6 +26,7 @@ def load_student(
     Args:
         folder: what `Student.save` or `export` wrote.
         module: for a student made from your own module, a fresh one; its weights are replaced.
+            Of a composed student that is the module of the side which is your own.
         tokenizer: for a tokenizer of your own make, that tokenizer.
 
     Raises:
@@ -42,11 +46,13 @@ def load_student(
             f"{folder / CONFIG_FILE} has format {config.get('format')!r}, this version reads "
             f"format {FORMAT}; update clip-distill, or save the student anew"
         )
+    preprocess = Preprocess.from_config(config["preprocess"])
+    tokenizer = tokenizer or load_tokenizer(config["tokenizer"])
     student = Student(
-        _module(config, module, folder),
+        _module(config, module, folder, preprocess, tokenizer),
         name=config["name"],
-        preprocess=Preprocess.from_config(config["preprocess"]),
-        tokenizer=tokenizer or load_tokenizer(config["tokenizer"]),
+        preprocess=preprocess,
+        tokenizer=tokenizer,
         source=config["source"],
     )
     try:
@@ -57,19 +63,45 @@ def load_student(
     return student.eval()
 
 
-def _module(config: dict[str, Any], module: nn.Module | None, folder: Path) -> nn.Module:
-    source = config["source"]
+def _module(
+    config: dict[str, Any],
+    module: nn.Module | None,
+    folder: Path,
+    preprocess: Preprocess,
+    tokenizer: Tokenizer,
+) -> nn.Module:
+    source, kind = config["source"], config["kind"]
+    if source["type"] != "composed":
+        return _from_source(source, kind, module=module, folder=folder)
+    size = preprocess.image_size
+    samples: dict[TowerName, torch.Tensor] = {
+        "image": torch.zeros(1, 3, size, size),
+        "text": tokenizer(["a"]),
+    }
+
+    def build_side(described: dict[str, Any]) -> nn.Module:
+        own = module if described["type"] == "module" else None
+        # A side has no loss of its own: whatever its kind was, its encoder is the same.
+        return _from_source(described, "softmax", module=own, folder=folder)
+
+    return composed_module(source, kind, samples, build_side)
+
+
+def _from_source(
+    source: dict[str, Any], kind: Kind, *, module: nn.Module | None, folder: Path
+) -> nn.Module:
     if source["type"] == "module":
         if module is None:
             raise ValueError(
-                f"{folder} holds a student made from a module of your own, {source['class']}: "
-                "pass one, load_student(folder, module=...)"
+                f"{folder} holds a student made from a module of your own, "
+                f"{source.get('class', 'a tower of a teacher')}: pass one, "
+                "load_student(folder, module=...)"
             )
         return module
     if module is not None:
         raise ValueError(f"{folder} says itself what to build ({source['type']}): leave out module")
     if source["type"] == "spec":
-        return TwoTower(StudentSpec.from_config(source["spec"]), kind=config["kind"])
+        return TwoTower(StudentSpec.from_config(source["spec"]), kind=kind)
     if source["type"] == "open_clip":
         # Absent in folders written before a student could change more than its text tower.
         spec = OpenClipSpec(
@@ -78,5 +110,8 @@ def _module(config: dict[str, Any], module: nn.Module | None, folder: Path) -> n
             text=source["text"] or {},
             embed_dim=source.get("embed_dim"),
         )
-        return open_clip_module(spec, image_size=source["image_size"], kind=config["kind"])
+        return open_clip_module(spec, image_size=source["image_size"], kind=kind)
+    encoder = rebuild_encoder(source)
+    if encoder is not None:
+        return encoder
     raise ValueError(f"{folder / CONFIG_FILE} names an unknown source {source['type']!r}")

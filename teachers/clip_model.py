@@ -16,7 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from teachers.contract import DualEncoder, Embeddings, Kind, Preprocess, Tokenizer
+from teachers.contract import DualEncoder, Embeddings, Kind, Modality, Preprocess, Tokenizer
 
 
 def unit_rows(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -46,6 +46,7 @@ class ClipModel(nn.Module):
         check_dual_encoder(module)
         self.module: Any = module  # a DualEncoder and an nn.Module; types cannot say both
         self.name = name
+        self.modalities: tuple[Modality, ...] = ("image", "text")  # what it can embed
         self.preprocess = preprocess
         self.tokenizer = tokenizer
 

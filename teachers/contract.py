@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 Kind = Literal["softmax", "sigmoid"]
+Modality = Literal["image", "text"]
 
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,

@@ -7,10 +7,12 @@ from open_clip's record of it; nothing is assumed. Image and text transforms oth
 
 import json
 import pickle
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import open_clip
 from open_clip.pretrained import get_pretrained_cfg
 from torch import nn
@@ -18,41 +20,29 @@ from torch import nn
 from teachers.catalog import PretrainedWeights
 from teachers.contract import Preprocess, Tokenizer
 from teachers.hub import hub_or_cache
+from teachers.loaded_model import LoadedModel
 from teachers.tokenizers import HuggingFaceTokenizer, OpenClipTokenizer
 
 CONFIG_NAME = "open_clip_config.json"
 _WEIGHTS = (".safetensors", ".bin", ".pth")
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoadedModel:
-    """What a source gives: the module and how to feed it."""
-
-    module: nn.Module
-    name: str
-    preprocess: Preprocess
-    tokenizer: Tokenizer
-    licence: str | None = None
-
-
 def from_catalog(entry: PretrainedWeights) -> LoadedModel:
     """Load pretrained weights by name and tag; downloads them unless they are cached."""
     record = get_pretrained_cfg(entry.model, entry.tag)
+    # Some names (ViT-B-16/openai) have a configuration with plain GELU and weights that were
+    # trained with the quick one; open_clip warns and computes the wrong thing.
+    quick = bool(record.get("quick_gelu", False))
     with hub_or_cache(entry.spec):
         tokenizer = OpenClipTokenizer(entry.model)
-        module = _create(
-            entry.model,
-            entry.tag,
-            # Some names (ViT-B-16/openai) have a configuration with plain GELU and weights that
-            # were trained with the quick one; open_clip warns and computes the wrong thing.
-            force_quick_gelu=bool(record.get("quick_gelu", False)),
-        )
+        module = _create(entry.model, entry.tag, force_quick_gelu=quick)
     return LoadedModel(
         module=module,
         name=entry.spec,
         preprocess=read_preprocess(module, entry.spec),
         tokenizer=tokenizer,
         licence=entry.licence,
+        source=_source(open_clip.get_model_config(entry.model), quick),
     )
 
 
@@ -62,6 +52,8 @@ def from_hub(spec: str) -> LoadedModel:
         try:
             tokenizer = OpenClipTokenizer(spec)
             module = _create(spec)
+            name = spec.removeprefix("hf-hub:")
+            config = Path(huggingface_hub.hf_hub_download(name.partition("@")[0], CONFIG_NAME))
         except (RuntimeError, OSError) as error:
             raise RuntimeError(
                 f"{spec} could not be loaded from the Hugging Face hub: {error}. Check the id, and "
@@ -69,9 +61,10 @@ def from_hub(spec: str) -> LoadedModel:
             ) from error
     return LoadedModel(
         module=module,
-        name=spec.removeprefix("hf-hub:"),
+        name=name,
         preprocess=read_preprocess(module, spec),
         tokenizer=tokenizer,
+        source=_source(_read_config(config.parent)["model_cfg"]),
     )
 
 
@@ -96,8 +89,30 @@ def from_folder(folder: Path) -> LoadedModel:
         ) from error
     preprocess = read_preprocess(module, str(folder))
     return LoadedModel(
-        module=module, name=folder.resolve().name, preprocess=preprocess, tokenizer=tokenizer
+        module=module,
+        name=folder.resolve().name,
+        preprocess=preprocess,
+        tokenizer=tokenizer,
+        source=_source(config["model_cfg"]),
     )
+
+
+def _source(model_config: Any, quick_gelu: bool = False) -> dict[str, Any]:
+    """The architecture as JSON values; `open_clip_from_config` reads them back."""
+    return {"type": "open_clip_config", "config": model_config, "quick_gelu": quick_gelu}
+
+
+def open_clip_from_config(source: Mapping[str, Any]) -> nn.Module:
+    """Build it again, with random weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        content = {"model_cfg": source["config"], "preprocess_cfg": {}}
+        (Path(folder) / CONFIG_NAME).write_text(json.dumps(content))
+        return open_clip.create_model(
+            f"local-dir:{folder}",
+            load_weights=False,
+            force_quick_gelu=source["quick_gelu"],
+            pretrained_text=False,
+        )
 
 
 def read_preprocess(module: Any, where: str) -> Preprocess:

@@ -10,14 +10,14 @@ from torch import nn
 from teachers.catalog import find_entry, list_teachers
 from teachers.clip_model import ClipModel, check_dual_encoder
 from teachers.contract import Preprocess, Tokenizer
-from teachers.from_open_clip import (
-    CONFIG_NAME,
-    LoadedModel,
-    from_catalog,
-    from_folder,
-    from_hub,
-)
+from teachers.from_open_clip import CONFIG_NAME, from_catalog, from_folder, from_hub
+from teachers.from_timm import PREFIX as TIMM
+from teachers.from_timm import check_timm, from_timm, timm_name
+from teachers.from_transformers_text import PREFIX as TEXT
+from teachers.from_transformers_text import from_transformers_text, transformers_name
+from teachers.loaded_model import LoadedModel
 from teachers.teacher import Precision, Teacher, check_precision
+from teachers.unimodal import UnimodalTeacher
 
 
 def load_teacher(
@@ -33,8 +33,9 @@ def load_teacher(
 
     Args:
         spec: an open_clip `name/tag` ("ViT-B-16/openai"); "hf-hub:owner/name"; a folder with
-            open_clip_config.json and weights (also "local-dir:PATH"); or a ready module: a
-            `ClipModel`, whose parts are taken over, or any `DualEncoder`, with `preprocess` and
+            open_clip_config.json and weights (also "local-dir:PATH"); "timm/NAME", an image
+            encoder, or "hf-text:ID", a text encoder or language model, alone; or a ready module:
+            a `ClipModel`, whose parts are taken over, or any `DualEncoder`, with `preprocess` and
             `tokenizer` given. A ready module is copied, so yours stays trainable.
         precision: "fp32", "bf16", "int8" or "nf4".
         device: where the teacher runs.
@@ -52,7 +53,9 @@ def load_teacher(
     loaded = _ready(spec, preprocess, tokenizer) if isinstance(spec, nn.Module) else _load(spec)
     given = {"name": name, "preprocess": preprocess, "tokenizer": tokenizer}
     loaded = replace(loaded, **{key: value for key, value in given.items() if value is not None})
-    return Teacher(**vars(loaded), precision=precision, device=device)
+    parts = {**vars(loaded), "precision": precision, "device": device}
+    modality = parts.pop("modality")
+    return Teacher(**parts) if modality is None else UnimodalTeacher(**parts, modality=modality)
 
 
 def check_tokenizer(tokenizer: object) -> None:
@@ -66,9 +69,31 @@ def check_tokenizer(tokenizer: object) -> None:
             )
 
 
+def teacher_name(spec: str) -> str:
+    """What `load_teacher(spec)` would be called, found out without loading it.
+
+    Raises:
+        ValueError: there is no such teacher, as far as that can be told.
+    """
+    if spec.startswith(TIMM):
+        check_timm(spec.removeprefix(TIMM))
+        return timm_name(spec.removeprefix(TIMM))
+    if spec.startswith(TEXT):
+        return transformers_name(spec.removeprefix(TEXT))
+    if spec.startswith("hf-hub:"):
+        return spec.removeprefix("hf-hub:")
+    folder = Path(spec.removeprefix("local-dir:")).expanduser()
+    known = spec.partition("/")[0] in {entry.model for entry in list_teachers()}
+    return find_entry(spec).spec if known else _existing(folder).resolve().name
+
+
 def _load(spec: str | Path) -> LoadedModel:
     if isinstance(spec, Path):
         return from_folder(_existing(spec))
+    if spec.startswith(TIMM):
+        return from_timm(spec.removeprefix(TIMM))
+    if spec.startswith(TEXT):
+        return from_transformers_text(spec.removeprefix(TEXT))
     if spec.startswith("hf-hub:"):
         return from_hub(spec)
     if spec.startswith("local-dir:"):
@@ -107,6 +132,8 @@ def _ready(
             preprocess=module.preprocess,
             tokenizer=module.tokenizer,
             licence=getattr(module, "licence", None),
+            source=getattr(module, "source", None),
+            modality=module.modalities[0] if len(module.modalities) == 1 else None,
         )
     check_dual_encoder(module)
     missing = [

@@ -38,6 +38,7 @@ class Teacher(ClipModel):
             teachers/quantization.py). Embeddings are unit rows in float32 whichever it is.
         device: where it stays. Quantised weights are made for the device they are made on.
         licence: of the weights, where known.
+        source: the architecture as JSON values, where it can be rebuilt from such.
 
     Attributes:
         fingerprint: hex sha256 over weights as loaded (before conversion, so that CPU and GPU
@@ -54,12 +55,14 @@ class Teacher(ClipModel):
         precision: Precision = "fp32",
         device: str | torch.device = "cpu",
         licence: str | None = None,
+        source: dict[str, Any] | None = None,
     ) -> None:
         """Fingerprint, convert and freeze."""
         check_precision(precision)
         super().__init__(module, name=name, preprocess=preprocess, tokenizer=tokenizer)
         self.precision = precision
         self.licence = licence
+        self.source = source
         self.fingerprint = fingerprint(
             module, precision=precision, preprocess=preprocess, tokenizer=tokenizer
         )

@@ -47,9 +47,11 @@ def _check(config: "RunConfig") -> None:
         raise ValueError("which reinforced dataset? Add --data.store FOLDER (distill reinforce)")
     if not config.out:
         raise ValueError("where to? Add --out FOLDER; the same command resumes from there")
-    if config.student.lock_text and not (config.student.text_from or config.student.donor):
+    trained = config.student.text_from or config.student.donor or "/" in config.student.name
+    if config.lock.tower != "none" and not trained:
         raise ValueError(
-            "--student.lock-text needs a trained tower: add --student.text-from FOLDER"
+            f"--lock.tower {config.lock.tower} needs a trained tower: add --student.text-from "
+            "FOLDER, --student.donor TEACHER, or a student with weights"
         )
 
 

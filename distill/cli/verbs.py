@@ -76,6 +76,12 @@ def _train(arguments: Sequence[str], console: Console) -> Outcome:
     return run(arguments, console)
 
 
+def _calibrate(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.calibrate import run
+
+    return run(arguments, console)
+
+
 def _evaluate(arguments: Sequence[str], console: Console) -> Outcome:
     from distill.cli.evaluating import run
 
@@ -147,6 +153,7 @@ VERBS: dict[str, Verb] = {
     "audit": Verb(summary="check a reinforced dataset", run=_audit),
     "inherit": Verb(summary="start a student from a donor's weights", run=_inherit),
     "train": Verb(summary="train a student by a recipe", run=_train),
+    "calibrate": Verb(summary="find each teacher's scale by short trainings", run=_calibrate),
     "evaluate": Verb(summary="zero-shot and retrieval scores of any model", run=_evaluate),
     "export": Verb(summary="write files that a phone or server runs, checked", run=_export),
     "profile": Verb(summary="how big and how fast a student is", run=_profile),

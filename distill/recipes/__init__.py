@@ -7,7 +7,9 @@ from distill.recipes.aclip import aclip
 from distill.recipes.clipa import clipa
 from distill.recipes.demo import demo, demo_teacher
 from distill.recipes.finetuning import evaclip_finetune, ft_clip
+from distill.recipes.locked import lit, llm2clip, locked_text, sail
 from distill.recipes.mobileclip2 import mobileclip2
+from distill.recipes.plain import clip_kd, siglip
 from distill.recipes.tinyclip import tinyclip, tinyclip_progressive
 from teachers.suggestions import unknown_name
 
@@ -19,6 +21,12 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "evaclip_finetune": evaclip_finetune,
     "ft_clip": ft_clip,
     "mobileclip2": mobileclip2,
+    "siglip": siglip,
+    "clip_kd": clip_kd,
+    "lit": lit,
+    "locked_text": locked_text,
+    "sail": sail,
+    "llm2clip": llm2clip,
     "tinyclip": tinyclip,
     "tinyclip_progressive": tinyclip_progressive,
 }
@@ -38,13 +46,19 @@ def find_recipe(name: str) -> RunConfig:
 __all__ = [
     "RECIPES",
     "aclip",
+    "clip_kd",
     "clipa",
     "demo",
     "demo_teacher",
     "evaclip_finetune",
     "find_recipe",
     "ft_clip",
+    "lit",
+    "llm2clip",
+    "locked_text",
     "mobileclip2",
+    "sail",
+    "siglip",
     "tinyclip",
     "tinyclip_progressive",
 ]

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from distill.config import RunConfig
+from distill.lock_config import LockConfig
 from distill.objective import Objective
 
 Variant = Callable[[RunConfig], RunConfig]
@@ -32,7 +33,7 @@ def undistilled(config: RunConfig) -> RunConfig:
 
 def text_tower_locked(config: RunConfig) -> RunConfig:
     """The teacher's text tower is kept as it is."""
-    return replace(config, student=replace(config.student, lock_text=True))
+    return replace(config, lock=LockConfig(tower="text"))
 
 
 def sigmoid(config: RunConfig) -> RunConfig:

@@ -31,7 +31,7 @@ from reinforced_data.auditing.teachers import replay_column
 from reinforced_data.plan import Plan, TeacherColumns
 from reinforced_data.resampling import check_render_version
 from reinforced_data.shard_pass import reinforce_shard
-from reinforced_data.store.columns import ORIGINAL, Column
+from reinforced_data.store.columns import ORIGINAL, Column, modalities_of
 from reinforced_data.store.layout import open_store
 from reinforced_data.store.leftovers import remove_leftovers
 from reinforced_data.view_policy import ViewPolicy
@@ -158,7 +158,7 @@ class _Repair:
         if kind in ("image_embeddings", "text_embeddings"):
             if column.facts.get("published") and self._teacher(column) is None:
                 why = IMPORTED
-            elif kind == "image_embeddings" and self._texts_of(column) is None:
+            elif kind == "image_embeddings" and not self._stands_alone(column):
                 why = "has no column of its teacher's texts beside it: import both again"
             elif self._teacher(column) is None:
                 why = (
@@ -192,6 +192,10 @@ class _Repair:
             if same and texts.identity["hangs_on"] == captions:
                 return texts
         return None
+
+    def _stands_alone(self, column: Column) -> bool:
+        """Whether its teacher's texts are there as well, or it reads none."""
+        return "text" not in modalities_of(column) or self._texts_of(column) is not None
 
     def _in_all_shards(
         self, report: AuditReport, names: list[str], bar: AuditBar, max_error: float, seed: int
@@ -273,7 +277,7 @@ class _Repair:
         entries = []
         for column in damaged:
             teacher, texts = self._teacher(column), self._texts_of(column)
-            if column.identity.get("hangs_on") == views.name and teacher and texts:
+            if column.identity.get("hangs_on") == views.name and teacher:
                 entries.append(TeacherColumns(teacher=teacher, image=column, text=texts))
         return Plan(
             index=index,

@@ -31,7 +31,7 @@ class Batch:
 
     Attributes:
         keys: of the samples.
-        pixels: the view of each, at the student's own size.
+        pixels: the view of each, at the student's own size; of size 0 where none was asked for.
         texts: one text of each sample, or two where the caption policy is sum: the source's,
             then a written one.
         refused: reason -> how many samples were dropped from this batch.
@@ -101,5 +101,5 @@ class Batch:
         )
         weights = None if self.weights is None else function(self.weights)
         attention = None if self.attention is None else function(self.attention)
-        moved = replace(self, pixels=function(self.pixels), texts=texts)
-        return replace(moved, weights=weights, attention=attention)
+        pixels = function(self.pixels)
+        return replace(self, pixels=pixels, texts=texts, weights=weights, attention=attention)

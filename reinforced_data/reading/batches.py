@@ -18,7 +18,7 @@ from reinforced_data.pictures import Picture
 from reinforced_data.reading.batch import Batch, Texts
 from reinforced_data.reading.open_shard import OpenShard
 from reinforced_data.reading.order import SampleOrder, caption_id, view_indices
-from reinforced_data.reading.step_texts import CaptionShares, StepTexts
+from reinforced_data.reading.step_texts import CaptionShares, StepTexts, empty_rows
 from reinforced_data.reading.stored_teachers import StoredTeacher
 from reinforced_data.scores.weights import ScoreWeights
 from reinforced_data.source import UnreadableImage
@@ -36,8 +36,8 @@ _MAX_CACHED_TEXTS = 1 << 17
 class Reading:
     """How a student wants its batches; see `ReinforcedDataset.loader`."""
 
-    preprocess: Preprocess
-    tokenizer: Tokenizer
+    preprocess: Preprocess | None
+    tokenizer: Tokenizer | None
     teachers: tuple[StoredTeacher, ...]
     captions: CaptionShares
     scores: Column | None
@@ -75,7 +75,7 @@ class StepRows:
         self.operations = np.empty((size, reading.num_ops), np.uint8)
         self.magnitudes = np.empty((size, reading.num_ops), np.float32)
         self.weights: np.ndarray | None = None
-        self.images = [_empty_rows(one.image_codec, size, one.embed_dim) for one in teachers]
+        self.images = [empty_rows(one.image_codec, size, one.embed_dim) for one in teachers]
         attended = reading.attention
         grid = (0, 0) if attended is None else tuple(attended.identity["of"]["grid"])
         self.attention = np.empty((size, *grid), np.uint8)
@@ -88,10 +88,6 @@ class StepRows:
     def view_numbers(self, slot: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the view of one sample, as `ViewRows.made` takes it."""
         return self.crops[slot], self.operations[slot], self.magnitudes[slot]
-
-
-def _empty_rows(codec: Codec, size: int, embed_dim: int) -> np.ndarray:
-    return np.empty((size, codec.width(embed_dim)), codec.dtype)
 
 
 class BatchDataset(Dataset[Batch]):
@@ -181,7 +177,8 @@ class BatchDataset(Dataset[Batch]):
                 Embeddings(
                     image,
                     _unit_rows(teacher.text_codec, encoded[rows], teacher.embed_dim),
-                    torch.tensor(teacher.logit_scale),
+                    # Nobody compares the rows of a teacher of one modality with each other.
+                    torch.tensor(1.0 if teacher.logit_scale is None else teacher.logit_scale),
                     None if teacher.logit_bias is None else torch.tensor(teacher.logit_bias),
                 )
                 for teacher, image, encoded in zip(teachers, images, texts.rows, strict=True)
@@ -214,27 +211,32 @@ class BatchDataset(Dataset[Batch]):
         for part, values in zip((read.crops, read.operations, read.magnitudes), parts, strict=True):
             part[slots] = values
         for encoded, (image_rows, _) in zip(read.images, shard.embeddings, strict=True):
-            encoded[slots] = image_rows.encoded(rows, chosen)
+            if image_rows is not None:
+                encoded[slots] = image_rows.encoded(rows, chosen)
         if shard.attention is not None:
             read.attention[slots] = shard.attention.some(rows, chosen)
 
     def _pictures(self, read: StepRows) -> tuple[np.ndarray, list[str | None]]:
         """Render the views, shard by shard, and say which samples are refused."""
-        side = self._reading.preprocess.image_size
+        look = self._reading.preprocess
+        side = 0 if look is None else look.image_size
         pixels = np.empty((len(read.rows), side, side, 3), np.uint8)
         refused: list[str | None] = [None] * len(read.rows)
+        if look is None:
+            return pixels, refused
         for slot in np.argsort(read.shards, kind="stable").tolist():
             shard = self._shard(int(read.shards[slot]))
             view = shard.views.made(*read.view_numbers(slot))
-            refused[slot] = self._draw(shard, int(read.rows[slot]), view, pixels[slot])
+            refused[slot] = self._draw(shard, int(read.rows[slot]), view, look, pixels[slot])
         return pixels, refused
 
-    def _draw(self, shard: OpenShard, row: int, view: View, pixels: np.ndarray) -> str | None:
+    def _draw(
+        self, shard: OpenShard, row: int, view: View, preprocess: Preprocess, pixels: np.ndarray
+    ) -> str | None:
         """Render a view into `pixels`, or say why the sample is refused."""
         data = shard.image(row)
         if hashlib.sha256(data).digest() != shard.index.digest(row):
             return "image-changed"
-        preprocess = self._reading.preprocess
         try:
             picture = Picture(data, known_good=True)
             if self._reading.whole_image:
@@ -246,13 +248,16 @@ class BatchDataset(Dataset[Batch]):
         return None
 
     def _tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        known = self._tokens
+        known, tokenizer = self._tokens, self._reading.tokenizer
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
             if len(known) + len(new) > _MAX_CACHED_TEXTS:
                 known.clear()
                 new = list(dict.fromkeys(texts))
-            for text, row in zip(new, self._reading.tokenizer(new).numpy(), strict=True):
+            rows = (
+                np.empty((len(new), 0), np.int64) if tokenizer is None else tokenizer(new).numpy()
+            )
+            for text, row in zip(new, rows, strict=True):
                 known[text] = (row, caption_id(text))
         tokens = np.stack([known[text][0] for text in texts])
         ids = np.array([known[text][1] for text in texts], dtype=np.int64)
@@ -277,5 +282,7 @@ class BatchDataset(Dataset[Batch]):
         return opened
 
 
-def _unit_rows(codec: Codec, values: np.ndarray, embed_dim: int) -> Float[Tensor, "b d"]:
+def _unit_rows(codec: Codec | None, values: np.ndarray, embed_dim: int) -> Float[Tensor, "b d"]:
+    if codec is None:
+        return torch.from_numpy(values)
     return torch.from_numpy(codec.unit_rows(values, embed_dim))

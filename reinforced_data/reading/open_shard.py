@@ -26,7 +26,7 @@ class OpenShard:
         index: where the images are.
         views: the view set.
         captions: the texts of each row, set by set.
-        embeddings: (image rows, text rows set by set) per teacher.
+        embeddings: (image rows, text rows set by set) per teacher; None and [] for what it lacks.
         scores: of each row, float32, where a run weighs by them.
         attention: a teacher's ranks of the views' patches, where they are asked for.
     """
@@ -39,7 +39,7 @@ class OpenShard:
         index: Column,
         views: Column,
         captions: Sequence[Column],
-        teachers: Sequence[tuple[Column, Sequence[Column]]],
+        teachers: Sequence[tuple[Column | None, Sequence[Column]]],
         scores: Column | None = None,
         commits: Mapping[str, Commit] = MappingProxyType({}),
         attention: Column | None = None,
@@ -58,7 +58,7 @@ class OpenShard:
         self.captions = [CaptionRows(self._rows(one)) for one in captions]
         self.embeddings = [
             (
-                ImageRows(image, self._rows(image), self.views.num_views),
+                None if image is None else self._image_rows(image),
                 [TextRows(text, self._rows(text)) for text in texts],
             )
             for image, texts in teachers
@@ -69,6 +69,9 @@ class OpenShard:
         self.attention = attention and AttentionRows(attention, self._rows(attention))
         cache = store.storage.cache
         self._source = _Source(store.sources[shard], store.source_bytes[shard], cache)
+
+    def _image_rows(self, column: Column) -> ImageRows:
+        return ImageRows(column, self._rows(column), self.views.num_views)
 
     def _rows(self, column: Column) -> pa.RecordBatch:
         commit = self._commits.get(column.name)
@@ -104,24 +107,32 @@ class OpenShard:
 
 
 class _Source:
-    """A source shard, read at given offsets."""
+    """A source shard, read at given offsets; opened when it is first read."""
 
     def __init__(self, path: str, size: int, cache: ShardCache | None) -> None:
-        self._fs, self._path = locate(path)
+        self._shard, self._size, self._cache = path, size, cache
         self._file = -1
+        self._opened = False
+
+    def _open(self) -> None:
+        self._opened = True
+        self._fs, self._path = locate(self._shard)
         local = isinstance(self._fs, LocalFileSystem)
-        if not local and cache is not None:
-            self._path, local = str(cache.fetch(self._fs, self._path, size)), True
+        if not local and self._cache is not None:
+            self._path, local = str(self._cache.fetch(self._fs, self._path, self._size)), True
         if local:
             try:
                 self._file = os.open(self._path, os.O_RDONLY)
             except OSError as error:
                 raise ValueError(
-                    f"source shard {path} cannot be opened ({error.strerror}); a store holds no "
-                    "images, so its source must stay where it was, or move along with the store"
+                    f"source shard {self._shard} cannot be opened ({error.strerror}); a store "
+                    "holds no images, so its source must stay where it was, or move along with "
+                    "the store"
                 ) from error
 
     def read(self, offset: int, size: int) -> bytes:
+        if not self._opened:
+            self._open()
         if self._file >= 0:
             # No file position: forked workers share it.
             return os.pread(self._file, size, offset)

@@ -128,8 +128,8 @@ class ReinforcedDataset:
     def loader(
         self,
         *,
-        preprocess: Preprocess,
-        tokenizer: Tokenizer,
+        preprocess: Preprocess | None,
+        tokenizer: Tokenizer | None,
         batch_size: int,
         num_steps: int,
         start_step: int = 0,
@@ -152,8 +152,8 @@ class ReinforcedDataset:
         `world_size` are.
 
         Args:
-            preprocess: the student's; views are rendered at its size.
-            tokenizer: the student's.
+            preprocess: the student's; views are rendered at its size. None reads no picture.
+            tokenizer: the student's; with None there are no tokens.
             batch_size: samples per step over all ranks, which must divide it.
             num_steps: where training ends.
             start_step: where it begins.
@@ -220,7 +220,7 @@ class ReinforcedDataset:
             views=self._views,
             captions=[self._caption_sets[name] for name in sets],
             teachers=[
-                (teacher.image, [teacher.texts[name] for name in sets]) for teacher in teachers
+                (one.image, [one.texts[name] for name in sets if one.texts]) for one in teachers
             ],
             scores=scores,
             attention=attention,
@@ -248,7 +248,7 @@ class ReinforcedDataset:
             raise ValueError(f"{self.path}: {error}") from error
         for teacher in teachers:
             lacking = [name for name in shares.sets if name not in teacher.texts]
-            if lacking:
+            if lacking and teacher.texts:
                 raise ValueError(
                     f"{self.path}: the teacher {teacher.name!r} has no rows for the caption set "
                     f"{lacking[0]!r}. Write them: distill caption {self.path} --name {lacking[0]} "
@@ -280,9 +280,9 @@ class ReinforcedDataset:
         besides: Sequence[Column] = (),
     ) -> tuple[list[int], list[set[int]]]:
         """Return each shard's number of rows, and which of them cannot be used."""
-        always = [self.index, self._views, *(teacher.image for teacher in teachers), *besides]
+        always = [self.index, self._views, *filter(None, (t.image for t in teachers)), *besides]
         of_sets = [
-            [self._caption_sets[name], *(one.texts[name] for one in teachers)] for name in sets
+            [self._caption_sets[n], *(t.texts[n] for t in teachers if t.texts)] for n in sets
         ]
         return usable_rows(self.store.num_shards, self._committed, always, of_sets)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reinforced_data.captions.policy import CaptionPolicy, pick_captions
+from reinforced_data.codecs.codec import Codec
 from reinforced_data.reading.open_shard import OpenShard
 from reinforced_data.reading.stored_teachers import StoredTeacher
 from reinforced_data.store.columns import ORIGINAL
@@ -48,10 +49,7 @@ class StepTexts:
     ) -> None:
         """Make room."""
         self.captions = [""] * size
-        self.rows = [
-            np.empty((size, one.text_codec.width(one.embed_dim)), one.text_codec.dtype)
-            for one in teachers
-        ]
+        self.rows = [empty_rows(one.text_codec, size, one.embed_dim) for one in teachers]
         self._shares = shares
 
     def fill(
@@ -76,4 +74,12 @@ class StepTexts:
             for slot, text in zip(into.tolist(), texts, strict=True):
                 self.captions[slot] = text
             for encoded, (_, text_rows) in zip(self.rows, shard.embeddings, strict=True):
-                encoded[into] = text_rows[place].encoded(there, numbers)
+                if text_rows:
+                    encoded[into] = text_rows[place].encoded(there, numbers)
+
+
+def empty_rows(codec: Codec | None, size: int, embed_dim: int) -> np.ndarray:
+    """Room for encoded rows; of width 0 where a teacher has no such rows."""
+    if codec is None:
+        return np.empty((size, 0), np.float32)
+    return np.empty((size, codec.width(embed_dim)), codec.dtype)

@@ -5,7 +5,13 @@ from dataclasses import dataclass, field
 
 from reinforced_data.codecs.codec import Codec
 from reinforced_data.codecs.of_columns import codec_of
-from reinforced_data.store.columns import DEFAULT, ORIGINAL, Column, view_set_of
+from reinforced_data.store.columns import (
+    DEFAULT,
+    ORIGINAL,
+    Column,
+    modalities_of,
+    view_set_of,
+)
 from reinforced_data.store.storage import Storage
 from teachers.contract import Kind
 from teachers.suggestions import unknown_name
@@ -17,29 +23,36 @@ class StoredTeacher:
 
     Attributes:
         name: as given to `load_teacher`.
-        kind: softmax or sigmoid head.
-        logit_scale: the factor itself.
+        kind: softmax or sigmoid head; None of a teacher of one modality, which has none.
+        logit_scale: the factor itself, likewise.
         logit_bias: of a sigmoid head, else None.
         embed_dim: the width of its rows.
+        precision: of its weights.
         fingerprint: of weights, precision, preprocessing and tokenizer.
-        image: the column of its image rows.
-        text: the column of its text rows for the original captions.
+        image: the column of its image rows; None of a teacher of texts alone.
+        text: the column of its text rows for the original captions; None of one of pictures alone.
         texts: the same for every caption set that it has read, by the set's name.
         image_codec: how image rows are stored.
         text_codec: how text rows are stored.
     """
 
     name: str
-    kind: Kind
-    logit_scale: float
+    kind: Kind | None
+    logit_scale: float | None
     logit_bias: float | None
     embed_dim: int
+    precision: str
     fingerprint: str
-    image: Column = field(repr=False)
-    text: Column = field(repr=False)
+    image: Column | None = field(repr=False)
+    text: Column | None = field(repr=False)
     texts: Mapping[str, Column] = field(repr=False)
-    image_codec: Codec = field(repr=False)
-    text_codec: Codec = field(repr=False)
+    image_codec: Codec | None = field(repr=False)
+    text_codec: Codec | None = field(repr=False)
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Of its image rows and text rows; 0 where it has none."""
+        return self.embed_dim * (self.image is not None), self.embed_dim * (self.text is not None)
 
 
 def chosen_views(where: str, columns: Sequence[Column], name: str | None) -> Column:
@@ -64,36 +77,48 @@ def chosen_views(where: str, columns: Sequence[Column], name: str | None) -> Col
 def stored_teachers(
     storage: Storage, columns: Sequence[Column], views: Column
 ) -> tuple[StoredTeacher, ...]:
-    """List the teachers that have rows for these views and for the original captions."""
+    """List the teachers that have rows for these views and for the original captions.
+
+    A teacher of one modality needs rows of that one alone.
+    """
     found = []
-    for image in columns:
-        if image.kind != "image_embeddings" or image.identity["hangs_on"] != views.name:
-            continue
-        texts = _texts_of(columns, image)
-        text = texts.get(ORIGINAL)
-        if text is None:
-            continue
-        facts = image.facts["teacher"]
-        found.append(
-            StoredTeacher(
-                name=image.identity["teacher"],
-                kind=facts["kind"],
-                logit_scale=facts["logit_scale"],
-                logit_bias=facts["logit_bias"],
-                embed_dim=facts["embed_dim"],
-                fingerprint=image.identity["teacher_fingerprint"],
-                image=image,
-                text=text,
-                texts=texts,
-                image_codec=codec_of(storage, image),
-                text_codec=codec_of(storage, text),
-            )
-        )
+    for column in columns:
+        if column.kind == "image_embeddings" and column.identity["hangs_on"] == views.name:
+            texts = _texts_of(columns, column) if "text" in modalities_of(column) else {}
+            text = texts.get(ORIGINAL)
+            if text is not None or "text" not in modalities_of(column):
+                found.append(_stored_teacher(storage, column, text, texts))
+        elif column.kind == "text_embeddings" and modalities_of(column) == ("text",):
+            texts = _texts_of(columns, column)
+            if texts.get(ORIGINAL) == column:
+                found.append(_stored_teacher(storage, None, column, texts))
     return tuple(found)
 
 
+def _stored_teacher(
+    storage: Storage, image: Column | None, text: Column | None, texts: Mapping[str, Column]
+) -> StoredTeacher:
+    column = image or text
+    assert column is not None
+    facts = column.facts["teacher"]
+    return StoredTeacher(
+        name=column.identity["teacher"],
+        kind=facts["kind"],
+        logit_scale=facts["logit_scale"],
+        logit_bias=facts["logit_bias"],
+        embed_dim=facts["embed_dim"],
+        precision=facts.get("precision", "fp32"),
+        fingerprint=column.identity["teacher_fingerprint"],
+        image=image,
+        text=text,
+        texts=texts,
+        image_codec=None if image is None else codec_of(storage, image),
+        text_codec=None if text is None else codec_of(storage, text),
+    )
+
+
 def _texts_of(columns: Sequence[Column], image: Column) -> dict[str, Column]:
-    """Return the text columns of the teacher that wrote an image column, by caption set."""
+    """Return the text columns of the teacher that wrote an embeddings column, by caption set."""
     sets = {c.name: c.identity["set"] for c in columns if c.kind == "captions"}
     found = {}
     for column in columns:

@@ -132,14 +132,20 @@ def _clip_score(dataset: ReinforcedDataset, asked: ClipScore) -> tuple[dict[str,
             f"{unknown_name('teacher', asked.teacher, known)}"
         )
     teacher, store = known[asked.teacher], dataset.store
-    columns = (teacher.image, teacher.text)
+    image, text = teacher.image, teacher.text
+    if image is None or text is None:
+        raise ValueError(
+            f"{dataset.path}: the teacher {asked.teacher!r} has rows of one modality alone, and "
+            "a cosine needs both"
+        )
+    columns = (image, text)
     identity = {"source": "mean-cosine", "of": [column.name for column in columns]}
 
     def scorer(shard: int, keys: list[str]) -> np.ndarray | None:
         if any(store.commit(column, shard) is None for column in columns):
             return None
-        images = ImageRows(teacher.image, store.rows(teacher.image, shard), dataset.num_views)
-        texts = TextRows(teacher.text, store.rows(teacher.text, shard))
+        images = ImageRows(image, store.rows(image, shard), dataset.num_views)
+        texts = TextRows(text, store.rows(text, shard))
         return _cosines(teacher, images, texts)
 
     return identity, scorer
@@ -147,6 +153,7 @@ def _clip_score(dataset: ReinforcedDataset, asked: ClipScore) -> tuple[dict[str,
 
 def _cosines(teacher: StoredTeacher, images: ImageRows, texts: TextRows) -> np.ndarray:
     """Mean cosine of each sample's views and captions; NaN where one of them is missing."""
+    assert teacher.image_codec is not None and teacher.text_codec is not None
     encoded = images.all_encoded()
     num_rows, num_views, width = encoded.shape
     views = teacher.image_codec.unit_rows(encoded.reshape(-1, width), teacher.embed_dim)

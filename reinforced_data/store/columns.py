@@ -130,6 +130,11 @@ def view_set_of(column: Column) -> str:
     return column.identity.get("set", DEFAULT)
 
 
+def modalities_of(column: Column) -> tuple[str, ...]:
+    """What the teacher of an embeddings column can embed: both, in columns that do not say."""
+    return tuple(column.facts.get("teacher", {}).get("modalities", ("image", "text")))
+
+
 def caption_sets(columns: Iterable[Column]) -> dict[str, Column]:
     """The caption sets among columns by name, the original one too."""
     return {c.identity["set"]: c for c in columns if c.kind == "captions"}

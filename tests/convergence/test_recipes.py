@@ -34,21 +34,24 @@ def test_recipe_at_toy_size(name, store, tmp_path):
         embed_dim=16,
         image_size=32,
     )
-    student = build_student(spec, tokenizer=TOKENIZER)
+    student = build_student(spec, tokenizer=TOKENIZER, kind=recipe.student.kind)
     # The toy's texts have eight tokens.
     shorter = {"text_length": 5} if recipe.tokens.text_length else {}
     toy = replace(
         recipe,
         tokens=replace(recipe.tokens, **shorter),
+        lock=replace(recipe.lock, **{f"stored_{side}": "a" for side in recipe.lock.sides}),
         data=replace(recipe.data, batch_size=8, num_workers=0),
         schedule=ScheduleConfig(num_steps=4, warmup_steps=1),
         out=str(tmp_path / "run"),
         log_every=1,
     )
-    result = train(student, store, recipe=toy, show=False)
+    given = student if len(toy.lock.sides) < 2 else None
+    teachers = [tiny_teacher("a", seed=1)] if toy.lock.sides else []
+    result = train(given, store, recipe=toy, teachers=teachers, show=False)
     assert result.steps == 4 and result.refused == {}
     assert result.student.logit_scale.exp() <= recipe.max_logit_scale + 1e-4
-    assert (result.student is student) == (recipe.ema_decay is None)
+    assert (result.student is student) == (recipe.ema_decay is None and not toy.lock.sides)
 
 
 @pytest.mark.parametrize("name", list(RECIPES))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from distill import Objective, train
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, StudentConfig
+from distill.lock_config import LockConfig
 from distill.run_log import read_log
 from distill.starting import train_from_config
 from reinforced_data import ViewPolicy, open_dataset, reinforce
@@ -185,7 +186,7 @@ def test_locked_text_tower_does_not_move(world, tmp_path):
     donor.save(tmp_path / "donor")
     student = tiny_student(seed=8)
     before = {n: p.detach().clone() for n, p in student.text_tower.named_parameters()}
-    config = recipe(student=StudentConfig(lock_text=True))
+    config = recipe(lock=LockConfig(tower="text"))
     done = train(student, world[1], recipe=config, show=False).student
     after = dict(done.text_tower.named_parameters())
     assert_equal_bits(before, {n: p.detach() for n, p in after.items()})

@@ -40,6 +40,15 @@ def test_a_field_that_was_not_known_had_its_default(tmp_path):
         check_same_run(other, tmp_path)
 
 
+def test_a_field_that_is_no_more_counts_where_it_was_on(tmp_path):
+    config = write(tmp_path, CONFIG)
+    values = json.loads((tmp_path / "config.json").read_text())
+    for before, found in ((False, {}), (True, {"student.lock_text": (True, None)})):
+        student = {**values["student"], "lock_text": before}
+        (tmp_path / "config.json").write_text(json.dumps({**values, "student": student}))
+        assert differences(config, tmp_path) == found
+
+
 def test_every_other_difference_counts(tmp_path):
     config = write(tmp_path, CONFIG)
     assert differences(config, tmp_path) == {}
