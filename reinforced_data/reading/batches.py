@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from reinforced_data.reading.reader import ReinforcedDataset
 
 _MAX_CACHED_TEXTS = 1 << 17
+# One a step would cost least at a time, but what stays open lies between what a step frees, and the
+# heap grows by a batch's arrays each time.
+_OPENED_A_STEP = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +155,7 @@ class BatchDataset(Dataset[Batch]):
     def _look_ahead(self, step: int) -> None:
         """Do a little for the next window, or its first batch would have to do all of it.
 
-        One shard is opened a step, and when all are open the window is shuffled. What cannot be
+        Some shards are opened a step, and when all are open the window is shuffled. What cannot be
         opened is left to the step that needs it, if there will be one.
         """
         window = self._order.coming(step)
@@ -161,7 +164,8 @@ class BatchDataset(Dataset[Batch]):
             self._order.prepare(*window)
             return
         with contextlib.suppress(ValueError, OSError):
-            self._shard(closed[0])
+            for shard in closed[:_OPENED_A_STEP]:
+                self._shard(shard)
 
     def embeddings(
         self, read: StepRows, rows: slice | list[int] = slice(None)
