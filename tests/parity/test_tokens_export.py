@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from students import StudentSpec, TextSpec, build_student, export
-from students.exporters.onnx import open_tower
+from students.exporters.onnx import open_file
 from students.tokens.exporting import merging
 from students.tokens.policy import TokenPolicy
 from students.tokens.reduction import TokenReduction
@@ -45,4 +45,4 @@ def test_files_merge(tmp_path):
     (path,) = (tmp_path / "out").glob("*image*.onnx")
     with torch.no_grad():
         expected = merged.encode_image(pixels).numpy()
-    np.testing.assert_allclose(open_tower(path)(pixels.numpy()), expected, atol=1e-4)
+    np.testing.assert_allclose(open_file(path)(pixels.numpy()), expected, atol=1e-4)
