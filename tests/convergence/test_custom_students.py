@@ -32,7 +32,7 @@ def test_the_example_trains_evaluates_and_exports(tmp_path, monkeypatch, capsys)
     exec(compile(block, str(PAGE), "exec"), names)
     assert "'top1'" in capsys.readouterr().out
     assert names["result"].steps == 20
-    assert (tmp_path / "out" / "image.onnx").is_file()
+    assert (tmp_path / "out" / "onnx" / "image.onnx").is_file()
     trained = names["result"].student.state_dict()
     again = names["again"].state_dict()
     assert all(torch.equal(again[name], value) for name, value in trained.items())
