@@ -1,0 +1,139 @@
+"""One format's folder, whole: towers, feeding, labels, sample, card. An app's team needs no more."""
+
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from students.bundling.browser import ORT_WEB_VERSION, write_page
+from students.bundling.card import CardFacts, render_card, template
+from students.bundling.formats import BUNDLE_FORMATS, BundleFormat
+from students.bundling.labels import LABELS_FILE, Labels, write_labels
+from students.bundling.vocabulary import TOKENIZER_FILE, write_vocabulary
+from students.student import Student
+
+SHIPPED = Path(__file__).parent / "shipped"
+PREPROCESSING_FILE = "preprocessing.json"
+METADATA_FILE = "metadata.json"
+_PACKAGE = "students.bundling.shipped."
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleOptions:
+    """What goes into bundles besides the towers.
+
+    Attributes:
+        labels: classes to tell apart; their text embeddings are made now.
+        card: what the model card says of the student's origin.
+        ort_web: a folder of onnxruntime-web's distribution, for a web page that loads nothing from
+            elsewhere; by default the page names a CDN.
+    """
+
+    labels: Labels | None = None
+    card: CardFacts = field(default_factory=CardFacts)
+    ort_web: Path | None = None
+
+
+def complete_bundle(
+    folder: Path,
+    student: Student,
+    format_name: str,
+    towers: Mapping[str, Mapping[str, Any]],
+    options: BundleOptions,
+) -> None:
+    """Write beside a format's towers all that is needed to use them.
+
+    Args:
+        folder: holds the towers' files already.
+        student: the model they come from.
+        format_name: a key of `BUNDLE_FORMATS`.
+        towers: for "image" and "text" what `metadata.json` says: file, input, input_shape,
+            input_dtype, output, output_shape, output_dtype, bytes, relative_error, latency_ms.
+        options: labels, card, web page.
+    """
+    kind = BUNDLE_FORMATS[format_name]
+    write_json(folder / PREPROCESSING_FILE, student.preprocess.config())
+    algorithm = write_vocabulary(student.tokenizer, folder)
+    described = json.loads((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
+    text = template("algorithm.md.j2").render(described)
+    (folder / "TOKENIZER.md").write_text(text, encoding="utf-8")
+    labels = None
+    if options.labels is not None:
+        labels = write_labels(student, options.labels, folder)
+        write_json(folder / LABELS_FILE, labels)
+    requirements = _write_program(folder, kind, algorithm)
+    if "index.html" in kind.extras:
+        write_page(folder, options.ort_web)
+    metadata = _metadata(student, format_name, towers)
+    card = render_card(
+        options.card,
+        metadata,
+        format=kind,
+        runtime_name=kind.name,
+        requirements=requirements,
+        labels=labels,
+        limited=[origin for origin in options.card.origins if origin.limited],
+        snippets=[(name, kind.extras[name]) for name in kind.extras if kind.extras[name]],
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_json(folder / METADATA_FILE, {**metadata, "files": _files(folder)})
+
+
+def _write_program(folder: Path, kind: BundleFormat, algorithm: str | None) -> list[str]:
+    """Copy the Python sample and the snippets; returns what the sample needs."""
+    copied = {name: name for name in ("sample.py", "feeding.py", "words.py")}
+    for source, target in {**copied, kind.runtime: "runtime.py"}.items():
+        text = (SHIPPED / source).read_text(encoding="utf-8")
+        # In a bundle the files lie side by side and no package of ours is there.
+        text = text.replace(f"{_PACKAGE}runtime_onnx", "runtime").replace(_PACKAGE, "")
+        (folder / target).write_text(text, encoding="utf-8")
+    for name in kind.extras:
+        shutil.copyfile(SHIPPED / name, folder / name)
+    needed = ["numpy", "pillow", *kind.requirements]
+    needed += ["tokenizers"] if algorithm == "huggingface" else []
+    (folder / "requirements.txt").write_text("\n".join(needed) + "\n", encoding="utf-8")
+    return needed
+
+
+def _metadata(
+    student: Student, format_name: str, towers: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    bias = student.logit_bias
+    kind = BUNDLE_FORMATS[format_name]
+    packages = ("clip-distill", "torch", "timm", "open_clip_torch", *kind.pinned)
+    return {
+        "format": 1,
+        "runtime": format_name,
+        "name": student.name,
+        "kind": student.kind,
+        "embed_dim": student.embed_dim,
+        "logit_scale": student.logit_scale.detach().double().exp().item(),
+        "logit_bias": None if bias is None else bias.item(),
+        "unit_rows": True,
+        "towers": {tower: dict(facts) for tower, facts in towers.items()},
+        "machine": f"{platform.system()} {platform.machine()}",
+        "versions": {name: version(name) for name in packages}
+        | ({"onnxruntime-web": ORT_WEB_VERSION} if "index.html" in kind.extras else {}),
+    }
+
+
+def _files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of every file but metadata.json itself; directories (CoreML) by their files."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name != METADATA_FILE:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found[name] = {"bytes": path.stat().st_size, "sha256": digest}
+    return found
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON that a person can read."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
