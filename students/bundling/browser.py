@@ -11,15 +11,16 @@ ORT_SCRIPT = "ort.wasm.min.js"
 ORT_FILES = (ORT_SCRIPT, "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 _CDN = f"https://cdn.jsdelivr.net/npm/onnxruntime-web@{ORT_WEB_VERSION}/dist/"
 ORT_SCRIPT_SHA384 = "Bw6URI+Gvoadw0do7/QrSHUC9D1vCYYK5OSqChFyhyV5mzPL4oe2rOAFljAnS8Sq"
+PAGE_FILES = ("page.css", "page.js", "clip.js", "words.js", "resize.js")
 _LOCAL = "ort"
-_PAGE = Path(__file__).parent / "shipped" / "index.html"
 
 
-def write_page(folder: Path, ort_web: Path | None = None) -> None:
-    """Write `index.html`.
+def write_page(folder: Path, shipped: Path, ort_web: Path | None = None) -> None:
+    """Write `index.html` and what it loads.
 
     Args:
-        folder: the bundle, which has the page's other files.
+        folder: the bundle.
+        shipped: where the page's parts are.
         ort_web: the npm package onnxruntime-web, or its `dist`: what the page needs of it is copied to
             `ort/`, and nothing is loaded from elsewhere. By default the page names a CDN.
 
@@ -32,9 +33,11 @@ def write_page(folder: Path, ort_web: Path | None = None) -> None:
     else:
         _copy_runtime(ort_web, folder / _LOCAL)
         script, sources = f'<script src="{_LOCAL}/{ORT_SCRIPT}"></script>', ""
-    text = _PAGE.read_text(encoding="utf-8")
+    text = (shipped / "index.html").read_text(encoding="utf-8")
     text = text.replace("<!-- onnxruntime-web -->", script).replace(" ONNXRUNTIME-WEB", sources)
     (folder / "index.html").write_text(text, encoding="utf-8")
+    for name in PAGE_FILES:
+        shutil.copyfile(shipped / name, folder / name)
 
 
 def check_runtime(ort_web: Path) -> Path:

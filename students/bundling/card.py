@@ -63,7 +63,8 @@ def render_card(facts: CardFacts, metadata: Mapping[str, Any], **more: Any) -> s
         metadata: the bundle's `metadata.json`.
         more: what else the template asks for.
     """
-    return template("card.md.j2").render(card=facts, facts=metadata, **more)
+    limited = [origin for origin in facts.origins if origin.limited]
+    return template("card.md.j2").render(card=facts, facts=metadata, limited=limited, **more)
 
 
 def template(name: str) -> Any:
@@ -74,7 +75,7 @@ def template(name: str) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"md": _escaped, "mb": lambda size: f"{size / 1e6:.1f} MB"}
+    made.filters |= {"md": _escaped, "code": _code, "mb": lambda size: f"{size / 1e6:.1f} MB"}
     return made.get_template(name)
 
 
@@ -83,3 +84,7 @@ def _escaped(value: object) -> str:
     flat = " ".join(str(value).split())
     flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|#!~])", r"\\\1", flat)
+
+
+def _code(value: object) -> str:
+    return " ".join(str(value).split()).replace("`", "'")

@@ -3,10 +3,8 @@
 import hashlib
 import json
 import platform
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +41,7 @@ def complete_bundle(
     folder: Path,
     student: Student,
     format_name: str,
-    towers: Mapping[str, Mapping[str, Any]],
+    exported: Mapping[str, Any],
     options: BundleOptions,
 ) -> None:
     """Write beside a format's towers all that is needed to use them.
@@ -52,8 +50,7 @@ def complete_bundle(
         folder: holds the towers' files already.
         student: the model they come from.
         format_name: a key of `BUNDLE_FORMATS`.
-        towers: for "image" and "text" what `metadata.json` says: file, input, input_shape,
-            input_dtype, output, output_shape, output_dtype, bytes, relative_error, latency_ms.
+        exported: `towers`, by name what `metadata.json` says of them with their `file`; `versions`.
         options: labels, card, web page.
     """
     kind = BUNDLE_FORMATS[format_name]
@@ -67,18 +64,11 @@ def complete_bundle(
         labels = write_labels(student, options.labels, folder)
         write_json(folder / LABELS_FILE, labels)
     requirements = _write_program(folder, kind, algorithm)
-    if "index.html" in kind.extras:
-        write_page(folder, options.ort_web)
-    metadata = _metadata(student, format_name, towers)
+    if kind.page:
+        write_page(folder, SHIPPED, options.ort_web)
+    metadata = _metadata(student, format_name, exported)
     card = render_card(
-        options.card,
-        metadata,
-        format=kind,
-        runtime_name=kind.name,
-        requirements=requirements,
-        labels=labels,
-        limited=[origin for origin in options.card.origins if origin.limited],
-        snippets=[(name, kind.extras[name]) for name in kind.extras if kind.extras[name]],
+        options.card, metadata, format=kind, requirements=requirements, labels=labels
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     write_json(folder / METADATA_FILE, {**metadata, "files": _files(folder)})
@@ -87,25 +77,22 @@ def complete_bundle(
 def _write_program(folder: Path, kind: BundleFormat, algorithm: str | None) -> list[str]:
     """Copy the Python sample and the snippets; returns what the sample needs."""
     copied = {name: name for name in ("sample.py", "feeding.py", "words.py")}
-    for source, target in {**copied, kind.runtime: "runtime.py"}.items():
+    copied |= {kind.runtime: "runtime.py"}
+    copied |= {source: target for source, (target, _) in kind.snippets.items()}
+    for source, target in copied.items():
         text = (SHIPPED / source).read_text(encoding="utf-8")
         # In a bundle the files lie side by side and no package of ours is there.
         text = text.replace(f"{_PACKAGE}runtime_onnx", "runtime").replace(_PACKAGE, "")
         (folder / target).write_text(text, encoding="utf-8")
-    for name in kind.extras:
-        shutil.copyfile(SHIPPED / name, folder / name)
     needed = ["numpy", "pillow", *kind.requirements]
     needed += ["tokenizers"] if algorithm == "huggingface" else []
     (folder / "requirements.txt").write_text("\n".join(needed) + "\n", encoding="utf-8")
     return needed
 
 
-def _metadata(
-    student: Student, format_name: str, towers: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
+def _metadata(student: Student, format_name: str, exported: Mapping[str, Any]) -> dict[str, Any]:
     bias = student.logit_bias
-    kind = BUNDLE_FORMATS[format_name]
-    packages = ("clip-distill", "torch", "timm", "open_clip_torch", *kind.pinned)
+    page = {"onnxruntime-web": ORT_WEB_VERSION} if BUNDLE_FORMATS[format_name].page else {}
     return {
         "format": 1,
         "runtime": format_name,
@@ -115,22 +102,20 @@ def _metadata(
         "logit_scale": student.logit_scale.detach().double().exp().item(),
         "logit_bias": None if bias is None else bias.item(),
         "unit_rows": True,
-        "towers": {tower: dict(facts) for tower, facts in towers.items()},
+        "towers": exported["towers"],
         "machine": f"{platform.system()} {platform.machine()}",
-        "versions": {name: version(name) for name in packages}
-        | ({"onnxruntime-web": ORT_WEB_VERSION} if "index.html" in kind.extras else {}),
+        "versions": {**exported["versions"], **page},
     }
 
 
 def _files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and sha256 of every file but metadata.json itself; directories (CoreML) by their files."""
+    """Size and sha256 of every file but metadata.json itself; of a folder's (CoreML's) each."""
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
-        if name != METADATA_FILE:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found[name] = {"bytes": path.stat().st_size, "sha256": digest}
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        found[name] = {"bytes": path.stat().st_size, "sha256": digest}
     return found
 
 

@@ -13,37 +13,48 @@ class BundleFormat:
         name: what people call it.
         runtime: the Python file that opens a tower, in `shipped/`; it becomes `runtime.py`.
         requirements: what the sample needs, numpy and Pillow aside.
-        pinned: distributions whose present versions are noted in `metadata.json`.
-        extras: more files of `shipped/` that this format gets -> what the card says of them.
+        snippets: more files of `shipped/` -> (their name in the bundle, what the card says of them).
+        page: whether there is a web page.
         on: where the sample runs.
     """
 
     name: str
     runtime: str
     requirements: tuple[str, ...]
-    pinned: tuple[str, ...]
-    extras: Mapping[str, str] = field(default_factory=dict)
+    snippets: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    page: bool = False
     on: str = "Linux, macOS and Windows"
 
 
-BUNDLE_FORMATS = MappingProxyType(
+BUNDLE_FORMATS: Mapping[str, BundleFormat] = MappingProxyType(
     {
         "onnx": BundleFormat(
             name="ONNX Runtime",
             runtime="runtime_onnx.py",
             requirements=("onnxruntime",),
-            pinned=("onnx", "onnxruntime"),
-            extras=MappingProxyType(
-                {
-                    "index.html": "a web page that runs the student on a picture or the camera",
-                    "clip.js": "the same for your own page: towers, with words.js and resize.js",
-                    "Clip.kt": "the same on Android, with ONNX Runtime Mobile",
-                    "page.js": "",
-                    "page.css": "",
-                    "words.js": "",
-                    "resize.js": "",
-                }
-            ),
+            snippets={"ClipOnnx.kt": ("Clip.kt", "the same on Android, with ONNX Runtime Mobile")},
+            page=True,
+        ),
+        "executorch": BundleFormat(
+            name="ExecuTorch",
+            runtime="runtime_executorch.py",
+            requirements=("executorch",),
+            snippets={"ClipExecuTorch.kt": ("Clip.kt", "the same on Android")},
+            on="Linux and macOS",
+        ),
+        "litert": BundleFormat(
+            name="LiteRT",
+            runtime="runtime_litert.py",
+            requirements=("ai-edge-litert",),
+            snippets={"ClipLiteRT.kt": ("Clip.kt", "the same on Android")},
+            on="Linux and macOS",
+        ),
+        "coreml": BundleFormat(
+            name="Core ML",
+            runtime="runtime_coreml.py",
+            requirements=("coremltools",),
+            snippets={"Clip.swift": ("Clip.swift", "the same on iOS and macOS")},
+            on="macOS",
         ),
     }
 )

@@ -59,24 +59,26 @@ class Bundle {
 
   // ImageData to one unit vector.
   async embedPicture(imageData) {
-    const size = this.preprocessing.image_size;
-    const input = new ort.Tensor("float32", pixels(imageData, this.preprocessing), [1, 3, size, size]);
-    return (await this.run("image", input))[0];
+    const { image_size: size } = this.preprocessing, { input_dtype: dtype } = this.facts.towers.image;
+    const shape = dtype === "uint8" ? [1, size, size, 3] : [1, 3, size, size];
+    const input = new ort.Tensor(dtype, pixels(imageData, this.preprocessing, dtype), shape);
+    return this.run("image", input);
   }
 
   // Texts to unit vectors.
   async embedTexts(texts) {
-    if (!texts.length) return [];
-    const rows = texts.map((text) => this.tokenizer.row(text));
-    const flat = new BigInt64Array(rows.length * rows[0].length);
-    rows.forEach((row, i) => flat.set(row, i * row.length));
-    return this.run("text", new ort.Tensor("int64", flat, [rows.length, rows[0].length]));
+    const rows = [];
+    for (const text of texts) {
+      const ids = this.tokenizer.row(text);
+      rows.push(await this.run("text", new ort.Tensor("int64", ids, [1, ids.length])));
+    }
+    return rows;
   }
 
   async run(tower, input) {
     const { input: name, output } = this.facts.towers[tower];
     const made = await this[tower].run({ [name]: input });
-    return split(made[output].data, this.facts.embed_dim);
+    return made[output].data;
   }
 
   // Over all texts (CLIP), or of each by itself (SigLIP).

@@ -56,12 +56,14 @@ def _hugging_face(config: dict[str, Any], folder: Path) -> Callable[[list[str]],
     return tokenize
 
 
-def pixels(image: Image.Image, config: dict[str, Any]) -> np.ndarray:
+def pixels(image: Image.Image, config: dict[str, Any], dtype: str = "float32") -> np.ndarray:
     """Resize, crop the centre and normalise: float32 `(1, 3, size, size)`.
 
     Args:
         image: any Pillow image.
         config: `preprocessing.json`.
+        dtype: the tower's `input_dtype`; one of "uint8" normalises inside, and is given the bytes
+            `(1, size, size, 3)`.
     """
     size, resample = config["image_size"], _FILTERS[config["interpolation"]]
     width, height = image.size
@@ -78,6 +80,8 @@ def pixels(image: Image.Image, config: dict[str, Any]) -> np.ndarray:
         image = image.resize((int(size * width / height), size), resample)
     left, top = round((image.width - size) / 2), round((image.height - size) / 2)
     crop = image.crop((left, top, left + size, top + size)).convert("RGB")
+    if dtype == "uint8":
+        return np.array(crop)[None]
     mean, std = (np.array(config[name], np.float32) * np.float32(255) for name in ("mean", "std"))
     normal = (np.asarray(crop, dtype=np.float32) - mean) / std
     return np.ascontiguousarray(normal.transpose(2, 0, 1)[None])

@@ -89,7 +89,8 @@ function rounded(value) {
 }
 
 // Resize, crop the centre, normalise: Float32Array of 3 x size x size. `config` is preprocessing.json.
-export function pixels(image, config) {
+// A tower of `dtype` "uint8" normalises inside, and is given the bytes, size x size x 3.
+export function pixels(image, config, dtype = "float32") {
   const { image_size: size, interpolation } = config;
   const { width, height } = image;
   const shorter = Math.min(width, height), longer = Math.max(width, height);
@@ -105,14 +106,19 @@ export function pixels(image, config) {
     made = resize(image, Math.trunc((size * width) / height), size, interpolation);
   }
   const left = rounded((made.width - size) / 2), top = rounded((made.height - size) / 2);
+  const value = (x, y, channel) => made.data[((y + top) * made.width + x + left) * 4 + channel];
+  if (dtype === "uint8") {
+    return Uint8Array.from({ length: 3 * size * size }, (_, i) =>
+      value(Math.trunc(i / 3) % size, Math.trunc(i / 3 / size), i % 3));
+  }
   const result = new Float32Array(3 * size * size);
   for (let channel = 0; channel < 3; channel++) {
     const mean = Math.fround(Math.fround(config.mean[channel]) * 255);
     const std = Math.fround(Math.fround(config.std[channel]) * 255);
     for (let y = 0; y < size; y++) {
       for (let x = 0; x < size; x++) {
-        const value = made.data[((y + top) * made.width + x + left) * 4 + channel];
-        result[(channel * size + y) * size + x] = Math.fround(value - mean) / std;
+        const at = (channel * size + y) * size + x;
+        result[at] = Math.fround(value(x, y, channel) - mean) / std;
       }
     }
   }

@@ -21,7 +21,8 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     """Embed, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    layout = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("pictures", nargs="+")
     parser.add_argument("--texts", nargs="+", default=[])
     parser.add_argument("--save", help="write the embeddings here (.npz)")
@@ -40,8 +41,9 @@ def main() -> None:
 
 def embed_pictures(paths: list[str], facts: dict) -> np.ndarray:
     """Unit rows `(n, d)`, one a picture."""
-    run, config = open_tower(HERE, facts["towers"]["image"]), read(HERE / "preprocessing.json")
-    return np.concatenate([run(pixels(Image.open(path), config)) for path in paths])
+    tower, config = facts["towers"]["image"], read(HERE / "preprocessing.json")
+    run, dtype = open_tower(HERE, tower), tower["input_dtype"]
+    return np.concatenate([run(pixels(Image.open(path), config, dtype)) for path in paths])
 
 
 def texts_and_rows(texts: list[str], facts: dict) -> tuple[list[str], np.ndarray]:

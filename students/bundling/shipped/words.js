@@ -12,7 +12,8 @@ const TERMINAL = /\x1b\[(?:\d|;)*[a-zA-Z]/g;
 const SPACE = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
 const SPACES = new RegExp(`[${SPACE}]+`, "g");
 const SPECIAL = /<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d/iuy;
-const RUN = /\p{L}+|\p{N}|[^ \p{L}\p{N}]+/uy;
+// U+0345 belongs to no word: the original ignores case, and its capital is a letter.
+const RUN = /\p{L}+|\p{N}|[^ \u0345\p{L}\p{N}]+/uy;
 const WORD = new RegExp(`[a-z]+|[0-9]+|[^${SPACE}a-z0-9]`, "gu");
 
 // The browser decodes entities by the same standard as Python's html.unescape.

@@ -53,7 +53,7 @@ class BytePairs:
     Args:
         config: `tokenizer.json`.
         vocabulary: `vocab.json`, token to id.
-        merges: the lines of `merges.txt`, "left right", best first.
+        merges: the lines of `merges.txt`, a pair each, best first.
     """
 
     def __init__(self, config: dict[str, Any], vocabulary: dict[str, int], merges: list[str]):
@@ -125,10 +125,11 @@ def clean(text: str, how: str) -> str:
 
 def repaired(text: str) -> str:
     """Do what ftfy does to text that is not broken, line by line, until nothing changes."""
-    lines = re.findall("[^\n]*\n|[^\n]+", text)
+    # Halves of UTF-16 pairs join, single ones become U+FFFD.
+    text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     # As ftfy has it: markup in a line means that this and later lines may hold wanted entities.
     markup, done = False, []
-    for line in lines:
+    for line in re.findall("[^\n]*\n|[^\n]+", text):
         markup = markup or "<" in line
         before = None
         while line != before:
@@ -176,7 +177,8 @@ def split(text: str) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def _kind(character: str) -> str:
-    if character.isspace():
+    # U+0345 belongs to no word: the pattern ignores case, and its capital is a letter.
+    if character.isspace() or character == "\u0345":
         return "space"
     category = unicodedata.category(character)[0]
     return category if category in "LN" else "other"
