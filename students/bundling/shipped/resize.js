@@ -66,18 +66,23 @@ function pass(source, target, lines, lineStep, outLineStep, step, outStep, table
 export function resize(image, width, height, interpolation, box = [0, 0, image.width, image.height]) {
   let { data, width: inWidth, height: inHeight } = image;
   const [left, top, right, bottom] = box;
-  if (width !== inWidth || left !== 0 || right !== inWidth) {
+  const across = () => {
+    if (width === inWidth && left === 0 && right === inWidth) return;
     const next = new Uint8ClampedArray(width * inHeight * 4);
     const table = weights(inWidth, left, right, width, interpolation);
     pass(data, next, inHeight, inWidth * 4, width * 4, 4, 4, table);
-    data = next;
-  }
-  if (height !== inHeight || top !== 0 || bottom !== inHeight) {
-    const next = new Uint8ClampedArray(width * height * 4);
+    [data, inWidth] = [next, width];
+  };
+  const down = () => {
+    if (height === inHeight && top === 0 && bottom === inHeight) return;
+    const next = new Uint8ClampedArray(inWidth * height * 4);
     const table = weights(inHeight, top, bottom, height, interpolation);
-    pass(data, next, width, 4, 4, width * 4, width * 4, table);
-    data = next;
-  }
+    pass(data, next, inWidth, 4, 4, inWidth * 4, inWidth * 4, table);
+    [data, inHeight] = [next, height];
+  };
+  // The order shows in the last bit. This is Pillow 13's; earlier ones always went across first.
+  const downFirst = height < inHeight && inHeight - height > 2 * (inWidth - width);
+  for (const one of downFirst ? [down, across] : [across, down]) one();
   return { data, width, height };
 }
 
