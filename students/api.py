@@ -1,8 +1,13 @@
 """The public names of `students`, which `students/__init__.py` hands out."""
 
 from students.building import build_student
+from students.bundling.card import CardFacts, Origin
+from students.bundling.folder import BundleOptions
+from students.bundling.labels import Labels
+from students.bundling.making import BundleReport, bundle
 from students.catalog import CATALOG, CatalogStudent
 from students.exporters import ExportReport, export
+from students.hub import PushReport, push_to_hub
 from students.inheritance import InheritancePlan, apply_plan, inherit, plan_inheritance
 from students.loading import load_student
 from students.profiling import Profile, TowerProfile, profile
@@ -11,11 +16,17 @@ from students.student import Student, Tower
 
 __all__ = [
     "CATALOG",
+    "BundleOptions",
+    "BundleReport",
+    "CardFacts",
     "CatalogStudent",
     "ExportReport",
     "InheritancePlan",
+    "Labels",
     "OpenClipSpec",
+    "Origin",
     "Profile",
+    "PushReport",
     "Student",
     "StudentSpec",
     "TextSpec",
@@ -23,9 +34,11 @@ __all__ = [
     "TowerProfile",
     "apply_plan",
     "build_student",
+    "bundle",
     "export",
     "inherit",
     "load_student",
     "plan_inheritance",
     "profile",
+    "push_to_hub",
 ]

@@ -10,6 +10,7 @@ from torch import nn
 
 from students.building import open_clip_module
 from students.composing import composed_module
+from students.hub import HUB_PREFIX, fetch_from_hub
 from students.spec import OpenClipSpec, StudentSpec
 from students.student import CONFIG_FILE, FORMAT, WEIGHTS_FILE, Student, TowerName
 from students.two_tower import TwoTower
@@ -24,7 +25,7 @@ def load_student(
     """Load a student in evaluation mode, on the CPU.
 
     Args:
-        folder: what `Student.save` or `export` wrote.
+        folder: what `Student.save` or `export` wrote, or "hf-hub:USER/NAME" (with "@REVISION").
         module: for a student made from your own module, a fresh one; its weights are replaced.
             Of a composed student that is the module of the side which is your own.
         tokenizer: for a tokenizer of your own make, that tokenizer.
@@ -33,6 +34,8 @@ def load_student(
         ValueError: when the folder holds no student, a newer format, or other weights than the
             module has.
     """
+    if str(folder).startswith(HUB_PREFIX):
+        folder = fetch_from_hub(str(folder))
     folder = Path(folder)
     for needed in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / needed).is_file():

@@ -94,6 +94,18 @@ def _export(arguments: Sequence[str], console: Console) -> Outcome:
     return run(arguments, console)
 
 
+def _bundle(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.bundle import run_bundle
+
+    return run_bundle(arguments, console)
+
+
+def _push(arguments: Sequence[str], console: Console) -> Outcome:
+    from distill.cli.bundle import run_push
+
+    return run_push(arguments, console)
+
+
 def _profile(arguments: Sequence[str], console: Console) -> Outcome:
     from distill.cli.profile import run
 
@@ -156,6 +168,8 @@ VERBS: dict[str, Verb] = {
     "calibrate": Verb(summary="find each teacher's scale by short trainings", run=_calibrate),
     "evaluate": Verb(summary="zero-shot and retrieval scores of any model", run=_evaluate),
     "export": Verb(summary="write files that a phone or server runs, checked", run=_export),
+    "bundle": Verb(summary="an export with all that an app's team needs", run=_bundle),
+    "push": Verb(summary="put a student or bundle on the hub (dry run first)", run=_push),
     "profile": Verb(summary="how big and how fast a student is", run=_profile),
     "report": Verb(summary="one page of finished runs", run=_report),
     "fit-scaling": Verb(summary="what a longer run would bring", run=_fit_scaling),

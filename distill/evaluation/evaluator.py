@@ -65,7 +65,7 @@ def evaluate(
         ValueError: an unknown task or template, a source without usable samples, a task asked for
             that the source cannot give, or embeddings that are not finite.
     """
-    prompts = _prompts(templates)
+    prompts = prompts_of(templates)
     if tasks is not None and (not tasks or set(tasks) - set(TASKS)):
         raise unknown_name("task", next(iter(set(tasks) - set(TASKS)), ""), TASKS)
     found = embed_source(
@@ -105,7 +105,8 @@ def retention(
     }
 
 
-def _prompts(templates: str | Sequence[str]) -> Sequence[str]:
+def prompts_of(templates: str | Sequence[str]) -> Sequence[str]:
+    """Return the prompts themselves, of a set by name, one prompt, or several."""
     if not isinstance(templates, str):
         return templates
     if "{}" in templates:

@@ -1,1 +1,1 @@
-"""A bundle: one folder a format with all that an app needs to run a student, and a sample that does."""
+"""A bundle: one folder a format, with all that an app needs and a sample that runs."""

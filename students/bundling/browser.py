@@ -21,8 +21,8 @@ def write_page(folder: Path, shipped: Path, ort_web: Path | None = None) -> None
     Args:
         folder: the bundle.
         shipped: where the page's parts are.
-        ort_web: the npm package onnxruntime-web, or its `dist`: what the page needs of it is copied to
-            `ort/`, and nothing is loaded from elsewhere. By default the page names a CDN.
+        ort_web: the npm package onnxruntime-web, or its `dist`: what the page needs of it is
+            copied to `ort/`, and nothing is loaded from elsewhere. By default the page names a CDN.
 
     Raises:
         ValueError: `ort_web` lacks a file.
@@ -46,7 +46,7 @@ def check_runtime(ort_web: Path) -> Path:
         if all((folder / name).is_file() for name in ORT_FILES):
             return folder
     raise ValueError(
-        f"no onnxruntime-web in {ort_web}: {ORT_SCRIPT} and its WebAssembly are not there. Get it with "
+        f"no onnxruntime-web in {ort_web}: {ORT_SCRIPT} and its WebAssembly are missing. Get it with "
         f"`npm install onnxruntime-web@{ORT_WEB_VERSION}` and name node_modules/onnxruntime-web"
     )
 

@@ -1,4 +1,4 @@
-"""One format's folder, whole: towers, feeding, labels, sample, card. An app's team needs no more."""
+"""One format's folder, whole: towers, feeding, labels, sample, card."""
 
 import hashlib
 import json

@@ -13,7 +13,7 @@ class BundleFormat:
         name: what people call it.
         runtime: the Python file that opens a tower, in `shipped/`; it becomes `runtime.py`.
         requirements: what the sample needs, numpy and Pillow aside.
-        snippets: more files of `shipped/` -> (their name in the bundle, what the card says of them).
+        snippets: more files of `shipped/` -> (name in the bundle, what the card says of it).
         page: whether there is a web page.
         on: where the sample runs.
     """

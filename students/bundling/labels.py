@@ -1,4 +1,4 @@
-"""Labels that an app tells apart: their text embeddings, made here, so that it needs no text tower."""
+"""Labels that an app tells apart: embedded here, so that the app needs no text tower."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

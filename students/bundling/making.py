@@ -1,6 +1,6 @@
-"""`bundle`: what `export` wrote becomes one folder a format that an app's team needs nothing else with.
+"""`bundle`: what `export` wrote becomes one folder a format, and an app's team needs nothing else.
 
-    bundles/onnx/          image.onnx, text.onnx, tokenizer, labels, metadata.json, sample.py, a web page
+    bundles/onnx/          towers, tokenizer, labels, metadata.json, sample.py, a web page
     bundles/onnx.int8/     the same in another precision
     bundles/litert/        ...
 
@@ -17,7 +17,6 @@ from typing import Any, TypedDict
 
 from students.bundling.browser import check_runtime
 from students.bundling.folder import METADATA_FILE, BundleOptions, complete_bundle
-from students.bundling.formats import BUNDLE_FORMATS
 from students.loading import load_student
 from students.student import Student
 from teachers.contract import Tokenizer
@@ -56,7 +55,7 @@ def bundle(
     Args:
         exported: what `export` wrote.
         out: the folder of bundles; earlier bundles there are replaced once these are whole.
-        formats: which of the export's; all of them when None. "onnx.int8" is a format in a precision.
+        formats: which of the export's; all when None. "onnx.int8" is one in a precision.
         options: labels, what the card says, where the web page's runtime comes from.
         student: the model itself, where `load_student(exported)` cannot rebuild it.
         tokenizer: for a tokenizer of your own make, that tokenizer.
@@ -127,8 +126,8 @@ def _write_one(
     for entry in entries:
         if entry["input_shape"][0] not in ("n", 1):
             raise ValueError(
-                f"{exported / entry['path']} takes {entry['input_shape'][0]} rows a call, and an app "
-                "asks for one: export again without --batch-size"
+                f"{exported / entry['path']} takes {entry['input_shape'][0]} rows a call, and "
+                "an app asks for one: export again without --batch-size"
             )
         source, name = exported / entry["path"], Path(entry["path"]).name
         copy = shutil.copytree if source.is_dir() else shutil.copyfile
@@ -140,10 +139,11 @@ def _write_one(
 
 
 def _check_target(out: Path) -> None:
-    if out.exists() and not (out.is_dir() and ((out / MARK_FILE).is_file() or not any(out.iterdir()))):
+    ours = out.is_dir() and ((out / MARK_FILE).is_file() or not any(out.iterdir()))
+    if out.exists() and not ours:
         raise ValueError(
-            f"{out} exists and holds no earlier bundles (it has no {MARK_FILE}): choose a new folder, "
-            "so that nothing of yours is overwritten"
+            f"{out} exists and holds no earlier bundles (it has no {MARK_FILE}): choose a new "
+            "folder, so that nothing of yours is overwritten"
         )
 
 

@@ -1,6 +1,6 @@
 """A tokenizer as plain files that any language can read: ids, merges, and the steps in words.
 
-`tokenizer.json` names the algorithm: "clip_bpe" (with `vocab.json` and `merges.txt`), "words" (the
+`tokenizer.json` names the algorithm: "clip_bpe" (with `vocab.json` and `merges.txt`), "words" (its
 vocabulary is inside), "huggingface" (with `huggingface.json`, which the `tokenizers` library reads),
 or None for a tokenizer of the user's own, which no file describes.
 """
@@ -23,7 +23,7 @@ _CLEANERS = {
 
 
 def write_vocabulary(tokenizer: Tokenizer, folder: Path) -> str | None:
-    """Write the tokenizer's files; returns the algorithm's name, None where there is no describing it."""
+    """Write the tokenizer's files; returns the algorithm's name, or None."""
     described = _described(tokenizer)
     algorithm = described.pop("algorithm")
     config = tokenizer.config()
@@ -56,9 +56,9 @@ def _described(tokenizer: Tokenizer) -> dict[str, Any]:
         ids = {"pad_id": 0, "start_id": inner.sot_token_id, "end_id": inner.eot_token_id}
         files = {"vocabulary": "vocab.json", "merges": "merges.txt"}
         return {"algorithm": "clip_bpe", "clean": clean, **ids, **files, "inner": inner}
-    plain = isinstance(inner, HFTokenizer) and not (inner.tokenizer_mode or inner.strip_sep_token)
-    if plain and clean and hasattr(inner.tokenizer, "backend_tokenizer"):
-        return _hugging_face(HuggingFaceTokenizer.from_open_clip(inner, clean=clean))
+    if isinstance(inner, HFTokenizer) and clean and hasattr(inner.tokenizer, "backend_tokenizer"):
+        if not (inner.tokenizer_mode or inner.strip_sep_token):
+            return _hugging_face(HuggingFaceTokenizer.from_open_clip(inner, clean=clean))
     return {"algorithm": None}
 
 

@@ -181,7 +181,11 @@ const $ = (id) => frame.contentDocument.getElementById(id);
 await until(() => $("work") && (!$("work").hidden || !$("trouble").hidden));
 if (!$("trouble").hidden) throw new Error($("trouble").textContent);
 const inside = frame.contentWindow;
-globalThis.ort = inside.ort;
+await new Promise((done) => {
+  const script = document.createElement("script");
+  Object.assign(script, { src: "ort/ort.wasm.min.js", onload: done });
+  document.head.append(script);
+});
 const blob = await (await fetch("picture.png")).blob();
 const files = new inside.DataTransfer();
 files.items.add(new inside.File([blob], "picture.png", { type: "image/png" }));

@@ -1,3 +1,5 @@
+# The letters that look like others are what this is about.
+# ruff: noqa: RUF001
 """A bundle's own tokenizer gives the ids that the student was trained with."""
 
 import json
@@ -38,14 +40,17 @@ def scrambled(count: int) -> list[str]:
     """Captions of characters from everywhere in Unicode, as sound text has them."""
     chance = random.Random(0)
     kinds = [
-        "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "0123456789", " \t\n", ".,!?'\"&;<>#-_",
+        "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "0123456789", " \t\n",
+        ".,!?'\"&;<>#-_",
         [chr(i) for i in range(0xA0, 0x2000) if unicodedata.category(chr(i)) not in ("Cn", "Cc")],
         [chr(i) for i in range(0x2000, 0x3100) if unicodedata.category(chr(i)) not in ("Cn", "Cc")],
         [chr(i) for i in range(0x1F300, 0x1F600)],
     ]  # fmt: skip
     weights = [12, 3, 2, 5, 3, 1, 1, 1]
     return [
-        "".join(chance.choice(chance.choices(kinds, weights)[0]) for _ in range(chance.randrange(60)))
+        "".join(
+            chance.choice(chance.choices(kinds, weights)[0]) for _ in range(chance.randrange(60))
+        )
         for _ in range(count)
     ]
 
@@ -90,7 +95,11 @@ def test_other_lengths_and_cleaning_are_told(tmp_path: Path) -> None:
     tokenizer = OpenClipTokenizer("ViT-B-32", context_length=9)
     tokenizer._tokenizer = open_clip.SimpleTokenizer(context_length=9, clean="canonicalize")
     write_vocabulary(tokenizer, tmp_path)
-    texts = ["A dog-house, with a RED door", "it's", "one two three four five six seven eight nine ten"]
+    texts = [
+        "A dog-house, with a RED door",
+        "it's",
+        "one two three four five six seven eight nine ten",
+    ]
     np.testing.assert_array_equal(open_tokenizer(tmp_path)(texts), tokenizer(texts).numpy())
 
 
@@ -104,7 +113,9 @@ def test_words_are_word_tokenizers(tmp_path: Path) -> None:
 def test_hugging_faces_travel_by_content(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    inner = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "cat": 2, "[PAD]": 3}, unk_token="[UNK]"))
+    inner = Tokenizer(
+        models.WordLevel({"[UNK]": 0, "a": 1, "cat": 2, "[PAD]": 3}, unk_token="[UNK]")
+    )
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     padding = {"direction": "right", "pad_id": 3, "pad_token": "[PAD]"}
     tokenizer = HuggingFaceTokenizer(

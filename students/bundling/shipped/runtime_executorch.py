@@ -18,12 +18,11 @@ def open_tower(folder: Path, tower: dict[str, Any]) -> Callable[[np.ndarray], np
     """
     program = Runtime.get().load_program(folder / tower["file"])
     method = program.load_method("forward")
+    assert method is not None
     dtype = np.dtype(tower["input_dtype"])
 
     def run(batch: np.ndarray) -> np.ndarray:
-        # The runtime's memory is used again by the next call. The program stays for as long as its
-        # method is needed.
-        assert program is not None
+        # The runtime's memory is used again by the next call.
         return method.execute([torch.from_numpy(batch.astype(dtype))])[0].numpy().copy()
 
     return run

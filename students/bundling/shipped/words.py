@@ -1,8 +1,8 @@
 """Texts to token ids in plain Python: CLIP's byte-pair tokenizer, and the word-level one.
 
-The same ids as open_clip's SimpleTokenizer gives. That one cleans texts with ftfy; what ftfy does to
-sound text is done here too (entities, ligatures, wide characters, curly quotes, line breaks, control
-characters, NFC). Left out: its repair of broken encodings ("schÃ¶n" for "schön").
+The same ids as open_clip's SimpleTokenizer gives. That one cleans texts with ftfy; what ftfy does
+to sound text is done here too (entities, ligatures, wide characters, curly quotes, line breaks,
+control characters, NFC). Left out: its repair of broken encodings ("schÃ¶n" for "schön").
 """
 
 import html
@@ -11,10 +11,12 @@ import re
 import string
 import unicodedata
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+# ruff: noqa: RUF001
 _LIGATURES = {
     "Ĳ": "IJ", "ĳ": "ij", "ŉ": "ʼn", "Ǳ": "DZ", "ǲ": "Dz", "ǳ": "dz", "Ǆ": "DŽ", "ǅ": "Dž",
     "ǆ": "dž", "Ǉ": "LJ", "ǈ": "Lj", "ǉ": "lj", "Ǌ": "NJ", "ǋ": "Nj", "ǌ": "nj", "ﬀ": "ff",
@@ -84,7 +86,7 @@ class BytePairs:
         """Join the neighbours of the best rank until no pair has one."""
         never = len(self.ranks)
         while len(parts) > 1:
-            pairs = zip(parts, parts[1:], strict=False)
+            pairs = pairwise(parts)
             left, right = min(pairs, key=lambda pair: self.ranks.get(pair, never))
             if (left, right) not in self.ranks:
                 break

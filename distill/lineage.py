@@ -1,0 +1,78 @@
+"""What a training run left behind, as facts for a model card: teachers, data, recipe, scores.
+
+Read from the run's `config.json` and `result.json`, and from the columns of the store it names. What
+is not there any more is left out, never guessed.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from distill.evaluation.evaluator import COUNTS
+from reinforced_data.store.layout import Store
+from students.bundling.card import CardFacts, Origin
+from teachers.catalog import licence_of
+
+
+def card_facts(run: Path | None, *, licence: str = "") -> CardFacts:
+    """Collect what a run's folder says.
+
+    Raises:
+        ValueError: there is no run in the folder.
+    """
+    if run is None:
+        return CardFacts(licence=licence)
+    if not (run / "config.json").is_file():
+        raise ValueError(f"no training run in {run}: config.json is missing there")
+    config, result = _read(run / "config.json"), _read(run / "result.json")
+    store = Path(config["data"]["store"])
+    metrics = result.get("metrics") or {}
+    return CardFacts(
+        origins=tuple(dict.fromkeys(_origins(config, store))),
+        data=(("reinforced dataset", store.name),),
+        recipe=tuple(_recipe(config)),
+        metrics={k: v for k, v in metrics.items() if k.rpartition("/")[2] not in COUNTS},
+        retention=result.get("retention") or {},
+        licence=licence,
+    )
+
+
+def _origins(config: Mapping[str, Any], store: Path) -> Iterator[Origin]:
+    donor = config["student"].get("donor")
+    if donor:
+        yield Origin(name=_short(donor), role="donor", licence=_licence(donor))
+    if not (store / "columns").is_dir():
+        return
+    wanted = config["data"].get("teachers")
+    for column in Store(str(store)).columns():
+        teacher = column.identity.get("teacher")
+        if column.kind == "image_embeddings" and teacher and (not wanted or teacher in wanted):
+            licence = column.facts.get("teacher", {}).get("licence")
+            yield Origin(name=_short(str(teacher)), licence=licence or _licence(str(teacher)))
+        if column.kind == "captions" and column.identity.get("model"):
+            yield Origin(name=_short(str(column.identity["model"])), role="captioner")
+
+
+def _licence(name: str) -> str | None:
+    model, slash, tag = name.partition("/")
+    return licence_of(model, tag) if slash and "/" not in tag else None
+
+
+def _short(name: str) -> str:
+    """Drop the folders of a path: a card that is published tells nobody's."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def _recipe(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "steps", f"{config['schedule']['num_steps']:,} of {config['data']['batch_size']:,} pairs"
+    weights = config["objective"]
+    named = [name for name in ("contrastive", "affinity", "feature") if weights.get(name)]
+    if named:
+        yield "objective", " + ".join(f"{weights[name]:g} {name}" for name in named)
+    rate, decay = config["optimizer"]["lr"], config["optimizer"]["weight_decay"]
+    yield "learning rate, weight decay", f"{rate:g}, {decay:g}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

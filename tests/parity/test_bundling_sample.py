@@ -1,0 +1,203 @@
+"""A bundle's sample gives the model's embeddings, with nothing installed but what it names."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from distill.cli.bundle import run_bundle
+from students import (
+    BundleOptions,
+    CardFacts,
+    Labels,
+    Origin,
+    Student,
+    StudentSpec,
+    TextSpec,
+    build_student,
+    bundle,
+    export,
+)
+from students.exporters import FORMATS
+from students.exporters.parity import made_up_samples
+
+TEXTS = ["a red cat", "it's a “house”, 2 trees & one dog", "photo"]
+LABELS = Labels(names=("cat", "<b>dog</b>", "it's café"), templates=("a {}", "one {}"))
+CARD = CardFacts(
+    origins=(
+        Origin(name="ViT-L-14/dfn2b", licence="Apple AMLR (research only)"),
+        Origin(name="ViT-B-16/openai", role="donor", licence="MIT"),
+        Origin(name="someone's"),
+    ),
+    metrics={"val/top1": 0.5},
+    retention={"val/top1": 0.925},
+)
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    torch.manual_seed(0)
+    text = TextSpec(width=32, layers=2, heads=2)
+    spec = StudentSpec(image="smallconv-8", text=text, embed_dim=16, image_size=32)
+    student = build_student(spec, name="a|student`s <name>", kind="sigmoid").train()
+    samples = made_up_samples(student.tokenizer, count=7)
+    with torch.no_grad():
+        for _ in range(30):
+            student.encode_image([picture for picture, _ in samples])
+    return student.eval()
+
+
+@pytest.fixture(scope="module")
+def exported(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("export") / "out"
+    export(student, out, samples=made_up_samples(student.tokenizer, count=7))
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(exported: Path) -> Path:
+    out = exported.with_name("bundles")
+    report = bundle(exported, out, options=BundleOptions(labels=LABELS, card=CARD))
+    (row,) = report.rows
+    assert row["path"] == str(out / "onnx")
+    assert row["files"] == sum(path.is_file() for path in (out / "onnx").rglob("*"))
+    return out / "onnx"
+
+
+def run_sample(
+    python: str, folder: Path, where: Path
+) -> tuple[dict[str, np.ndarray], str, list[Path]]:
+    """Run a bundle's sample on a few pictures as a stranger would, in a process of its own."""
+    random = np.random.default_rng(0)
+    paths = []
+    for i, (height, width) in enumerate([(40, 70), (90, 33), (32, 32)]):
+        picture = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        paths.append(where / f"{i}.png")
+        picture.save(paths[-1])
+    command = [python, "sample.py", *map(str, paths), "--save", str(where / "rows.npz")]
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [*command, "--texts", *TEXTS], cwd=folder, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(np.load(where / "rows.npz")), done.stdout, paths
+
+
+def compare(rows: dict[str, np.ndarray], student: Student, paths: list[Path]) -> None:
+    with torch.no_grad():
+        image = student.encode_image([Image.open(path) for path in paths]).numpy()
+        text = student.encode_text(TEXTS).numpy()
+    np.testing.assert_allclose(rows["image"], image, atol=1e-5)
+    np.testing.assert_allclose(rows["text"], text, atol=1e-5)
+
+
+def test_the_sample_gives_the_models_embeddings(
+    folder: Path, student: Student, tmp_path: Path
+) -> None:
+    rows, printed, paths = run_sample(sys.executable, folder, tmp_path)
+    compare(rows, student, paths)
+    assert all(str(path) in printed for path in paths)
+    for path in folder.glob("*.py"):
+        assert "students" not in path.read_text(), path
+
+
+def test_the_labels_are_there_as_vectors(folder: Path, student: Student) -> None:
+    said = json.loads((folder / "labels.json").read_text())
+    rows = np.fromfile(folder / said["rows"], dtype="<f4").reshape(said["shape"])
+    with torch.no_grad():
+        each = [
+            student.encode_text([t.replace("{}", n) for t in LABELS.templates])
+            for n in LABELS.names
+        ]
+    wanted = torch.nn.functional.normalize(torch.stack([row.mean(dim=0) for row in each]), dim=1)
+    np.testing.assert_allclose(rows, wanted.numpy(), atol=1e-6)
+
+
+def test_the_metadata_lists_every_file(folder: Path, student: Student) -> None:
+    said = json.loads((folder / "metadata.json").read_text())
+    there = {path.name for path in folder.iterdir()} - {"metadata.json"}
+    assert set(said["files"]) == there
+    for name, facts in said["files"].items():
+        content = (folder / name).read_bytes()
+        assert facts == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    assert said["towers"]["image"]["file"] == "image.onnx"
+    assert said["logit_scale"] == pytest.approx(10.0) and said["logit_bias"] == -10
+
+
+def test_the_card_warns_of_licences_and_escapes_names(folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    warning = card[card.index("Mind the licence") : card.index("## Try it")]
+    assert "ViT-L-14/dfn2b" in warning and "research only" in warning
+    assert "ViT-B-16/openai" not in warning
+    assert "licence unknown" in card and "| val/top1 | 0.5000 | 92.5 % |" in card
+    assert "<b>" not in card and "<name>" not in card
+    assert r"a\|student\`s &lt;name&gt;" in card
+
+
+def test_an_unlimited_origin_gives_no_warning(exported: Path, tmp_path: Path) -> None:
+    card = CardFacts(origins=(Origin(name="ViT-B-16/openai", licence="MIT"),))
+    bundle(exported, tmp_path / "out", options=BundleOptions(card=card))
+    text = (tmp_path / "out" / "onnx" / "README.md").read_text()
+    assert "Mind the licence" not in text and "licence MIT" in text
+
+
+def test_the_command_bundles(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\n\ndog\n")
+    given = [str(exported), str(tmp_path / "out"), "--labels", str(tmp_path / "names.txt")]
+    outcome = run_bundle(given, Console(quiet=True))
+    (row,) = outcome.values["bundles"]
+    said = json.loads((Path(row["path"]) / "labels.json").read_text())
+    assert said["labels"] == ["cat", "dog"] and said["templates"] == ["a photo of a {}."]
+
+
+def test_input_wrong_bundles_say_what_to_do(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no export in .*distill export"):
+        bundle(tmp_path, tmp_path / "out")
+    with pytest.raises(ValueError, match="'litert'"):
+        bundle(exported, tmp_path / "out", formats=["litert"])
+    with pytest.raises(ValueError, match=r"npm install onnxruntime-web@"):
+        bundle(exported, tmp_path / "out", options=BundleOptions(ort_web=tmp_path))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="nothing of yours is overwritten"):
+        bundle(exported, tmp_path / "mine")
+    with pytest.raises(ValueError, match="two labels or more"):
+        Labels(names=("cat",))
+    with pytest.raises(ValueError, match="'cat' is empty or there twice"):
+        Labels(names=("cat", "cat"))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx", "litert", "executorch"])
+def test_the_sample_runs_with_only_what_it_names(
+    name: str, student: Student, tmp_path: Path
+) -> None:
+    if name not in FORMATS:
+        pytest.skip(f"{name} is no export format yet")
+    out = tmp_path / "export"
+    try:
+        export(student, out, formats=[name], samples=made_up_samples(student.tokenizer, count=7))
+    except ValueError as error:
+        pytest.skip(str(error))
+    bundle(out, tmp_path / "bundles")
+    folder = tmp_path / "bundles" / name
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    needed = ["-r", str(folder / "requirements.txt")]
+    done = subprocess.run(
+        [python, "-m", "pip", "install", "-q", *needed], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"pip cannot install here: {done.stderr[-200:]}")
+    rows, _, paths = run_sample(python, folder, tmp_path)
+    compare(rows, student, paths)
