@@ -1,7 +1,7 @@
 """What a training run left behind, as facts for a model card: teachers, data, recipe, scores.
 
-Read from the run's `config.json` and `result.json`, and from the columns of the store it names. What
-is not there any more is left out, never guessed.
+Read from the run's `config.json` and `result.json`, and from the columns of the store it names.
+What is not there any more is left out, never guessed.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.evaluation.evaluator import COUNTS
-from reinforced_data.store.layout import Store
+from reinforced_data.store.layout import open_store
 from students.bundling.card import CardFacts, Origin
 from teachers.catalog import licence_of
 
@@ -45,7 +45,7 @@ def _origins(config: Mapping[str, Any], store: Path) -> Iterator[Origin]:
     if not (store / "columns").is_dir():
         return
     wanted = config["data"].get("teachers")
-    for column in Store(str(store)).columns():
+    for column in open_store(store).columns():
         teacher = column.identity.get("teacher")
         if column.kind == "image_embeddings" and teacher and (not wanted or teacher in wanted):
             licence = column.facts.get("teacher", {}).get("licence")

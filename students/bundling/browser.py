@@ -46,7 +46,7 @@ def check_runtime(ort_web: Path) -> Path:
         if all((folder / name).is_file() for name in ORT_FILES):
             return folder
     raise ValueError(
-        f"no onnxruntime-web in {ort_web}: {ORT_SCRIPT} and its WebAssembly are missing. Get it with "
+        f"no onnxruntime-web in {ort_web}: {ORT_SCRIPT} or its WebAssembly is missing. Get it with "
         f"`npm install onnxruntime-web@{ORT_WEB_VERSION}` and name node_modules/onnxruntime-web"
     )
 

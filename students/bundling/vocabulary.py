@@ -1,8 +1,8 @@
 """A tokenizer as plain files that any language can read: ids, merges, and the steps in words.
 
 `tokenizer.json` names the algorithm: "clip_bpe" (with `vocab.json` and `merges.txt`), "words" (its
-vocabulary is inside), "huggingface" (with `huggingface.json`, which the `tokenizers` library reads),
-or None for a tokenizer of the user's own, which no file describes.
+vocabulary is inside), "huggingface" (with `huggingface.json`, which the `tokenizers` library
+reads), or None for a tokenizer of the user's own, which no file describes.
 """
 
 import json
@@ -56,9 +56,10 @@ def _described(tokenizer: Tokenizer) -> dict[str, Any]:
         ids = {"pad_id": 0, "start_id": inner.sot_token_id, "end_id": inner.eot_token_id}
         files = {"vocabulary": "vocab.json", "merges": "merges.txt"}
         return {"algorithm": "clip_bpe", "clean": clean, **ids, **files, "inner": inner}
-    if isinstance(inner, HFTokenizer) and clean and hasattr(inner.tokenizer, "backend_tokenizer"):
-        if not (inner.tokenizer_mode or inner.strip_sep_token):
-            return _hugging_face(HuggingFaceTokenizer.from_open_clip(inner, clean=clean))
+    if not isinstance(inner, HFTokenizer) or inner.tokenizer_mode or inner.strip_sep_token:
+        return {"algorithm": None}
+    if clean and hasattr(inner.tokenizer, "backend_tokenizer"):
+        return _hugging_face(HuggingFaceTokenizer.from_open_clip(inner, clean=clean))
     return {"algorithm": None}
 
 

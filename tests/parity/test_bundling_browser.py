@@ -1,3 +1,5 @@
+# Curly quotes are part of what is tested.
+# ruff: noqa: RUF001
 """A bundle's web page says of pictures and texts what the model itself says."""
 
 import json
