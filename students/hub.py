@@ -1,8 +1,8 @@
 """`push_to_hub`: a student, an export or a bundle on the Hugging Face hub, with a card.
 
 A dry run unless told to upload. What looks like a secret is refused before any request; hidden
-files, links and checkpoints do not go. `load_student` reads a folder back from `hf-hub:USER/NAME`. Left
-out: resuming large files beyond what `huggingface_hub` does.
+files, links and checkpoints do not go. `load_student` reads a folder back from `hf-hub:USER/NAME`.
+Left out: resuming large files beyond what `huggingface_hub` does.
 """
 
 import re

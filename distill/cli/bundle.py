@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.cli.outcome import Outcome
-from distill.cli.parsing import parse
+from distill.cli.parsing import parse, read_class_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +65,13 @@ def run_bundle(arguments: Sequence[str], console: Console) -> Outcome:
 def _labels(asked: BundleArguments):
     if asked.labels is None:
         return None
-    from distill.cli.models import class_names
     from distill.evaluation.evaluator import prompts_of
     from students.bundling.labels import Labels
 
     templates = asked.templates[0] if len(asked.templates) == 1 else asked.templates
-    return Labels(names=tuple(class_names(asked.labels)), templates=tuple(prompts_of(templates)))
+    return Labels(
+        names=tuple(read_class_names(asked.labels)), templates=tuple(prompts_of(templates))
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
