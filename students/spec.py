@@ -28,6 +28,7 @@ class TextSpec:
         vocab_size: rows of the embedding table; None takes the tokenizer's.
         architecture: "transformer" is CLIP's, causal; "mct" is MobileCLIP-S0's, which has a
             convolutional block before and after its transformer blocks and sees the whole text.
+        mlp_ratio: units of a block's MLP for one of the width; of "transformer" alone.
     """
 
     width: int
@@ -36,6 +37,7 @@ class TextSpec:
     context_length: int = 77
     vocab_size: int | None = None
     architecture: str = "transformer"
+    mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
         """Refuse what would fail inside the transformer."""
@@ -49,6 +51,11 @@ class TextSpec:
             )
         if self.architecture not in TEXT_ARCHITECTURES:
             raise unknown_name("TextSpec.architecture", self.architecture, TEXT_ARCHITECTURES)
+        if self.mlp_ratio <= 0 or (self.architecture == "mct" and self.mlp_ratio != 4.0):
+            raise ValueError(
+                f"TextSpec.mlp_ratio must be above 0, and 4 for the architecture mct, got "
+                f"{self.mlp_ratio} for {self.architecture}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +71,7 @@ class StudentSpec:
         mean: of the pixels in [0, 1], taken off before the tower.
         std: what they are divided by.
         interpolation: how pictures are resized.
+        image_options: arguments of the timm model in place of its own, such as its widths.
     """
 
     image: str
@@ -73,6 +81,7 @@ class StudentSpec:
     mean: tuple[float, float, float] = _OPENAI.mean
     std: tuple[float, float, float] = _OPENAI.std
     interpolation: Literal["bilinear", "bicubic"] = field(default=_OPENAI.interpolation)
+    image_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse impossible sizes; `Preprocess` checks the rest."""

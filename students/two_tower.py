@@ -5,6 +5,8 @@ CustomTextCLIP, so that whatever walks an open_clip student walks this one too.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import open_clip
 import timm
@@ -42,8 +44,9 @@ class TwoTower(nn.Module):
         """Build both towers with random weights."""
         super().__init__()
         assert spec.text.vocab_size is not None
-        self.visual = image_tower(spec.image, spec.embed_dim, spec.image_size)
+        self.visual = image_tower(spec.image, spec.embed_dim, spec.image_size, spec.image_options)
         tower = TEXT_TOWERS[spec.text.architecture]
+        own = {} if spec.text.mlp_ratio == 4.0 else {"mlp_ratio": spec.text.mlp_ratio}
         self.text = tower(
             context_length=spec.text.context_length,
             vocab_size=spec.text.vocab_size,
@@ -51,6 +54,7 @@ class TwoTower(nn.Module):
             heads=spec.text.heads,
             layers=spec.text.layers,
             output_dim=spec.embed_dim,
+            **own,
         )
         sigmoid = kind == "sigmoid"
         self.logit_scale = nn.Parameter(torch.tensor(SIGMOID_SCALE if sigmoid else SOFTMAX_SCALE))
@@ -79,21 +83,26 @@ class TwoTower(nn.Module):
         self.text.set_grad_checkpointing(enable)
 
 
-def image_tower(name: str, embed_dim: int, image_size: int) -> nn.Module:
+def image_tower(
+    name: str, embed_dim: int, image_size: int, options: Mapping[str, Any] | None = None
+) -> nn.Module:
     """Build an image tower by its timm name, or a small one, with `embed_dim` outputs.
 
     Raises:
         ValueError: when timm knows no such model; proposes the nearest names.
     """
     if name.startswith((PREFIX, VIT_PREFIX)):
+        if options:
+            raise ValueError(f"{name} takes no image_options, got {sorted(options)}")
         return small_tower(name, embed_dim, image_size)
     if not timm.is_model(name):
         hint = did_you_mean(name, timm.list_models())
         raise ValueError(f"no image tower {name!r} in timm {timm.__version__}{hint}")
+    given = dict(options or {})
     try:
-        return timm.create_model(name, num_classes=embed_dim, img_size=image_size)
+        return timm.create_model(name, num_classes=embed_dim, img_size=image_size, **given)
     except TypeError as error:
         if "img_size" not in str(error):
             raise
         # Fully convolutional towers take any size and no such argument.
-        return timm.create_model(name, num_classes=embed_dim)
+        return timm.create_model(name, num_classes=embed_dim, **given)

@@ -55,6 +55,40 @@ def apply_plan(plan: InheritancePlan, student: ClipModel, donor: ClipModel) -> N
                 tensor.copy_(new[key])
 
 
+def gather_plan(plan: InheritancePlan, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Cut tensors that are shaped like the donor's weights as the plan cuts those.
+
+    Args:
+        plan: of a student whose every weight is the donor's own or a selection of it.
+        values: donor key -> such a tensor; keys without a weight in the plan are left out.
+    """
+    sources = [
+        (tower, each, each.donor)
+        for tower in plan.towers.values()
+        for each in tower.transfers
+        if each.donor is not None and each.donor.key in values
+    ]
+    new: dict[str, Tensor] = {}
+    for tower, transfer, source in sources:
+        assert transfer.outcome in ("copied", "selected"), (transfer.role, transfer.outcome)
+        maps = [[tower.axes[name] for name in dim] for dim in transfer.axes]
+        found, _ = _gather(read(source, values[source.key]), maps, transfer)
+        parts = 1 if transfer.student.part is None else transfer.student.part[1]
+        if transfer.student.key not in new:
+            new[transfer.student.key] = _room(transfer.student, found, parts, values[source.key])
+        read(transfer.student, new[transfer.student.key]).copy_(found)
+    return new
+
+
+def _room(view: View, found: Tensor, parts: int, like: Tensor) -> Tensor:
+    """An empty tensor of the student's stored shape."""
+    sizes = list(found.shape[::-1] if view.transposed else found.shape)
+    sizes[0] *= parts
+    # Dimensions of length 1 are no part of a view.
+    shape = [1 if size == 1 else sizes.pop(0) for size in like.shape]
+    return torch.empty(shape, dtype=like.dtype, device=like.device)
+
+
 def _write(
     new: Mapping[str, Tensor], theirs: Mapping[str, Tensor], tower: TowerPlan, transfer: Transfer
 ) -> None:

@@ -6,7 +6,7 @@ from students.inheritance.applying import apply_plan
 from students.inheritance.measuring import Batch, Loss
 from students.inheritance.plan import InheritancePlan
 from students.inheritance.planning import TOWERS, ByTower, plan_inheritance
-from students.inheritance.selectors import Scorer
+from students.inheritance.selectors import Learned, Scorer
 from teachers.clip_model import ClipModel
 
 
@@ -14,7 +14,7 @@ def inherit(
     student: ClipModel,
     donor: ClipModel,
     *,
-    selector: str | Scorer | ByTower = "magnitude",
+    selector: str | Scorer | Learned | ByTower = "magnitude",
     depth: str | ByTower = "uniform",
     towers: Iterable[str] = TOWERS,
     batches: Iterable[Batch] | None = None,

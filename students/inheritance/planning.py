@@ -1,6 +1,6 @@
 """`plan_inheritance`: look at two models, decide for every weight, change nothing."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from students.inheritance.annotation import annotate
@@ -9,7 +9,7 @@ from students.inheritance.fingerprints import shapes_fingerprint, weights_finger
 from students.inheritance.measuring import Batch, Loss, Measurement, measure
 from students.inheritance.pairing import BlockChoice, Pairing, pair
 from students.inheritance.plan import InheritancePlan
-from students.inheritance.selectors import MEASURED, SELECTORS, Scorer
+from students.inheritance.selectors import MEASURED, SELECTORS, Learned, Scorer
 from students.inheritance.tower_plan import Context, plan_tower
 from students.student import TowerName
 from teachers.clip_model import ClipModel
@@ -23,7 +23,7 @@ def plan_inheritance(
     student: ClipModel,
     donor: ClipModel,
     *,
-    selector: str | Scorer | ByTower = "magnitude",
+    selector: str | Scorer | Learned | ByTower = "magnitude",
     depth: str | ByTower = "uniform",
     towers: Iterable[str] = TOWERS,
     batches: Iterable[Batch] | None = None,
@@ -35,7 +35,8 @@ def plan_inheritance(
         student: who inherits. Its weights are not looked at.
         donor: a teacher in fp32 or bf16, or a student.
         selector: which units a narrower student keeps: leading, uniform, magnitude, activation,
-            taylor, or a function of `Carrier`s; a mapping gives each tower its own.
+            taylor, a function of `Carrier`s, or what masks learned (`students.masks.read_masks`),
+            which chooses blocks too; a mapping gives each tower its own.
         depth: which blocks a shallower student keeps: uniform, leading or similarity; likewise.
         towers: which towers inherit.
         batches: (pixels, token ids) as the donor wants them; for activation, taylor, similarity.
@@ -48,7 +49,8 @@ def plan_inheritance(
     names = _checked_towers(towers)
     selectors = _by_tower(selector, names, "selector", SELECTORS)
     rules = _by_tower(depth, names, "depth", DEPTH_RULES)
-    wanted = {*selectors.values(), *rules.values()} & {*MEASURED, "similarity"}
+    named = {each for each in (*selectors.values(), *rules.values()) if isinstance(each, str)}
+    wanted = named & {*MEASURED, "similarity"}
     if wanted and batches is None:
         raise ValueError(
             f"{' and '.join(sorted(wanted))} measures the donor on data: pass batches, an "
@@ -60,7 +62,11 @@ def plan_inheritance(
     if wanted:
         seen = measure(donor, theirs, batches or (), what=wanted, loss=loss)
     pairings: dict[TowerName, Pairing] = {
-        name: pair(mine.towers[name], theirs.towers[name], _blocks(rules[name], name, seen))
+        name: pair(
+            mine.towers[name],
+            theirs.towers[name],
+            _blocks(rules[name], selectors[name], name, seen),
+        )
         for name in names
     }
     _check_common(student, donor, pairings)
@@ -82,10 +88,14 @@ def plan_inheritance(
     )
 
 
-def _blocks(rule: DepthRule, tower: TowerName, seen: Measurement) -> BlockChoice:
+def _blocks(rule: DepthRule, selector: Any, tower: TowerName, seen: Measurement) -> BlockChoice:
     def choose(
         container: str, student: tuple[str, ...], donor: tuple[str, ...]
     ) -> tuple[int | None, ...]:
+        if isinstance(selector, Learned):
+            learned = selector.best((tower, container), len(student))
+            if learned is not None:
+                return learned
         return choose_blocks(rule, student, donor, seen.changes.get((tower, container)))
 
     return choose
@@ -113,8 +123,8 @@ def _by_tower(
         name: value[name] if isinstance(value, Mapping) else value for name in names
     }
     for each in values.values():
-        custom: Callable[..., Any] | None = each if callable(each) and what == "selector" else None
-        if custom is None and each not in known:
+        custom = what == "selector" and (callable(each) or isinstance(each, Learned))
+        if not custom and each not in known:
             raise unknown_name(what, str(each), known)
     return values
 

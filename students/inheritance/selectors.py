@@ -6,12 +6,14 @@ their old order. A score belongs to an axis, summed over all weights that carry 
 whole hidden units. Where student and donor are equally wide every selector keeps everything.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from students.student import TowerName
 
 SELECTORS = ("leading", "uniform", "magnitude", "activation", "taylor")
 MEASURED = ("activation", "taylor")
@@ -38,9 +40,27 @@ class Carrier:
     inputs: Float[Tensor, " units"] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """The order that masks learned (`students.masks`): a score for every unit of a masked axis,
+    and for every block of a masked container. Axes without one go by magnitude, and their blocks
+    evenly.
+    """
+
+    scores: Mapping[tuple[TowerName, str], Sequence[float]]
+
+    def best(self, place: tuple[TowerName, str], wanted: int) -> tuple[int, ...] | None:
+        """The `wanted` best, in their old order; None where nothing was learned."""
+        scores = self.scores.get(place)
+        if scores is None or wanted >= len(scores):
+            return None
+        order = torch.tensor(scores).argsort(descending=True, stable=True)
+        return tuple(sorted(order[:wanted].tolist()))
+
+
 # The weights that carry one axis -> a score for each of its units.
 Scorer = Callable[[Sequence[Carrier]], Float[Tensor, " units"]]
-Selector = str | Scorer
+Selector = str | Scorer | Learned
 
 
 def magnitude(carriers: Sequence[Carrier]) -> Float[Tensor, " units"]:
@@ -94,6 +114,8 @@ def choose_units(
         return tuple(range(wanted))
     if selector == "uniform":
         return tuple(unit * size // wanted for unit in range(wanted))
+    if isinstance(selector, Learned):
+        selector = "magnitude"
     scorer = SCORERS[selector] if isinstance(selector, str) else selector
     scores = scorer(carriers())
     if scores.shape != (size,) or not scores.isfinite().all():

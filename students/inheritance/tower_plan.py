@@ -11,7 +11,7 @@ from students.inheritance.measuring import Measurement, by_unit, inputs_by_unit,
 from students.inheritance.pairing import Pairing, resampled
 from students.inheritance.plan import AxisMap, Method, Outcome, TowerPlan, Transfer, View
 from students.inheritance.resampling import grid_of
-from students.inheritance.selectors import Carrier, Selector, choose_units
+from students.inheritance.selectors import Carrier, Learned, Selector, choose_units
 from students.inheritance.vocabulary import shared_tokens
 from students.student import TowerName
 from teachers.contract import Tokenizer
@@ -66,6 +66,8 @@ def plan_tower(
 
 def selector_name(selector: Selector) -> str:
     """What a plan calls a selector."""
+    if isinstance(selector, Learned):
+        return "learned"
     return selector if isinstance(selector, str) else getattr(selector, "__name__", "custom")
 
 
@@ -85,7 +87,10 @@ def _axis_map(
         # The embedding is one axis of both towers: what one keeps the other keeps.
         shared = "embed" in (mine.kind, donor.kind)
         places: list[TowerName] = list(context.pairings) if shared else [tower]
-        indices = choose_units(
+        learned = (
+            selector.best((tower, theirs), mine.size) if isinstance(selector, Learned) else None
+        )
+        indices = learned or choose_units(
             selector, mine.size, donor.size, lambda: _carriers(context, places, theirs)
         )
         chosen = selector_name(selector) if mine.size < donor.size else "all"

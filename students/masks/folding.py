@@ -1,0 +1,110 @@
+"""Folding: the masked student becomes the ordinary, smaller one that it already computes as.
+
+Gates are multiplied into the weights that read, closed units are left out, and the rest is plain
+inheritance (`students.inheritance`) with the learned order as selector. The same order, kept in
+`masks.json` beside the full-size student, is what the selector "learned" reads: it then serves
+students of any narrower shape.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from students.inheritance.applying import apply_plan, gather_plan
+from students.inheritance.plan import InheritancePlan
+from students.inheritance.planning import plan_inheritance
+from students.inheritance.selectors import Learned
+from students.masks.masking import bake, unmask
+from students.masks.masks import Masks
+from students.masks.sizes import shrunk_student
+from students.student import Student, TowerName
+
+MASKS_FILE = "masks.json"
+FORMAT = 1
+_TOWERS: tuple[TowerName, ...] = ("image", "text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folded:
+    """The smaller student and how it came about.
+
+    Attributes:
+        student: ordinary; in evaluation mode.
+        plan: which units and blocks it has of the large one.
+    """
+
+    student: Student
+    plan: InheritancePlan
+
+    def gather(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Cut tensors shaped like the large student's weights (Adam's moments) alike."""
+        return gather_plan(self.plan, values)
+
+
+def fold(
+    student: Student, masks: Masks, sizes: Mapping[str, int], name: str | None = None
+) -> Folded:
+    """Take the masks out and cut what they closed; `student` is left unmasked at full size.
+
+    Args:
+        student: masked.
+        masks: in it.
+        sizes: what to keep, as of `Masks.within`.
+        name: of the smaller student.
+    """
+    masks.choose(sizes)
+    baked = bake(student)
+    unmask(student)
+    with torch.no_grad():
+        for key, tensor in student.module.state_dict().items():
+            if key in baked:
+                tensor.copy_(baked[key])
+    small = shrunk_student(student, sizes, name)
+    parameter = next(student.module.parameters())
+    small.to(device=parameter.device, dtype=parameter.dtype)
+    plan = plan_inheritance(small, student, selector=Learned(scores=masks.scores()))
+    missing = [key for tower in plan.towers.values() for key in tower.own]
+    assert not missing, f"the smaller student has weights the large one lacks: {missing}"
+    for size in masks.sizes.values():
+        for member in (each for each in size.members if not each.blocks):
+            mine = plan.towers[member.tower].axes.values()
+            found = {len(axis.indices) for axis in mine if axis.donor == member.axis}
+            assert found <= {member.each * sizes[size.name]}, (member, found, sizes)
+    apply_plan(plan, small, student)
+    return Folded(student=small.eval(), plan=plan)
+
+
+def write_masks(folder: Path, masks: Masks, sizes: Mapping[str, int]) -> None:
+    """Write the learned order beside a student's weights."""
+    scores = [[*place, values] for place, values in masks.scores().items()]
+    values = {"format": FORMAT, "sizes": dict(sizes), "scores": scores}
+    (folder / MASKS_FILE).write_text(json.dumps(values) + "\n", encoding="utf-8")
+
+
+def read_masks(folder: str | Path) -> Learned:
+    """Read the learned order from a masked run's folder, as a selector.
+
+    Raises:
+        ValueError: there is none, or it has another format.
+    """
+    path = Path(folder) / MASKS_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"selector 'learned' needs a donor that was trained with masks, and {folder} has no "
+            f"{MASKS_FILE}: give the folder OUT/stages/1-masks of a run of tinyclip_auto"
+        )
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if values.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {values.get('format')!r}, this version reads format {FORMAT}: "
+            "train the masks anew"
+        )
+    scores: dict[tuple[TowerName, str], list[float]] = {}
+    for tower, axis, numbers in values["scores"]:
+        assert tower in _TOWERS
+        scores[tower, axis] = numbers
+    return Learned(scores=scores)

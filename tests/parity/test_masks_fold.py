@@ -1,0 +1,100 @@
+"""A masked student computes what the smaller student that it folds to computes.
+
+Every family that masks know, small and in float64, every number and every gate drawn at random.
+Differences are relative to how far apart different inputs are.
+"""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from students import OpenClipSpec, StudentSpec, TextSpec, build_student, load_student
+from students.inheritance import annotate, inherit
+from students.inheritance.testing import WORDS, difference, inputs_for, randomise
+from students.masks import Masks, fold, mask, read_masks, sizes_of, unmask
+from students.masks.folding import write_masks
+from students.student import Student
+
+TEXT = TextSpec(width=64, layers=3, heads=4, context_length=8)
+SMALL = {"width": 64, "layers": 3, "patch_size": 8, "image_size": 32, "head_width": 16}
+VIT = {"embed_dim": 64, "num_heads": 4, "depth": 3, "patch_size": 8}
+MCI = {"embed_dims": (32, 64, 128, 256), "layers": (1, 1, 1, 2)}
+
+
+def open_clip_vit() -> Student:
+    text = {"width": 64, "heads": 4, "layers": 3, "context_length": 8}
+    spec = OpenClipSpec(model="ViT-B-32", vision=SMALL, text=text, embed_dim=16)
+    return build_student(spec, tokenizer=WORDS)
+
+
+def timm_tower(image: str, size: int = 32, **options) -> Student:
+    spec = StudentSpec(
+        image=image, text=TEXT, embed_dim=16, image_size=size, image_options=options
+    )
+    return build_student(spec, tokenizer=WORDS)
+
+
+FAMILIES: dict[str, Callable[[], Student]] = {
+    "open_clip ViT": open_clip_vit,
+    "timm ViT": lambda: timm_tower("vit_base_patch16_224", **VIT, init_values=1.0),
+    "SigLIP ViT": lambda: timm_tower("vit_base_patch16_siglip_224", **VIT),
+    "FastViT": lambda: timm_tower("fastvit_mci0", 64, **MCI),
+    "SmallConv": lambda: timm_tower("smallconv-16"),
+}
+
+
+def masked(student: Student, seed: int = 3) -> Masks:
+    annotation = annotate(student)
+    masks = Masks(sizes_of(student, annotation), annotation).double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        masks.alpha.copy_(1.5 * torch.randn(masks.alpha.shape, generator=generator))
+    mask(student, masks, annotation)
+    student.eval()
+    return masks
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(each.numel() for each in module.parameters())
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_a_masked_student_is_its_folded_one(family: str) -> None:
+    student = randomise(FAMILIES[family](), 1)
+    whole = copy.deepcopy(student)
+    assert sum(each.total for each in sizes_of(student)) > 0
+    masks = masked(student)
+    sizes = masks.rounded()
+    assert sum(value < masks.sizes[name].total for name, value in sizes.items()) >= 4, sizes
+    before = [
+        encode(given).detach()
+        for encode, given in zip(
+            (student.encode_image, student.encode_text), inputs_for(whole), strict=True
+        )
+    ]
+    assert difference(whole, student) > 0.1
+    folded = fold(student, masks, sizes).student
+    assert count(folded.module.visual) < 0.8 * count(whole.module.visual)
+    assert count(folded.module.text) < 0.8 * count(whole.module.text)
+    pixels, tokens = inputs_for(whole)
+    for rows, other in zip(
+        before, (folded.encode_image(pixels), folded.encode_text(tokens)), strict=True
+    ):
+        spread = (rows - rows.mean(0)).abs().mean()
+        assert ((rows - other).abs().max() / spread).item() < 1e-5
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_open_masks_change_nothing_and_leave_nothing_behind(family: str) -> None:
+    student = randomise(FAMILIES[family](), 1)
+    whole = copy.deepcopy(student)
+    masks = masked(student)
+    with torch.no_grad():
+        masks.alpha.fill_(3.0)
+    assert difference(whole, student) < 1e-9
+    unmask(student)
+    assert type(student.module) is type(whole.module)
+    assert student.module.state_dict().keys() == whole.module.state_dict().keys()
+    assert difference(whole, student) == 0
