@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distill.lock_config import LockConfig
+from distill.mask_config import MaskConfig
 from distill.objective import Objective
 from distill.optimizer_config import OptimizerConfig
 from distill.watching import WatchConfig
@@ -71,7 +72,7 @@ class StudentConfig:
         donor: a student's folder or a teacher whose weights the student starts with, both towers,
             as far as they fit (distill inherit shows how far).
         selector: which units of a wider donor it keeps; activation and taylor measure the donor
-            on the store's pictures.
+            on the store's pictures; learned takes a donor that was trained with masks.
         depth: which blocks of a deeper donor it keeps; similarity measures too.
         stages: students that are trained before this one, each the next one's donor (progressive
             compression); each takes the whole schedule, in a folder of its own under OUT/stages.
@@ -81,7 +82,9 @@ class StudentConfig:
     kind: Kind = "softmax"
     text_from: str | None = None
     donor: str | None = None
-    selector: Literal["leading", "uniform", "magnitude", "activation", "taylor"] = "magnitude"
+    selector: Literal["leading", "uniform", "magnitude", "activation", "taylor", "learned"] = (
+        "magnitude"
+    )
     depth: Literal["uniform", "leading", "similarity"] = "uniform"
     stages: tuple[str, ...] = ()
 
@@ -134,6 +137,7 @@ class RunConfig:
     objective: Objective = field(default_factory=Objective)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    masks: MaskConfig = field(default_factory=MaskConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
     tokens: TokenPolicy = field(default_factory=TokenPolicy)
     tokens_then: tuple[TokenPolicy, ...] = ()
@@ -155,7 +159,8 @@ class RunConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        """Refuse to keep nothing and to log never."""
+        """Refuse to keep nothing, to log never, and masks beside what they clash with."""
+        self.masks.check(self.schedule.num_steps, self.student.stages, self.lock)
         if self.log_every < 1 or self.save_every_minutes < 0:
             raise ValueError(
                 f"log_every must be at least 1 and save_every_minutes at least 0, got "
@@ -183,13 +188,14 @@ class RunConfig:
             "objective": Objective,
             "optimizer": OptimizerConfig,
             "schedule": ScheduleConfig,
+            "masks": MaskConfig,
             "watch": WatchConfig,
         }
         captions = CaptionPolicy(**_tuples(values["data"].get("captions", {})))
         weights = ScoreWeights(**values["data"].get("score_weights", {}))
         data = {**values["data"], "captions": captions, "score_weights": weights}
         values = {**values, "data": data}
-        built = {name: kind(**_tuples(values[name])) for name, kind in parts.items()}
+        built = {name: kind(**_tuples(values.get(name, {}))) for name, kind in parts.items()}
         return cls(**{**_tuples(values), **built, **policies_from_json(values)})
 
     def as_json(self) -> dict[str, Any]:

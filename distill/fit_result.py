@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from distill.stepping import Stepper
 from students import Student
 
 
@@ -18,6 +19,7 @@ class FitResult:
         warnings: what stood in the way of learning; each also in the log.
         cost: of each token policy in this call's steps; see `TokenSteps.costs`.
         is_main_process: whether this process is the one that writes.
+        stepper: what was trained, with its optimizer.
     """
 
     student: Student
@@ -28,3 +30,4 @@ class FitResult:
     warnings: list[str]
     cost: list[dict[str, float]]
     is_main_process: bool
+    stepper: Stepper

@@ -13,6 +13,7 @@ from distill.samples import real_samples
 from reinforced_data.store.layout import open_store
 from students import InheritancePlan, plan_inheritance
 from students.inheritance.selectors import MEASURED
+from students.masks import read_masks
 from students.student import Student
 from teachers import ClipModel
 
@@ -29,8 +30,11 @@ def plan_from_data(
     depth: str,
     towers: tuple[str, ...] = ("image", "text"),
     data: str | None = None,
+    folder: str = "",
 ) -> InheritancePlan:
     """Plan with plain names; what measures the donor reads `data`, a source or a store.
+
+    "learned" reads what masks learned from the donor's `folder`.
 
     Raises:
         ValueError: when a selector needs data and there is none, or as `plan_inheritance`.
@@ -42,8 +46,9 @@ def plan_from_data(
             "captions: say where they are (--data SHARDS or STORE)"
         )
     batches = list(donor_batches(donor, data)) if measured and data is not None else None
+    how = read_masks(folder) if selector == "learned" else selector
     return plan_inheritance(
-        student, donor, selector=selector, depth=depth, towers=towers, batches=batches
+        student, donor, selector=how, depth=depth, towers=towers, batches=batches
     )
 
 

@@ -115,6 +115,7 @@ def build_from_config(
             depth=config.depth,
             towers=("text",) if config.text_from else ("image", "text"),
             data=dataset.path,
+            folder=config.donor or "",
         )
         apply_plan(plan, student, donor)
     return student

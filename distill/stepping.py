@@ -19,6 +19,7 @@ from distill.config import RunConfig
 from distill.gradient_cache import MicroBatch, cached_backward
 from distill.locking import LockedRows, lock_tower
 from distill.losses.adapters import Standards, Width
+from distill.mask_learning import MaskLearner
 from distill.optimization import build_optimizer, learning_rate, set_learning_rate
 from distill.preparing import compile_towers, restore_towers
 from distill.token_phases import TokenSteps
@@ -55,6 +56,7 @@ class Stepper:
         accelerator: of this process.
         standards: of each teacher, where the objective standardises (`distill.standardizing`).
         locked_rows: where in a batch the rows of encoders are that are not there.
+        learner: of the masks in the student, while there are any.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Stepper:
         accelerator: Accelerator,
         standards: Sequence[Standards] | None = None,
         locked_rows: LockedRows = LockedRows(),  # noqa: B008 - frozen
+        learner: MaskLearner | None = None,
     ) -> None:
         """Build objective and optimizer, and wrap everything for this process."""
         self.config, self.accelerator, self.student = config, accelerator, student
@@ -87,12 +90,15 @@ class Stepper:
         self.module.reduction = self.tokens.reduction
         if config.compile:
             compile_towers(student)
+        self.learner = None if learner is None else learner.to(accelerator.device)
         self.wrapped, self.optimizer = accelerator.prepare(self.module, optimizer)
         self.watch, self.statistics = Watch(config.watch), RunningStatistics(self.module)
 
     def modules(self) -> dict[str, nn.Module]:
         """Everything a checkpoint holds besides the optimizer."""
         modules: dict[str, nn.Module] = {"model": self.module}
+        if self.learner is not None:
+            modules["masks"] = self.learner
         return modules if self.ema is None else {**modules, "ema": self.ema.module}
 
     def finished(self) -> Student:
@@ -112,6 +118,9 @@ class Stepper:
             self.optimizer,
             learning_rate(step - 1, self.config.optimizer.lr, self.config.schedule),
         )
+        if self.learner is not None:
+            # Noise is a function of the step, the same on every process.
+            self.learner.begin(step_seed(self.config.seed, step, 0))
         with self.statistics.kept(), self.tokens.timed():
             values = self.gradients(batch, step)
             skipped = self._judge(values)
@@ -121,6 +130,8 @@ class Stepper:
                 return Stepped(values, skipped)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.learner is not None:
+            self.learner.learn(step, self.group)
         with torch.no_grad():
             self.student.logit_scale.clamp_(0.0, math.log(self.config.max_logit_scale))
         if self.ema is not None:

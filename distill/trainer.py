@@ -29,6 +29,7 @@ from distill.evaluation.splits import evaluate_splits
 from distill.feeding import batches, locked_rows, teacher_dims
 from distill.fit_result import FitResult
 from distill.health import Health
+from distill.mask_learning import MaskLearner
 from distill.preparing import accelerator_for
 from distill.run_log import RunLog, write_json
 from distill.standardizing import standards_of_run
@@ -40,7 +41,12 @@ from students import Student
 
 
 def fit(
-    student: Student, dataset: ReinforcedDataset, config: RunConfig, *, show: bool = True
+    student: Student,
+    dataset: ReinforcedDataset,
+    config: RunConfig,
+    *,
+    show: bool = True,
+    learner: MaskLearner | None = None,
 ) -> FitResult:
     """Train `student` in place as `config` says; resume from the newest checkpoint in its folder.
 
@@ -49,20 +55,27 @@ def fit(
         dataset: an opened store; `config.data.store` is not looked at here.
         config: the whole run. An empty `out` writes nothing.
         show: draw a progress bar on the main process.
+        learner: of the masks in `student`: takes the steps with masks alone, and saves no student.
 
     Raises:
         DivergedError: too many bad steps in a row.
         Stopped: SIGTERM, SIGUSR1 or Ctrl-C came; the run is saved.
         ValueError: the folder cannot be written to or holds another run, or the data is unusable.
     """
-    return _Fit(student, dataset, config, show=show).run()
+    return _Fit(student, dataset, config, show=show, learner=learner).run()
 
 
 class _Fit:
     """The parts of one run and the loop over them."""
 
     def __init__(
-        self, student: Student, dataset: ReinforcedDataset, config: RunConfig, *, show: bool
+        self,
+        student: Student,
+        dataset: ReinforcedDataset,
+        config: RunConfig,
+        *,
+        show: bool,
+        learner: MaskLearner | None,
     ) -> None:
         set_seed(config.seed)
         self.config, self.dataset, self.show = config, dataset, show
@@ -71,8 +84,14 @@ class _Fit:
         self.folder = Path(config.out) if config.out else None
         dims, rows = teacher_dims(dataset, config), locked_rows(dataset, config)
         standards = standards_of_run(dataset, config, self.accelerator)
-        self.stepper = Stepper(student, config, dims, self.accelerator, standards, rows)
+        rows = locked_rows(dataset, config)
+        self.stepper = Stepper(student, config, dims, self.accelerator, standards, rows, learner)
         self.stepper.tokens.count(dataset)
+        self.learner = learner
+        self.last = config.masks.steps if learner is not None else config.schedule.num_steps
+        self.stepper.tokens.count(dataset)
+        self.learner = learner
+        self.last = config.masks.steps if learner is not None else config.schedule.num_steps
         self.refused = Counter[str]()  # over all processes, up to the last exchange
         self._refused_since = Counter[str]()  # by this process, since then
         self._saved_at = time.monotonic()
@@ -80,7 +99,7 @@ class _Fit:
 
     def run(self) -> FitResult:
         """Loop from the newest checkpoint, or from the start, to the last step."""
-        first, total = self._resume(), self.config.schedule.num_steps
+        first, total = self._resume(), self.last
         main = self.accelerator.is_main_process
         with (
             self._named_errors(),
@@ -97,9 +116,11 @@ class _Fit:
                 self._loop(first, log, clock, signals)
             seconds = clock.seconds()
             self.stepper.restore()
-            if self.config.lock.sides and first < total:
-                self._save(total)  # loading the locked encoder may fail
-            if self.folder is not None and main:
+        rows = locked_rows(dataset, config)
+        self.stepper = Stepper(student, config, dims, self.accelerator, standards, rows, learner)
+        self.stepper.tokens.count(dataset)
+        self.learner = learner
+        self.last = config.masks.steps if learner is not None else config.schedule.num_steps
                 self.stepper.finished().save(self.folder)  # before anything after it can fail
             metrics = self._evaluate(total, log)
         return FitResult(
@@ -111,10 +132,11 @@ class _Fit:
             warnings=self.health.all,
             cost=self.stepper.tokens.costs(),
             is_main_process=main,
+            stepper=self.stepper,
         )
 
     def _loop(self, first: int, log: RunLog, clock: Clock, signals: StopSignals) -> None:
-        config, total = self.config, self.config.schedule.num_steps
+        config, total = self.config, self.last
         for step, batch in enumerate(clock.waiting(self._loader(first)), start=first + 1):
             self._refused_since.update(batch.refused)
             values, skipped = self.stepper.step(batch, step)
@@ -126,7 +148,8 @@ class _Fit:
                 samples = (step - first) * config.data.batch_size
                 self._write(log, step, values, samples / clock.seconds())
                 self._look(log, step, batch, clock)
-            due = self._due(step, config.save_every)
+            end_of_masks = step == total and self.learner is not None
+            due = end_of_masks or self._due(step, config.save_every)
             if due or logged or self.accelerator.num_processes == 1:
                 stop, late = self._exchange(signals)
                 stop = stop if step < total else 0
@@ -175,7 +198,7 @@ class _Fit:
             self.student,
             self.config,
             first=first,
-            last=self.config.schedule.num_steps,
+            last=self.last,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
         )
@@ -229,6 +252,7 @@ class _Fit:
         scalars["logit_scale"] = float(self.student.logit_scale.detach().exp())
         scalars["samples_per_second"] = speed
         scalars |= self.stepper.tokens.scalars()
+        scalars |= {} if self.learner is None else self.learner.scalars()
         note = f"loss {scalars['loss/total']:.3f}  {speed:,.0f} samples/s"
         log.write(step, scalars, note=note)
 

@@ -10,6 +10,7 @@ from distill.evaluation import retention
 from distill.evaluation.splits import evaluate_splits
 from distill.fit_result import FitResult
 from distill.locked_students import without_locked_encoders
+from distill.mask_phase import shrink
 from distill.objective import Objective
 from distill.recipes import find_recipe
 from distill.run_log import write_json
@@ -97,11 +98,13 @@ def train(
 
     Returns:
         The result; `result.student` is the object passed in, or its moving average, or with a
-        locked encoder of the store put in.
+        locked encoder of the store put in, or the smaller student that masks found.
     """
     config = find_recipe(recipe) if isinstance(recipe, str) else recipe
     if num_steps is not None:
-        config = replace(config, schedule=config.schedule.of_length(num_steps))
+        masks = config.masks.of_length(config.schedule.num_steps, num_steps)
+        schedule = config.schedule.of_length(num_steps)
+        config = replace(config, schedule=schedule, masks=masks)
     if evaluate_on is not None:
         splits = {"": evaluate_on} if isinstance(evaluate_on, str) else dict(evaluate_on)
         config = replace(config, evaluate_on=splits)
@@ -141,6 +144,8 @@ def run(
     _check_kind(student, config.objective)
     _check_weights(config)
     _check_evaluation(config)
+    if config.masks.on:
+        student = shrink(student, dataset, config, show=show)
     done = fit(student, dataset, config, show=show)
     return _finish(config, done, teachers, dataset.missing)
 

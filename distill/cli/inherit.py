@@ -21,7 +21,8 @@ class Inherit:
         student: a student by name (distill list students), or a student's folder.
         out: the folder to write: the student and inheritance.json, the plan.
         selector: which units a narrower student keeps: leading, uniform, magnitude, or, measured
-            on data, activation, taylor.
+            on data, activation, taylor; learned takes a donor's folder that masks wrote
+            (OUT/stages/1-masks of a run of tinyclip_auto).
         depth: which blocks a shallower one keeps: uniform, leading, or, measured, similarity.
         towers: which towers inherit.
         data: shards of pictures with captions, or a store, to measure the donor on.
@@ -63,6 +64,7 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
         depth=asked.depth,
         towers=asked.towers,
         data=asked.data,
+        folder=asked.donor,
     )
     console.print(coverage_table(plan))
     asked.out.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from distill.recipes.finetuning import evaclip_finetune, ft_clip
 from distill.recipes.locked import lit, llm2clip, locked_text, sail
 from distill.recipes.mobileclip2 import mobileclip2
 from distill.recipes.plain import clip_kd, siglip
-from distill.recipes.tinyclip import tinyclip, tinyclip_progressive
+from distill.recipes.tinyclip import tinyclip, tinyclip_auto, tinyclip_progressive
 from teachers.suggestions import unknown_name
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
@@ -28,6 +28,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "sail": sail,
     "llm2clip": llm2clip,
     "tinyclip": tinyclip,
+    "tinyclip_auto": tinyclip_auto,
     "tinyclip_progressive": tinyclip_progressive,
 }
 
@@ -60,5 +61,6 @@ __all__ = [
     "sail",
     "siglip",
     "tinyclip",
+    "tinyclip_auto",
     "tinyclip_progressive",
 ]

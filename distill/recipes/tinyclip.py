@@ -11,12 +11,15 @@ The student starts from the paper's teacher, by the paper's manual rule (the fir
 blocks spaced evenly where the paper's integer step is not; `--student.selector magnitude` and the
 others are a flag away, `distill inherit` shows the plan. `tinyclip_progressive` goes down in the
 paper's stages, 75, 50 and 25 % of the teacher's weights, each as long as the schedule; the same
-command goes on in the stage where it stopped. Leaves out learned masks.
+command goes on in the stage where it stopped. `tinyclip_auto` has no
+size given: masks find it while the first steps train, and the schedule goes on with what they left
+(docs/masks.md). The paper's own "auto" goes down in three such steps.
 """
 
 from dataclasses import replace
 
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, StudentConfig
+from distill.mask_config import MaskConfig
 from distill.objective import Objective
 
 
@@ -48,3 +51,10 @@ def tinyclip_progressive() -> RunConfig:
         selector="magnitude",
     )
     return replace(base, student=student)
+
+
+def tinyclip_auto() -> RunConfig:
+    """Half of ViT-B/32's weights, embeddings counted; where they go is learned."""
+    base = tinyclip()
+    student = replace(base.student, name="ViT-B-32")
+    return replace(base, student=student, masks=MaskConfig(keep=0.5, steps=5_000))

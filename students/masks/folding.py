@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from students.inheritance.applying import apply_plan, gather_plan
+from students.inheritance.applying import apply_plan
 from students.inheritance.plan import InheritancePlan
 from students.inheritance.planning import plan_inheritance
 from students.inheritance.selectors import Learned
@@ -39,10 +38,6 @@ class Folded:
 
     student: Student
     plan: InheritancePlan
-
-    def gather(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Cut tensors shaped like the large student's weights (Adam's moments) alike."""
-        return gather_plan(self.plan, values)
 
 
 def fold(

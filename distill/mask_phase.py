@@ -1,0 +1,151 @@
+"""The part of a run that is trained with masks, and the step to the smaller, ordinary student.
+
+OUT/stages/1-masks is a run of its own over the schedule's first `masks.steps` steps. Its end is
+folded: the smaller student goes to OUT/stages/2-folded, and with AdamW's moments, cut as the
+weights are, it becomes the ordinary checkpoint OUT/checkpoints/step-N from which the run goes on.
+Everything between is a function of the masked run's last checkpoint, so a run that is killed
+anywhere goes on to the same bits.
+"""
+
+import json
+import random
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distill.checkpoint import newest_checkpoint, save_checkpoint
+from distill.config import RunConfig
+from distill.feeding import teacher_dims
+from distill.fit_result import FitResult
+from distill.mask_learning import MaskLearner
+from distill.preparing import accelerator_for
+from distill.run_log import write_json
+from distill.standardizing import standards_of_run
+from distill.stepping import Stepper
+from distill.trainer import fit
+from reinforced_data import ReinforcedDataset
+from students import Student, load_student
+from students.inheritance import Annotation, annotate
+from students.masks import Masks, Size, fold, shrunk_student, sizes_of
+from students.masks.costs import Cost, latency_cost, latency_features, parameter_cost
+from students.masks.folding import write_masks
+from students.masks.moments import carry_moments
+from students.profiling import latency_ms
+
+# How many sizes a latency model is fitted to, and calls of each.
+_MEASURED, _CALLS = 12, 7
+
+
+def shrink(
+    student: Student, dataset: ReinforcedDataset, config: RunConfig, *, show: bool
+) -> Student:
+    """Train with masks as far as that goes, fold, and return the student that the run goes on with.
+
+    Raises:
+        ValueError: no folder to keep both parts in, or no size of the student can shrink.
+    """
+    if not config.out:
+        raise ValueError("masks.keep trains in two parts, which need a folder: give out")
+    out = Path(config.out)
+    masked, smaller = out / "stages" / "1-masks", out / "stages" / "2-folded"
+    if newest_checkpoint(out / "checkpoints") is not None:
+        return load_student(smaller)
+    # A moving average of what is still shrinking is of no use; compiled towers cannot be folded.
+    first = replace(config, out=str(masked), ema_decay=None, compile=False)
+    annotation = annotate(student)
+    sizes = sizes_of(
+        student, annotation, towers=config.masks.towers, smallest=config.masks.smallest
+    )
+    cost = _cost(student, annotation, sizes, config, masked)
+    learner = MaskLearner(student, Masks(sizes, annotation), annotation, cost, config.masks)
+    done = fit(student, dataset, first, show=show, learner=learner)
+    _fold(student, learner, done, dataset, config, masked, smaller)
+    return load_student(smaller)
+
+
+def _fold(
+    student: Student,
+    learner: MaskLearner,
+    done: FitResult,
+    dataset: ReinforcedDataset,
+    config: RunConfig,
+    masked: Path,
+    smaller: Path,
+) -> None:
+    """Write the full-size student, the smaller one, and the checkpoint to go on from."""
+    kept = learner.sizes()
+    folded = fold(student, learner.masks, kept, name=Path(config.out).name)
+    accelerator = accelerator_for(config.precision)
+    dims = teacher_dims(dataset, config)
+    standards = standards_of_run(dataset, config, accelerator)
+    stepper = Stepper(folded.student, config, dims, accelerator, standards)
+    heads = (done.stepper.module.objective, stepper.module.objective)
+    heads[1].load_state_dict(heads[0].state_dict())
+    optimizers = (done.stepper.optimizer, stepper.optimizer)
+    for one, two in zip(heads[0].parameters(), heads[1].parameters(), strict=True):
+        optimizers[1].state[two].update(optimizers[0].state[one])
+    modules = (student.module, folded.student.module)
+    large, small = (dict(module.named_parameters()) for module in modules)
+    carry_moments(folded.plan, (optimizers[0], large), (optimizers[1], small))
+    if accelerator.is_main_process:
+        student.save(masked)
+        write_masks(masked, learner.masks, kept)
+        folded.student.save(smaller)
+        # Last: what is there once this is there is whole.
+        extra = {"refused": done.refused, "watch": done.stepper.watch.as_json()}
+        folder = Path(config.out) / "checkpoints"
+        save_checkpoint(folder, done.steps, stepper.modules(), stepper.optimizer, extra)
+    accelerator.wait_for_everyone()
+
+
+def _cost(
+    student: Student,
+    annotation: Annotation,
+    sizes: tuple[Size, ...],
+    config: RunConfig,
+    folder: Path,
+) -> Cost:
+    """What the sizes cost; a measured cost is measured once a run."""
+    if config.masks.cost == "parameters":
+        return parameter_cost(annotation, sizes)
+    path = folder / "cost.json"
+    accelerator = accelerator_for(config.precision)
+    if accelerator.is_main_process and not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, measured_cost(student, annotation, sizes, config.seed).as_json())
+    accelerator.wait_for_everyone()
+    return Cost.from_json(json.loads(path.read_text()))
+
+
+def measured_cost(
+    student: Student, annotation: Annotation, sizes: tuple[Size, ...], seed: int = 0
+) -> Cost:
+    """Time students of drawn sizes, one picture and one text, and fit the linear model."""
+    drawn = random.Random(seed)
+    state = torch.get_rng_state()
+    measured: list[tuple[dict[str, int], float]] = []
+    for number in range(_MEASURED):
+        # The first is the student itself, the second the smallest.
+        asked = {
+            size.name: drawn.randrange(size.least, size.total + 1, size.step)
+            if number > 1
+            else (size.least if number else size.total)
+            for size in sizes
+        }
+        small = shrunk_student(student, asked).to(student.device).eval()
+        side = small.preprocess.image_size
+        pixels = torch.zeros(1, 3, side, side, device=small.device)
+        tokens = small.tokenizer(["a"]).to(small.device)
+
+        def once(small: Student = small, given: tuple[Tensor, Tensor] = (pixels, tokens)) -> None:
+            with torch.inference_mode():
+                small.encode_image(given[0])
+                float(small.encode_text(given[1]).sum())  # waits for a device
+
+        measured.append((asked, latency_ms(once, 2, _CALLS)[0]))
+    torch.set_rng_state(state)
+    assert statistics.fmean(ms for _, ms in measured) > 0
+    return latency_cost(latency_features(annotation, sizes), measured)

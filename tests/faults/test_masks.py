@@ -1,0 +1,121 @@
+"""A run with learned masks: found sizes, an ordinary student, and no bit lost when it is killed."""
+
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from distill.config import DataConfig, RunConfig, ScheduleConfig, StudentConfig
+from distill.mask_config import MaskConfig
+from distill.run_log import read_log
+from distill.starting import build_from_config, train_from_config
+from reinforced_data import open_dataset, reinforce
+from reinforced_data.testing import write_source
+from students import inherit, load_student
+from students.masks import read_masks
+from students.masks.folding import MASKS_FILE
+
+STEPS, MASKED = 10, 6
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("world")
+    source = write_source(folder / "source", 40, samples_per_shard=10)
+    reinforce(source, folder / "store", teachers=(), num_views=2, progress=False)
+    return str(folder / "store")
+
+
+def config(store: str, out: Path) -> RunConfig:
+    return RunConfig(
+        student=StudentConfig(name="demo-student"),
+        data=DataConfig(store=store, batch_size=8, teachers=(), num_workers=0),
+        schedule=ScheduleConfig(num_steps=STEPS, warmup_steps=1),
+        masks=MaskConfig(keep=0.5, steps=MASKED, warmup_steps=2, lr=0.5, multiplier_lr=0.5),
+        out=str(out),
+        save_every=2,
+        log_every=1,
+    )
+
+
+def learn(run: RunConfig) -> None:
+    torch.set_num_threads(1)
+    train_from_config(run, show=False)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(store, tmp_path_factory) -> RunConfig:
+    run = config(store, tmp_path_factory.mktemp("undisturbed") / "run")
+    learn(run)
+    return run
+
+
+def test_a_run_with_masks_ends_as_an_ordinary_student(store, undisturbed):
+    out = Path(undisturbed.out)
+    large = load_student(out / "stages" / "1-masks")
+    small, folded = load_student(out), load_student(out / "stages" / "2-folded")
+    whole, left = (each.image_params + each.text_params for each in (large, small))
+    # As near to half as whole heads and multiples of 8 allow, and not above.
+    assert 0.4 < left / whole <= 0.5
+    assert (folded.image_params, folded.text_params) == (small.image_params, small.text_params)
+    steps = [r["step"] for r in read_log(out) if "loss/total" in r]
+    assert steps == list(range(MASKED + 1, STEPS + 1))
+    shares = [r["masks/share"] for r in read_log(out / "stages" / "1-masks") if "masks/share" in r]
+    assert len(shares) == MASKED and shares[-1] < shares[0]
+
+
+@pytest.mark.parametrize("part", ["stages/1-masks", "."])
+def test_killed_in_either_part_no_bit_changes(store, undisturbed, tmp_path, part):
+    run = config(store, tmp_path / "run")
+    wanted = {"stages/1-masks": 4, ".": MASKED + 2}[part]
+    folder = Path(run.out, part, "checkpoints", f"step-{wanted:08d}")
+    process = multiprocessing.get_context("forkserver").Process(target=learn, args=(run,))
+    process.start()
+    assert process.pid is not None
+    deadline = time.monotonic() + 300
+    while not folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it was done before it was killed"
+    learn(run)
+    for name in ("stages/1-masks", "stages/2-folded", "."):
+        weights, others = (
+            load_file(f"{each.out}/{name}/model.safetensors") for each in (run, undisturbed)
+        )
+        assert weights.keys() == others.keys()
+        assert all(torch.equal(value, others[key]) for key, value in weights.items()), name
+
+
+def test_the_learned_order_serves_a_student_of_another_shape(store, undisturbed):
+    masked = f"{undisturbed.out}/stages/1-masks"
+    wanted = StudentConfig(name="demo-student", donor=masked, selector="learned")
+    assert build_from_config(wanted, open_dataset(store)).name == "demo-student"
+    student = load_student(undisturbed.out)
+    report = inherit(student, load_student(masked), selector=read_masks(masked))
+    assert report.inherited == 1
+    kept = {axis.selector for axis in report.towers["text"].axes.values() if not axis.identity}
+    assert kept == {"learned"}
+
+
+def test_input_masks_that_cannot_be(store, undisturbed, tmp_path):
+    run = config(store, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"leaves none of schedule\.num_steps=10"):
+        replace(run, masks=replace(run.masks, steps=10))
+    with pytest.raises(ValueError, match="two ways to shrink"):
+        replace(run, student=replace(run.student, stages=("demo-teacher-large",)))
+    with pytest.raises(ValueError, match=r"--masks\.towers image"):
+        replace(run, student=replace(run.student, lock_text=True))
+    with pytest.raises(ValueError, match="a share above 0"):
+        MaskConfig(keep=0.0)
+    with pytest.raises(ValueError, match="a folder: give out"):
+        learn(replace(run, out=""))
+    with pytest.raises(ValueError, match=f"has no {MASKS_FILE}"):
+        read_masks(undisturbed.out)
+    assert not (tmp_path / "run").exists()
