@@ -156,9 +156,9 @@ def _tower_sizes(
 
 def _transformer(place: TowerName, axes: TowerAxes, smallest: float) -> list[Size] | str:
     heads = [axis for axis in axes.axes.values() if axis.kind == "heads"]
-    if not heads or "blocks" not in axes.containers:
+    units = list(_mlps(axes).values())
+    if not heads or not units or "blocks" not in axes.containers:
         return "its attention has one head or was not understood"
-    units = [axis for axis in axes.axes.values() if axis.name.endswith("mlp.fc1")]
     total, depth = heads[0].size, len(axes.containers["blocks"])
     rest = {axis.name for axis in units}
     width = _width(place, axes, total, smallest, "heads", 1, besides=rest)
@@ -182,21 +182,30 @@ def _transformer(place: TowerName, axes: TowerAxes, smallest: float) -> list[Siz
 
 def _fastvit(place: TowerName, axes: TowerAxes, smallest: float) -> list[Size] | str:
     """Widths of all stages are one axis; an attention's heads of 32 grow with it."""
-    units = [axis for axis in axes.axes.values() if axis.name.endswith("mlp.fc1")]
+    units = _mlps(axes)
     heads = [axis for axis in axes.axes.values() if axis.kind == "heads"]
     stem = max(axis.size for axis in axes.axes.values() if axis.kind == "hidden")
-    rest = {axis.name for axis in units}
+    rest = {axis.name for axis in units.values()}
     total = _fastvit_units(stem, heads[0].size if heads else stem)
     width = _width(place, axes, total, smallest, "width", 1, besides=rest)
     found = [width]
-    for stage in sorted({axis.name.split(".")[1] for axis in units}):
-        mine = [axis for axis in units if axis.name.split(".")[1] == stage]
+    for stage in sorted({role.split(".")[1] for role in units}):
+        mine = [axis for role, axis in units.items() if role.split(".")[1] == stage]
         size = mine[0].size
         members = tuple(Member(tower=place, axis=axis.name) for axis in mine)
         least = _least(size, smallest, MULTIPLE)
         name = f"{place}.mlp{stage}"
         found.append(Size(name=name, total=size, step=MULTIPLE, least=least, members=members))
     return found
+
+
+def _mlps(axes: TowerAxes) -> dict[str, Axis]:
+    """What each MLP has between its two matrices, by the first one's role."""
+    return {
+        role: axes.axes[slot.dims[0][0]]
+        for role, slot in axes.slots.items()
+        if role.endswith("mlp.fc1.weight") and len(slot.dims[0]) == 1
+    }
 
 
 def _fastvit_units(stem: int, heads: int) -> int:
