@@ -45,9 +45,9 @@ class MaskLearner(nn.Module):
         self.masks, self.cost, self.config = masks, cost, config
         self.full = float(cost.of({name: size.total for name, size in masks.sizes.items()}))
         length = masks.alpha.numel() + 2
-        self.register_buffer("multipliers", torch.zeros(2))
-        self.register_buffer("first_moment", torch.zeros(length))
-        self.register_buffer("second_moment", torch.zeros(length))
+        self.multipliers = nn.Buffer(torch.zeros(2))
+        self.first_moment = nn.Buffer(torch.zeros(length))
+        self.second_moment = nn.Buffer(torch.zeros(length))
         mask(student, masks, annotation)
 
     def begin(self, seed: int) -> None:

@@ -93,10 +93,8 @@ def build_from_config(
             f"student.text_from={config.text_from!r} and student.donor={config.donor!r}: a donor "
             "gives both towers; give one of the two"
         )
-    donor: ClipModel | None = None
-    if config.text_from:
-        donor = load_student(config.text_from)
-    elif config.donor:
+    donor: ClipModel | None = load_student(config.text_from) if config.text_from else None
+    if config.donor:
         donor = load_model(config.donor)
     # With both towers the student keeps a tokenizer of its own: shared tokens are inherited.
     tokenizer = donor.tokenizer if donor is not None and config.text_from else None

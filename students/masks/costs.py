@@ -7,7 +7,7 @@ on this machine, one row a batch; only as true as the machine is the one that sh
 """
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ class Cost:
     unit: str
     terms: Mapping[Product, float]
 
-    def of(self, sizes: Mapping[str, Tensor | float]) -> Tensor:
+    def of(self, sizes: Mapping[str, Tensor | float | int]) -> Tensor:
         """The cost at given sizes, which need not be whole."""
         total = torch.zeros((), dtype=torch.float64)
         for product, factor in self.terms.items():
@@ -60,7 +60,7 @@ class Cost:
 
 def parameter_cost(annotation: Annotation, sizes: Sequence[Size]) -> Cost:
     """Count the learned numbers of both towers as a function of the sizes."""
-    terms: Counter[Product] = Counter()
+    terms: defaultdict[Product, float] = defaultdict(float)
     for slot, product, factor in _products(annotation, sizes):
         if slot.learned:
             terms[product] += factor
@@ -99,7 +99,9 @@ def latency_cost(
 
 def _products(annotation: Annotation, sizes: Sequence[Size]) -> list[tuple[Slot, Product, float]]:
     """Every weight's number of entries: which sizes it is a product of, and the rest."""
-    owners = {(m.tower, m.axis): (size.name, m.each) for size in sizes for m in size.members}
+    owners: dict[tuple[TowerName, str], tuple[str, int]] = {
+        (m.tower, m.axis): (size.name, m.each) for size in sizes for m in size.members
+    }
     found: list[tuple[Slot, Product, float]] = []
     for tower, axes in annotation.towers.items():
         for slot in axes.slots.values():

@@ -19,7 +19,7 @@ from students.inheritance.planning import plan_inheritance
 from students.inheritance.selectors import Learned
 from students.masks.masking import bake, unmask
 from students.masks.masks import Masks
-from students.masks.sizes import shrunk_student
+from students.masks.shrinking import shrunk_student
 from students.student import Student, TowerName
 
 MASKS_FILE = "masks.json"

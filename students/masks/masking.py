@@ -194,9 +194,9 @@ def _reads(
 def _writes(masks: Masks, tower: TowerName, axes: TowerAxes, slot: Slot) -> list[_Factor]:
     """A factor for what a block adds to the stream: its last matrices and their biases."""
     found: list[_Factor] = []
-    for place, container in ((tower, name) for name in axes.containers):
+    for container in axes.containers:
         start = f"{container}."
-        if (place, container) not in masks.spans or not slot.role.startswith(start):
+        if (tower, container) not in masks.spans or not slot.role.startswith(start):
             continue
         matrix = axes.slots.get(f"{slot.role.rpartition('.')[0]}.weight")
         if matrix is None or not matrix.summed:
@@ -204,7 +204,7 @@ def _writes(masks: Masks, tower: TowerName, axes: TowerAxes, slot: Slot) -> list
         outputs = [dim for at, dim in enumerate(matrix.dims) if at not in matrix.summed]
         if any(axes.axes[name].kind == "hidden" for dim in outputs for name in dim):
             number = int(slot.role.removeprefix(start).split(".")[0])
-            found.append(_Factor(at=None, axes=(((place, container), 1),), number=number))
+            found.append(_Factor(at=None, axes=(((tower, container), 1),), number=number))
     return found
 
 

@@ -85,7 +85,7 @@ def test_a_masked_student_is_its_folded_one(family: str) -> None:
         assert ((rows - other).abs().max() / spread).item() < 1e-5
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "FastViT"])
 def test_open_masks_change_nothing_and_leave_nothing_behind(family: str) -> None:
     student = randomise(FAMILIES[family](), 1)
     whole = copy.deepcopy(student)
