@@ -1,8 +1,9 @@
 """Learned masks: a student finds its own widths and depth while it trains (TinyCLIP's "auto").
 
 Reading order: `gates` (one mask's mathematics), `sizes` (what of a student may shrink),
-`shrinking` (the configuration of the smaller one), `costs`, `masks` (the trained numbers), `masking` (a student
-that computes as the smaller one would), `folding` (the smaller one). docs/masks.md has the why.
+`shrinking` (the configuration of the smaller one), `costs`, `masks` (the trained numbers),
+`masking` (a student that computes as the smaller one would), `folding` (the smaller one).
+docs/masks.md has the why.
 """
 
 from students.masks.folding import fold, read_masks

@@ -198,7 +198,9 @@ def _width(
         for axis in axes.axes.values()
         if grows(axis)
     )
-    least = _least(total, smallest, step)
+    heads = any(axes.axes[member.axis].kind == "heads" for member in members)
+    # A single head cannot be told from none, so it does not inherit (docs/inheritance.md).
+    least = min(total, max(_least(total, smallest, step), 2 if heads else 1))
     return Size(name=f"{place}.{field}", total=total, step=step, least=least, members=members)
 
 
