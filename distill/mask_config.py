@@ -9,7 +9,7 @@ class MaskConfig:
     """Learned masks (TinyCLIP's "auto"): a student finds its own sizes, then goes on smaller.
 
     Attributes:
-        keep: share of the cost that stays, of both towers together, embeddings counted; 1 is no
+        keep: share of the cost that stays, of `towers` together, embeddings counted; 1 is no
             masks.
         cost: learned numbers, or milliseconds a picture and a text as measured on this machine
             before the first step (a linear model; OUT/stages/1-masks/cost.json).

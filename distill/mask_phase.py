@@ -60,10 +60,23 @@ def shrink(
         student, annotation, towers=config.masks.towers, smallest=config.masks.smallest
     )
     cost = _cost(student, annotation, sizes, config, masked)
+    _check_reach(cost, sizes, config)
     learner = MaskLearner(student, Masks(sizes, annotation), annotation, cost, config.masks)
     done = fit(student, dataset, first, show=show, learner=learner)
     _fold(student, learner, done, dataset, config, masked, smaller)
     return load_student(smaller)
+
+
+def _check_reach(cost: Cost, sizes: tuple[Size, ...], config: RunConfig) -> None:
+    """Refuse a share below what the smallest sizes leave, before anything is trained."""
+    least = float(cost.of({size.name: size.least for size in sizes}))
+    full = float(cost.of({size.name: size.total for size in sizes}))
+    if least > config.masks.keep * full:
+        raise ValueError(
+            f"masks.keep={config.masks.keep:g} cannot be reached: at the smallest sizes "
+            f"{least / full:.1%} of the {cost.unit} stay. Raise it, lower masks.smallest "
+            f"({config.masks.smallest:g}), or let both towers shrink (masks.towers)"
+        )
 
 
 def _fold(
@@ -90,6 +103,7 @@ def _fold(
     modules = (student.module, folded.student.module)
     large, small = (dict(module.named_parameters()) for module in modules)
     carry_moments(folded.plan, (optimizers[0], large), (optimizers[1], small))
+    stepper.restore()
     if accelerator.is_main_process:
         student.save(masked)
         write_masks(masked, learner.masks, kept)

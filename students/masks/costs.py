@@ -59,7 +59,7 @@ class Cost:
 
 
 def parameter_cost(annotation: Annotation, sizes: Sequence[Size]) -> Cost:
-    """Count the learned numbers of both towers as a function of the sizes."""
+    """Count the learned numbers of the towers that may shrink, as a function of the sizes."""
     terms: defaultdict[Product, float] = defaultdict(float)
     for slot, product, factor in _products(annotation, sizes):
         if slot.learned:
@@ -103,7 +103,8 @@ def _products(annotation: Annotation, sizes: Sequence[Size]) -> list[tuple[Slot,
         (m.tower, m.axis): (size.name, m.each) for size in sizes for m in size.members
     }
     found: list[tuple[Slot, Product, float]] = []
-    for tower, axes in annotation.towers.items():
+    places: dict[TowerName, None] = {m.tower: None for size in sizes for m in size.members}
+    for tower, axes in ((name, annotation.towers[name]) for name in places):
         for slot in axes.slots.values():
             names: list[str] = []
             factor = 1.0

@@ -116,6 +116,9 @@ def test_input_masks_that_cannot_be(store, undisturbed, tmp_path):
         MaskConfig(keep=0.0)
     with pytest.raises(ValueError, match="a folder: give out"):
         learn(replace(run, out=""))
+    tiny = replace(run.masks, keep=0.01)
+    with pytest.raises(ValueError, match=r"cannot be reached: at the smallest sizes \d+\.\d% of"):
+        learn(replace(run, masks=tiny))
     with pytest.raises(ValueError, match=f"has no {MASKS_FILE}"):
         read_masks(undisturbed.out)
     assert not (tmp_path / "run").exists()
