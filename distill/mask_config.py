@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from distill.lock_config import LockConfig
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskConfig:
@@ -62,7 +64,7 @@ class MaskConfig:
             self, steps=steps, warmup_steps=min(steps, self.warmup_steps * now // before)
         )
 
-    def check(self, num_steps: int, stages: tuple[str, ...], lock_text: bool) -> None:
+    def check(self, num_steps: int, stages: tuple[str, ...], lock: LockConfig) -> None:
         """Refuse what the rest of a run does not allow.
 
         Raises:
@@ -79,8 +81,8 @@ class MaskConfig:
             raise ValueError(
                 "masks.keep and student.stages are two ways to shrink: give one of the two"
             )
-        if lock_text and "text" in self.towers:
+        if lock.sides or lock.tower in self.towers:
             raise ValueError(
-                "student.lock_text keeps the text tower as it is and masks.towers shrinks it: add "
-                "--masks.towers image"
+                "lock keeps a tower as it is and masks would shrink it: name the other tower alone "
+                "in masks.towers, and lock with lock.tower, not from the store"
             )

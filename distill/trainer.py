@@ -84,11 +84,7 @@ class _Fit:
         self.folder = Path(config.out) if config.out else None
         dims, rows = teacher_dims(dataset, config), locked_rows(dataset, config)
         standards = standards_of_run(dataset, config, self.accelerator)
-        rows = locked_rows(dataset, config)
         self.stepper = Stepper(student, config, dims, self.accelerator, standards, rows, learner)
-        self.stepper.tokens.count(dataset)
-        self.learner = learner
-        self.last = config.masks.steps if learner is not None else config.schedule.num_steps
         self.stepper.tokens.count(dataset)
         self.learner = learner
         self.last = config.masks.steps if learner is not None else config.schedule.num_steps
@@ -116,11 +112,9 @@ class _Fit:
                 self._loop(first, log, clock, signals)
             seconds = clock.seconds()
             self.stepper.restore()
-        rows = locked_rows(dataset, config)
-        self.stepper = Stepper(student, config, dims, self.accelerator, standards, rows, learner)
-        self.stepper.tokens.count(dataset)
-        self.learner = learner
-        self.last = config.masks.steps if learner is not None else config.schedule.num_steps
+            if self.config.lock.sides and first < total:
+                self._save(total)  # loading the locked encoder may fail
+            if self.folder is not None and main and self.learner is None:
                 self.stepper.finished().save(self.folder)  # before anything after it can fail
             metrics = self._evaluate(total, log)
         return FitResult(

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from distill.config import DataConfig, RunConfig, ScheduleConfig, StudentConfig
+from distill.lock_config import LockConfig
 from distill.mask_config import MaskConfig
 from distill.run_log import read_log
 from distill.starting import build_from_config, train_from_config
@@ -110,8 +111,8 @@ def test_input_masks_that_cannot_be(store, undisturbed, tmp_path):
         replace(run, masks=replace(run.masks, steps=10))
     with pytest.raises(ValueError, match="two ways to shrink"):
         replace(run, student=replace(run.student, stages=("demo-teacher-large",)))
-    with pytest.raises(ValueError, match=r"--masks\.towers image"):
-        replace(run, student=replace(run.student, lock_text=True))
+    with pytest.raises(ValueError, match="lock keeps a tower"):
+        replace(run, lock=LockConfig(tower="text"))
     with pytest.raises(ValueError, match="a share above 0"):
         MaskConfig(keep=0.0)
     with pytest.raises(ValueError, match="a folder: give out"):
