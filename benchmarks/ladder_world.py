@@ -14,9 +14,10 @@ from rich.console import Console
 from distill.config import RunConfig
 from distill.demo.settings import DemoSettings, teacher_configs
 from distill.recipes.demo import GLYPH_VIEWS, teacher_precision
-from distill.reinforcing import Reinforcement, reinforce_side_by_side
+from distill.reinforcing import Reinforcement, launch
 from distill.side_by_side import finished_result, train_side_by_side
 from reinforced_data import ViewPolicy, caption, open_source, pack_glyphs
+from reinforced_data.reinforce_work import ReinforceSettings
 from reinforced_data.shard_writer import write_shards
 from students import load_student
 from teachers import load_teacher
@@ -124,14 +125,16 @@ class World:
     def _reinforce(
         self, folders: list[Path], processes: int, console: Console, **changes: Any
     ) -> None:
+        store = changes.pop("store", self.store)
+        settings: dict[str, Any] = {"num_views": 4, "policy": GLYPH_VIEWS, **changes}
         work = Reinforcement(
             source=self.train,
-            store=self.store,
-            teachers=folders,
+            out=str(store),
+            teachers=[str(folder) for folder in folders],
             precision=teacher_precision(),
-            policy=GLYPH_VIEWS,
+            settings=ReinforceSettings(**settings),
         )
-        reinforce_side_by_side(replace(work, **changes), processes=processes, console=console)
+        launch(work, "processes", workers=processes, progress=not console.quiet)
 
 
 def glyphs(out: Path) -> World:

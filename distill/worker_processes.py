@@ -4,6 +4,7 @@ A launcher that is killed cannot tell its processes to stop. Each therefore watc
 launcher's end and then does what SIGTERM makes it do: stop where stopping costs little.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 
@@ -45,14 +46,32 @@ class Died:
     exit_code: int
 
 
-def run_each(function: Callable[..., Any], calls: Sequence[tuple]) -> list[Any]:
+@dataclass(frozen=True)
+class _Said:
+    """A message on the way; whatever else a process sends is its outcome."""
+
+    message: Any
+
+
+def run_each(
+    function: Callable[..., Any],
+    calls: Sequence[tuple],
+    *,
+    heard: Callable[[Any], None],
+    again: Callable[[Died], bool],
+    meanwhile: Callable[[], None],
+) -> list[Any]:
     """Run one process a call and wait for all; one that dies leaves the others alone.
 
     Ctrl-C reaches the launcher alone, which then sends every process SIGTERM.
 
     Args:
-        function: importable by name.
+        function: importable by name; called with a function that tells the launcher something,
+            then with the arguments.
         calls: the arguments of each process.
+        heard: called with what a process tells.
+        again: told of each that died; whether to make its call once more.
+        meanwhile: called at least once a second; what it raises ends the processes.
 
     Returns:
         What each call returned, or `Died`.
@@ -60,24 +79,32 @@ def run_each(function: Callable[..., Any], calls: Sequence[tuple]) -> list[Any]:
     Raises:
         Whatever the first call that raised has raised, when all have ended.
     """
-    context = multiprocessing.get_context("spawn")
-    processes, answers = [], []
-    for arguments in calls:
-        answer, sender = context.Pipe(duplex=False)
-        target = (sender, function, arguments)
-        # A launcher that ends on a second Ctrl-C must not wait for them: hence daemons.
-        processes.append(context.Process(target=_run, args=target, daemon=True))
-        processes[-1].start()
-        sender.close()  # or a dead process's pipe would stay open
-        answers.append(answer)
+    outcomes: list[Any] = [None] * len(calls)
+    running: dict[Connection, tuple[int, Any]] = {}
     try:
-        outcomes = [_outcome(*pair) for pair in zip(processes, answers, strict=True)]
+        for number in range(len(calls)):
+            process, answer = _start(function, calls[number])
+            running[answer] = (number, process)
+        while running:
+            for answer in wait(list(running), timeout=1.0):
+                assert isinstance(answer, Connection)
+                number, process = running[answer]
+                said = _receive(process, answer)
+                if isinstance(said, _Said):
+                    heard(said.message)
+                    continue
+                del running[answer]
+                outcomes[number] = said
+                if isinstance(said, Died) and again(said):
+                    process, answer = _start(function, calls[number])
+                    running[answer] = (number, process)
+            meanwhile()
     except BaseException:
-        for process in processes:
+        for _, process in running.values():
             process.terminate()
         raise
     finally:
-        for process in processes:
+        for _, process in running.values():
             process.join()
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
@@ -85,24 +112,42 @@ def run_each(function: Callable[..., Any], calls: Sequence[tuple]) -> list[Any]:
     return outcomes
 
 
-def _outcome(process: Any, answer: Connection) -> Any:
+def _start(function: Callable[..., Any], arguments: tuple) -> tuple[Any, Connection]:
+    context = multiprocessing.get_context("spawn")
+    answer, sender = context.Pipe(duplex=False)
+    # A launcher that ends on a second Ctrl-C must not wait for them: hence daemons.
+    process = context.Process(target=_run, args=(sender, function, arguments), daemon=True)
+    process.start()
+    sender.close()  # or a dead process's pipe would stay open
+    return process, answer
+
+
+def _receive(process: Any, answer: Connection) -> Any:
     try:
-        return answer.recv()
-    except EOFError:
+        said = answer.recv()
+    except (EOFError, OSError):  # OSError: in the middle of a message
         process.join()
         return Died(exit_code=process.exitcode)
+    if not isinstance(said, _Said):
+        process.join()
+    return said
 
 
 def _run(sender: Connection, function: Callable[..., Any], arguments: tuple) -> None:
     """Be one of the processes: outside the terminal's process group, ended by the launcher."""
     os.setpgrp()
     end_with_launcher()
+
+    def send(said: Any) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the launcher is gone, and nobody listens
+            sender.send(said)
+
     try:
-        outcome = function(*arguments)
+        outcome = function(lambda message: send(_Said(message)), *arguments)
     except BaseException as error:
         # Where it happened; a traceback does not travel.
         error.__cause__ = None
         if not isinstance(error, (ValueError, OSError, KeyboardInterrupt)):
             error.add_note(traceback.format_exc())
         outcome = error
-    sender.send(outcome)
+    send(outcome)

@@ -27,13 +27,13 @@ from reinforced_data.reinforce_work import (
 from reinforced_data.shard_walk import Walked, walk_shards
 from reinforced_data.stop_signals import Interrupted, StopSignals
 from reinforced_data.store.attempts import Attempts
-from reinforced_data.store.columns import DEFAULT
+from reinforced_data.store.columns import DEFAULT, Column
 from reinforced_data.store.layout import Store
 from reinforced_data.store.leftovers import remove_leftovers
 from reinforced_data.views import ViewPolicy
 from teachers import Ensemble, Teacher
 
-__all__ = ["ReinforceReport", "reinforce", "stopped"]
+__all__ = ["ReinforceReport", "conclude", "reinforce", "stopped"]
 
 
 def reinforce(
@@ -99,11 +99,19 @@ def reinforce(
     if retry_quarantined:
         attempts.forget_the_dead(attempts.quarantined())
     walked = _run(work, already, progress)
-    attempts.forget_the_dead(work.done())
-    remove_leftovers(work.store)
+    return conclude(
+        work.store, work.plan.columns, already=len(already), walked=walked, started=started
+    )
+
+
+def conclude(
+    store: Store, columns: Sequence[Column], *, already: int, walked: Walked, started: float
+) -> ReinforceReport:
+    """Tidy a store up after the work on these columns, and count; raises as `report_on`."""
+    Attempts(store.storage).forget_the_dead(store.done_in_all(columns))
+    remove_leftovers(store)
     seconds = time.perf_counter() - started
-    columns = work.plan.columns
-    return report_on(work.store, columns, already=len(already), walked=walked, seconds=seconds)
+    return report_on(store, columns, already=already, walked=walked, seconds=seconds)
 
 
 def _run(work: ReinforceWork, already: set[int], progress: bool) -> Walked:

@@ -1,8 +1,11 @@
 """Tiny sources and teachers for tests: real shards, real modules, milliseconds."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
+import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -141,3 +144,35 @@ def rewrite_unit(
     mended = dataclasses.replace(commit, sha256=digest, num_bytes=len(data))
     store.storage.write(commit_path(found.name, shard), mended.to_json())
     return Path(folder) / commit.data
+
+
+def contents(store: Path) -> dict[str, tuple[object, ...]]:
+    """List what equal stores share: unit -> sha256, rows and skipped samples with reasons."""
+    found = [json.loads(path.read_text()) for path in (store / "commits").rglob("*.json")]
+    return {
+        f"{c['column']}/{c['shard']}": (c["sha256"], c["rows"], json.dumps(c["skipped"]))
+        for c in found
+    }
+
+
+def pids_at(store: Path) -> dict[int, set[int]]:
+    """List who is at a shard, or died at it: shard -> process numbers."""
+    found: dict[int, set[int]] = {}
+    for path in (store / "attempts").glob("*.json"):
+        with contextlib.suppress(FileNotFoundError, ValueError):  # just removed, or half written
+            record = json.loads(path.read_text())
+            found.setdefault(record["shard"], set()).add(record["pid"])
+    return found
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 900) -> None:
+    """Look every ten milliseconds whether something has happened.
+
+    Raises:
+        TimeoutError: it has not.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nothing happened in {seconds:.0f} s")
+        time.sleep(0.01)

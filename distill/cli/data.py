@@ -13,8 +13,8 @@ from reinforced_data.codecs.names import CodecName
 from reinforced_data.view_policy import ViewPolicy
 
 if TYPE_CHECKING:
+    from distill.reinforcing import Reinforcement
     from reinforced_data import CaptionReport, ImportReport, ReinforceReport
-    from teachers import Teacher
 
 QUARANTINED = 3
 """The exit code of what was done, but not with everything."""
@@ -41,6 +41,13 @@ class Reinforce:
             that drop patches (docs/tokens.md); also beside embeddings that are there already.
         device: where the teachers run; of several processes on a machine, each takes its own cuda.
         retry_quarantined: try shards again at which three workers died.
+        launcher: in-process; processes: several here, a dead one is replaced; ray: a cluster.
+            docs/launchers.md has these, accelerate and Slurm.
+        workers: how many processes, by default one a GPU or core; or how many Ray workers are
+            asked for at once, by default as many as the cluster has room for.
+        address: of the Ray cluster; by default RAY_ADDRESS, else this machine alone.
+        cpus_per_worker: what Ray sets aside for one.
+        gpus_per_worker: the same; by default 1 where the device is cuda, else 0.
     """
 
     source: Annotated[str, tyro.conf.Positional]
@@ -57,29 +64,28 @@ class Reinforce:
     attention: str | None = None
     device: str = "cpu"
     retry_quarantined: bool = False
+    launcher: Literal["in-process", "processes", "ray"] = "in-process"
+    workers: int | None = None
+    address: str | None = None
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float | None = None
 
 
 def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
     """Load the teachers, write, print the counts."""
     asked = parse(Reinforce, "reinforce", arguments)
-    from distill.model_loading import load_frozen
-    from reinforced_data import reinforce
-    from reinforced_data.ranks import own_device
+    from distill.reinforcing import Cluster, launch
 
-    device = own_device(asked.device)
-    teachers = [load_frozen(spec, asked.precision, device) for spec in asked.teachers]
-    report = reinforce(
-        asked.source,
-        asked.out,
-        teachers=teachers,
-        view_set=asked.view_set,
-        num_views=asked.num_views,
-        policy=asked.policy,
-        codec=asked.codec,
-        seed=asked.seed,
-        captions_from=asked.captions_from,
-        batch_size=asked.batch_size,
-        attention=_named(asked.attention, asked.teachers, teachers),
+    gpus = float(asked.launcher == "ray" and asked.device.startswith("cuda"))
+    report = launch(
+        _reinforcement(asked),
+        asked.launcher,
+        workers=asked.workers,
+        cluster=Cluster(
+            address=asked.address,
+            cpus=asked.cpus_per_worker,
+            gpus=gpus if asked.gpus_per_worker is None else asked.gpus_per_worker,
+        ),
         retry_quarantined=asked.retry_quarantined,
         progress=not console.quiet,
     )
@@ -108,10 +114,27 @@ def how_much(report: "ReinforceReport | CaptionReport | ImportReport") -> str:
     )
 
 
-def _named(asked: str | None, specs: Sequence[str], teachers: Sequence["Teacher"]) -> str | None:
-    """The name of the teacher that was asked for by what it was loaded from, or by its name."""
-    names = {spec: teacher.name for spec, teacher in zip(specs, teachers, strict=True)}
-    return names.get(asked, asked) if asked is not None else None
+def _reinforcement(asked: Reinforce) -> "Reinforcement":
+    from distill.reinforcing import Reinforcement
+    from reinforced_data.reinforce_work import ReinforceSettings
+
+    return Reinforcement(
+        source=asked.source,
+        out=asked.out,
+        teachers=asked.teachers,
+        precision=asked.precision,
+        device=asked.device,
+        settings=ReinforceSettings(
+            view_set=asked.view_set,
+            num_views=asked.num_views,
+            policy=asked.policy,
+            codec=asked.codec,
+            seed=asked.seed,
+            captions_from=asked.captions_from,
+            batch_size=asked.batch_size,
+            attention=asked.attention,
+        ),
+    )
 
 
 def print_skipped(

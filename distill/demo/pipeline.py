@@ -21,11 +21,12 @@ from distill.demo.settings import (
     teacher_configs,
 )
 from distill.recipes.demo import GLYPH_VIEWS, teacher_precision
-from distill.reinforcing import Reinforcement, reinforce_side_by_side
+from distill.reinforcing import Reinforcement, launch
 from distill.report import ReportData, print_rows, write_report, write_report_json
 from distill.samples import real_samples
 from distill.side_by_side import finished_result, train_side_by_side
 from reinforced_data import audit, pack_glyphs
+from reinforced_data.reinforce_work import ReinforceSettings
 from students import export, load_student
 from teachers import load_teacher
 
@@ -119,13 +120,13 @@ def _reinforce(
     """Write the views, and the embeddings of the teachers in `folders`."""
     work = Reinforcement(
         source=source,
-        store=settings.store,
-        teachers=folders,
+        out=str(settings.store),
+        teachers=[str(folder) for folder in folders],
         precision=teacher_precision(),
-        num_views=settings.num_views,
-        policy=GLYPH_VIEWS,
+        settings=ReinforceSettings(num_views=settings.num_views, policy=GLYPH_VIEWS),
     )
-    return reinforce_side_by_side(work, processes=settings.processes, console=console)
+    workers, progress = settings.processes, not console.quiet
+    return launch(work, "processes", workers=workers, progress=progress).skipped
 
 
 def _start_over_if_changed(settings: DemoSettings) -> None:

@@ -164,6 +164,13 @@ class Attempts:
                 if attempt.worker == worker and attempt.error is None:
                     self._storage.note(attempt.path, replace(attempt, error=why).to_json())
 
+    def withdraw(self, worker: str) -> None:
+        """Remove the records of a worker whose machine went: that says nothing of its shard."""
+        for attempts in self.all().values():
+            for attempt in attempts:
+                if attempt.worker == worker and attempt.error is None:
+                    self._storage.remove(attempt.path)
+
     def forget_the_dead(self, shards: Iterable[int]) -> None:
         """Remove the dead's records of these shards: because they are done, or to try again."""
         wanted = set(shards)

@@ -1,0 +1,142 @@
+"""A real Ray on this machine: workers, actors, machines and the driver are killed."""
+
+import importlib.util
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from distill.cli import main
+from distill.reinforcing import Reinforcement
+from distill.reinforcing.ray_worker import ReinforceWorker
+from reinforced_data import audit
+from reinforced_data.testing import contents, pids_at, wait_until, write_source
+
+MORE = ("--launcher", "ray", "--json")
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is in the extra: clip-distill[cluster]"
+)
+
+
+def in_process(function, *arguments) -> multiprocessing.process.BaseProcess:
+    """Start a process that has imported everything already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["distill.training", "students", "torch.utils.tensorboard"])
+    process = context.Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
+def run(arguments: list[str], said: Path) -> None:
+    os.setpgrp()  # as a shell starts it
+    os.environ.pop("RAY_ADDRESS", None)
+    sys.stdout, sys.stderr = said.open("w"), said.with_suffix(".err").open("w")
+    code = main(arguments)
+    sys.stdout.close()
+    sys.exit(code)
+
+
+def folders_of(pid: int) -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob(f"distill-ray-{pid}-*"))
+
+
+@needs_ray
+def test_a_killed_ray_worker_is_replaced_and_the_store_is_that_of_one(damaged_world, tmp_path):
+    out, said = tmp_path / "out", tmp_path / "said.json"
+    driver = in_process(run, damaged_world.command(out, *MORE, "--workers", "1"), said)
+    wait_until(lambda: pids_at(out) or not driver.is_alive())
+    assert driver.is_alive(), said.with_suffix(".err").read_text()
+    assert folders_of(driver.pid)
+    (killed,) = {pid for pids in pids_at(out).values() for pid in pids}
+    os.kill(killed, signal.SIGKILL)
+    driver.join(900)
+    assert driver.exitcode == 3, said.with_suffix(".err").read_text()
+    report = json.loads(said.read_text())
+    assert report["skipped"] == {"not-an-image": 1, "bad-text": 1} and report["shards"] == 8
+    assert contents(out) == damaged_world.calm and not pids_at(out)
+    assert not folders_of(driver.pid), "Ray's files went with it"
+
+
+def test_without_ray_the_extra_is_named(tmp_path, monkeypatch, capsys):
+    write_source(tmp_path / "source", 3)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    command = ["reinforce", str(tmp_path / "source"), str(tmp_path / "out"), "--launcher", "ray"]
+    assert main(command) == 2
+    assert "pip install 'clip-distill[cluster]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_worker_that_does_not_see_the_store_says_so(tmp_path):
+    """On another machine a local path names nothing, and would be made anew there."""
+    write_source(tmp_path / "source", 3)
+    asked = Reinforcement(source=str(tmp_path / "source"), out=str(tmp_path / "elsewhere"))
+    with pytest.raises(ValueError, match="where every machine sees it"):
+        ReinforceWorker("ray-1", asked).begin()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_killed_driver_leaves_nobody_and_the_same_command_goes_on(launcher_world, tmp_path):
+    out, said = tmp_path / "out", tmp_path / "said.json"
+    arguments = launcher_world.command(out, *MORE, "--workers", "1")
+    driver = in_process(run, arguments, said)
+    wait_until(lambda: len(contents(out)) > 8 or not driver.is_alive())
+    everybody = psutil.Process(driver.pid).children(recursive=True)
+    driver.kill()
+    driver.join()
+    assert psutil.wait_procs(everybody, timeout=300)[1] == []
+    assert contents(out).items() < launcher_world.calm.items() and folders_of(driver.pid)
+    again = in_process(run, arguments, said)
+    again.join(900)
+    assert again.exitcode == 0, said.with_suffix(".err").read_text()
+    assert contents(out) == launcher_world.calm and audit(out).problems == ()
+    assert not pids_at(out)
+    assert not folders_of(driver.pid), "what the killed left went with the next"
+    assert not folders_of(again.pid)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_shard_that_kills_costs_three_ray_workers_and_ends_with_3(
+    launcher_world, tmp_path, killer_of
+):
+    out, said = tmp_path / "out", tmp_path / "said.json"
+    name = f"{launcher_world.source}/00002.tar"
+    with killer_of(out, shard=2) as killer:
+        driver = in_process(run, launcher_world.command(out, *MORE, "--workers", "1"), said)
+        driver.join(900)
+    assert driver.exitcode == 3, said.with_suffix(".err").read_text()
+    report = json.loads(said.read_text())
+    assert list(report["quarantined"]) == [name] and report["shards"] == 7
+    assert len(killer.killed) == 3 and "the Ray worker died" in report["quarantined"][name]
+    assert launcher_world.equals_but_for(2, out)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_ctrl_c_with_ray_ends_after_the_batch_and_the_same_command_goes_on(
+    launcher_world, tmp_path
+):
+    out, said = tmp_path / "out", tmp_path / "said.json"
+    arguments = launcher_world.command(out, "--launcher", "ray", "--workers", "1")
+    driver = in_process(run, arguments, said)
+    wait_until(lambda: pids_at(out) or not driver.is_alive())
+    everybody = psutil.Process(driver.pid).children(recursive=True)
+    os.killpg(driver.pid, signal.SIGINT)
+    driver.join(900)
+    error = said.with_suffix(".err").read_text()
+    assert driver.exitcode == 130, error
+    assert "stopped by SIGINT with" in error and "the same command goes on" in error
+    assert psutil.wait_procs(everybody, timeout=300)[1] == []
+    assert not pids_at(out), "nobody is taken for dead"
+    assert not folders_of(driver.pid)
+    again = in_process(run, arguments, said)
+    again.join(900)
+    assert again.exitcode == 0 and contents(out) == launcher_world.calm
