@@ -21,13 +21,14 @@ class Export:
         student: the student's folder.
         out: the folder to write.
         formats: onnx, executorch, litert; FORMAT:QUANTIZE writes one precision of a format.
-        quantize: the precisions of each format that names none.
+        quantize: none, and for onnx int8 and dynamic-int8: the precisions of each format that
+            names none. int8 calibrates on --samples.
         samples: shards with real pictures and captions to check on; noise when left out.
         classes: a text file of class names, one a line: adds a zero-shot classifier for them.
         template: the prompt of a class, with {} for its name.
         batch_size: rows a call; by default any number in ONNX, and one where shapes are fixed.
         preprocessing_inside: picture files take bytes and normalise them themselves.
-        tolerance: the largest relative error let through.
+        tolerance: the largest relative error let through; by default each precision's own.
     """
 
     student: Annotated[str, tyro.conf.Positional]
@@ -39,7 +40,7 @@ class Export:
     template: str = "a photo of a {}"
     batch_size: int | None = None
     preprocessing_inside: bool = False
-    tolerance: float = 1e-4
+    tolerance: float | None = None
 
 
 def run(arguments: Sequence[str], console: Console) -> Outcome:

@@ -7,7 +7,7 @@ that an interrupted or failing export leaves nothing that looks finished.
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 from students.exporters.feeding import write_feeding, write_json
-from students.exporters.formats import Variant, runner, variants
+from students.exporters.formats import TOLERANCES, WEIGHT_BITS, Variant, runner, variants
 from students.exporters.graph import Bytes, Graph, GraphName, ZeroShot, interface
 from students.exporters.metadata import METADATA_FILE, facts, metadata, size_of
 from students.exporters.parity import Reference, Samples, made_up_samples
+from students.exporters.sensitivity import layers_to_keep
 from students.profiling import latency_ms
 from students.student import Student
 
@@ -29,6 +30,7 @@ class ExportRow(TypedDict):
 
     `latency_ms` is the median of a call of one row (of `batch_size` rows, where that is fixed) on
     one thread. It and `relative_error` are None where the format has no runtime on this machine.
+    `kept_float` names the modules whose quantisation would have hurt too much.
     """
 
     format: str
@@ -38,6 +40,7 @@ class ExportRow(TypedDict):
     bytes: int
     relative_error: float | None
     latency_ms: float | None
+    kept_float: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,7 @@ class _Job:
     folder: Path
     reference: Reference
     batch_size: int | None
-    tolerance: float
+    tolerance: float | None
     on_file: Callable[[str], object]
 
 
@@ -69,7 +72,7 @@ def export(
     classes: Mapping[str, Sequence[str]] | None = None,
     batch_size: int | None = None,
     preprocessing_inside: bool = False,
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
     on_file: Callable[[str], object] = lambda path: None,
 ) -> ExportReport:
     """Write a student's towers apart, in inference form, with all that is needed to feed them.
@@ -83,7 +86,9 @@ def export(
         classes: a fixed label set, name to prompts: adds `zero_shot`, from pixels to its logits.
         batch_size: rows a call. By default any number in ONNX, and one where shapes are fixed.
         preprocessing_inside: picture files take bytes and normalise them themselves.
-        tolerance: the largest relative error let through (see `parity`).
+        tolerance: the largest relative error let through (see `parity`); by default each
+            precision's own (`formats.TOLERANCES`). Layers whose rounding alone would break it stay
+            float (see `sensitivity`).
         on_file: told each file's name, relative to `out`, before it is written.
 
     Raises:
@@ -140,7 +145,7 @@ def _write_all(job: _Job, asked: Sequence[Variant]) -> list[dict[str, Any]]:
         (job.folder / variant.format).mkdir(exist_ok=True)
         for name in job.reference.rows:
             job.on_file(variant.file(name))
-            graph = _graph(job, folded, name, variant)
+            graph = _mixed(job, _graph(job, folded, name, variant), variant)
             path = job.folder / variant.file(name)
             variant.backend.write[variant.quantize](graph, path)
             towers.append({**_row(job, graph, variant, path), **graph.interface})
@@ -179,12 +184,31 @@ def _graph(job: _Job, folded: Student, name: GraphName, variant: Variant) -> Gra
     )
 
 
+def _tolerance(job: _Job, variant: Variant) -> float:
+    return TOLERANCES[variant.quantize] if job.tolerance is None else job.tolerance
+
+
+def _mixed(job: _Job, graph: Graph, variant: Variant) -> Graph:
+    """Choose the layers that stay float."""
+    bits = WEIGHT_BITS.get(variant.quantize)
+    if bits is None:
+        return graph
+    kept = layers_to_keep(
+        graph.module,
+        graph.inputs,
+        bits=bits,
+        activations=variant.quantize in ("int8", "dynamic-int8"),
+        tolerance=_tolerance(job, variant),
+    )
+    return replace(graph, keep_float=kept)
+
+
 def _row(job: _Job, graph: Graph, variant: Variant, path: Path) -> dict[str, Any]:
     """Run a file in its own runtime against the model, and time it."""
     error = latency = None
     if variant.backend.open is not None:
         run = runner(variant, path, graph.interface)
-        error = job.reference.check(run, job.folder, graph.name, job.tolerance)
+        error = job.reference.check(run, job.folder, graph.name, _tolerance(job, variant))
         one = np.ascontiguousarray(graph.example[: graph.batch_size or 1].numpy())
         latency = latency_ms(lambda: run(one))[0]
     return {
@@ -195,6 +219,7 @@ def _row(job: _Job, graph: Graph, variant: Variant, path: Path) -> dict[str, Any
         "bytes": size_of(path),
         "relative_error": error,
         "latency_ms": latency,
+        "kept_float": list(graph.keep_float),
     }
 
 

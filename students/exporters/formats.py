@@ -12,12 +12,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from students.exporters import executorch, litert, onnx
+from students.exporters import executorch, litert, onnx, onnx_quantized
 from students.exporters.graph import Graph
 from students.exporters.parity import Runner
 from teachers.suggestions import unknown_name
 
-QUANTIZATIONS = ("none",)
+# The largest relative error let through, by precision; distances between rows, in units of the mean
+# distance between different inputs.
+TOLERANCES: Mapping[str, float] = MappingProxyType({"none": 1e-4, "int8": 0.3, "dynamic-int8": 0.2})
+QUANTIZATIONS = tuple(TOLERANCES)
+# Of the precisions that round weights to integers.
+WEIGHT_BITS = {"int8": 8, "dynamic-int8": 8}
 Write = Callable[[Graph, Path], None]
 
 
@@ -52,7 +57,11 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             extra="onnx",
             any_batch=True,
             token_dtype="int64",
-            write={"none": onnx.write},
+            write={
+                "none": onnx.write,
+                "int8": onnx_quantized.write_int8,
+                "dynamic-int8": onnx_quantized.write_dynamic_int8,
+            },
             open=onnx.open_file,
         ),
         "executorch": Format(

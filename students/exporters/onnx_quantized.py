@@ -1,9 +1,8 @@
-"""Smaller ONNX files: fp16, static and dynamic int8, and 8- or 4-bit weights in blocks.
+"""Smaller ONNX files: static and dynamic int8.
 
 Quantised by ONNX Runtime's own tools from the float32 file. Token tables are quantised too. Dynamic
 int8 leaves convolutions float: ONNX Runtime's integer convolution with scales found on the fly is
-several times slower than the float one. Weights in blocks use ONNX Runtime's contributed operators
-(`MatMulNBits`, `GatherBlockQuantized`), which other ONNX runtimes may lack.
+several times slower than the float one. Left out: fp16, 4-bit weights.
 """
 
 import ast
@@ -19,15 +18,6 @@ from students.exporters.onnx import to_program
 
 # torch.onnx writes here which module each node came from.
 _SCOPES = "pkg.torch.onnx.name_scopes"
-_BLOCK = 32
-
-
-def write_fp16(graph: Graph, path: Path) -> None:
-    """Write fp16 weights and arithmetic; inputs and outputs stay as they are."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    model, _ = _float_model(graph)
-    _save(convert_float_to_float16(model, keep_io_types=True), graph, path)
 
 
 def write_int8(graph: Graph, path: Path) -> None:
@@ -65,38 +55,6 @@ def write_dynamic_int8(graph: Graph, path: Path) -> None:
         extra_options={"MatMulConstBOnly": True},
     )
     _stamp(graph, path)
-
-
-def write_8bit_weights(graph: Graph, path: Path) -> None:
-    """Write 8-bit weights with a scale for each block of 32; activations stay float."""
-    _write_blocks(graph, path, bits=8)
-
-
-def write_4bit_weights(graph: Graph, path: Path) -> None:
-    """Write 4-bit weights with a scale for each block of 32; activations stay float."""
-    _write_blocks(graph, path, bits=4)
-
-
-def _write_blocks(graph: Graph, path: Path, *, bits: int) -> None:
-    from onnxruntime.quantization import QuantFormat
-    from onnxruntime.quantization.matmul_nbits_quantizer import (
-        DefaultWeightOnlyQuantConfig,
-        MatMulNBitsQuantizer,
-    )
-
-    model, scopes = _float_model(graph)
-    settings = DefaultWeightOnlyQuantConfig(
-        block_size=_BLOCK,
-        is_symmetric=True,
-        quant_format=QuantFormat.QOperator,
-        op_types_to_quantize=("MatMul", "Gather"),
-        bits=bits,
-    )
-    quantizer = MatMulNBitsQuantizer(
-        model, algo_config=settings, nodes_to_exclude=_inside(scopes, graph.keep_float)
-    )
-    quantizer.process()
-    _save(quantizer.model.model, graph, path)
 
 
 class _Calibration:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+_LAYERS = (nn.Linear, nn.Conv2d, nn.Embedding, nn.MultiheadAttention)
+
 
 def layers_to_keep(
     module: nn.Module, inputs: Tensor, *, bits: int, activations: bool, tolerance: float
@@ -47,7 +49,7 @@ def layer_errors(
         spread = torch.pdist(truth).mean().item()
         errors = {}
         for name, layer in module.named_modules():
-            if not any(_quantised(value) for value in layer.parameters(recurse=False)):
+            if not isinstance(layer, _LAYERS):
                 continue
             with _rounded(layer, bits=bits, activations=activations):
                 distance = (module(inputs) - truth).norm(dim=-1).square().mean().sqrt().item()

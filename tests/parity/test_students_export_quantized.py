@@ -1,0 +1,90 @@
+"""Quantised ONNX files: close to the model, smaller, and mixed where a layer cannot bear it."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from students import OpenClipSpec, Student, build_student, export
+from students.exporters.formats import TOLERANCES, variants
+from students.exporters.graph import Graph
+from students.exporters.onnx_quantized import write_dynamic_int8
+from students.exporters.parity import made_up_samples
+from students.exporters.sensitivity import layer_errors, layers_to_keep, round_weights
+from teachers.tokenizers import WordTokenizer
+
+TOKENIZER = WordTokenizer.fit([f"word{chr(97 + i)}" for i in range(26)] * 2, context_length=8)
+SAMPLES = made_up_samples(TOKENIZER, count=8)
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    torch.manual_seed(0)
+    vision = {"layers": 2, "width": 64, "head_width": 32, "patch_size": 8, "image_size": 32}
+    text = {"layers": 2, "width": 64, "heads": 2}
+    spec = OpenClipSpec(model="ViT-B-32", vision=vision, text=text, embed_dim=32)
+    return build_student(spec, tokenizer=TOKENIZER)
+
+
+def test_every_precision_is_close_and_smaller(student: Student, tmp_path: Path) -> None:
+    names = ("int8", "dynamic-int8")
+    report = export(student, tmp_path / "out", quantize=names, samples=SAMPLES)
+    assert len(report.rows) == 4
+    for row in report.rows:
+        assert 1e-4 < row["relative_error"] <= TOLERANCES[row["quantize"]]
+        assert Path(row["path"]).name == f"{row['tower']}.{row['quantize']}.onnx"
+        numbers = getattr(student, f"{row['tower']}_params")
+        assert row["bytes"] < 2.5 * numbers, "four bytes a number were to become one"
+
+
+def test_a_layer_that_is_kept_stays_float(student: Student, tmp_path: Path) -> None:
+    tower = nn.Sequential(student.image_tower).eval()
+    counts = []
+    for kept in ((), ("0.module.visual.transformer.resblocks.0.mlp.c_fc",)):
+        graph = Graph(
+            name="image",
+            module=tower,
+            inputs=torch.randn(2, 3, 32, 32),
+            batch_size=2,
+            interface={"input": "pixels", "output": "rows"},
+            facts={},
+            keep_float=kept,
+        )
+        write_dynamic_int8(graph, tmp_path / "image.onnx")
+        nodes = onnx.load(tmp_path / "image.onnx").graph.node
+        counts.append(sum(node.op_type == "MatMulInteger" for node in nodes))
+    assert counts[1] == counts[0] - 1
+
+
+def test_the_layers_that_hurt_most_are_kept_and_nothing_is_changed(student: Student) -> None:
+    tower, pixels = nn.Sequential(student.image_tower).eval(), torch.randn(4, 3, 32, 32)
+    before = {name: value.clone() for name, value in tower[0].module.state_dict().items()}
+    errors = layer_errors(tower, pixels, bits=4, activations=True)
+    assert all(name.startswith("0.module.visual") for name in errors)
+    worst = max(errors, key=lambda name: errors[name])
+    kept = [
+        layers_to_keep(tower, pixels, bits=4, activations=True, tolerance=tolerance)
+        for tolerance in (1e9, max(errors.values()), 1e-9)
+    ]
+    assert kept[0] == () and kept[1][0] == worst and set(kept[2]) == set(errors)
+    for name, value in tower[0].module.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_weights_are_rounded_per_channel() -> None:
+    weights = torch.tensor([[1.0, -0.6, 0.1], [100.0, 40.0, -7.0]])
+    rounded = round_weights(weights, bits=4)
+    torch.testing.assert_close(rounded, torch.tensor([[7, -4, 1], [7, 3, 0]]) * weights[:, :1] / 7)
+
+
+def test_what_does_not_exist_is_refused_before_work() -> None:
+    with pytest.raises(ValueError, match="litert has no int8; it has none"):
+        variants(("onnx", "litert"), ("int8",))
+    with pytest.raises(ValueError, match="no quantisation 'int9'; did you mean 'int8'"):
+        variants(("onnx:int9",), ("none",))
+    assert [str(each) for each in variants(("onnx:int8", "litert"), ("none",))] == [
+        "onnx:int8",
+        "litert",
+    ]
