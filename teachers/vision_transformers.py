@@ -141,9 +141,9 @@ def queries_and_keys(
         q, k = attention.q(asking), attention.k(asked)
     else:
         fused: Any = attention.qkv if isinstance(attention, TimmAttention) else None
-        weights = (attention.in_proj_weight if fused is None else fused.weight).chunk(3)
-        bias = attention.in_proj_bias if fused is None else fused.bias
-        biases = (None, None) if bias is None else bias.chunk(3)
+        weight: Any = attention.in_proj_weight if fused is None else fused.weight
+        bias: Any = attention.in_proj_bias if fused is None else fused.bias
+        weights, biases = weight.chunk(3), (None, None) if bias is None else bias.chunk(3)
         q, k = F.linear(asking, weights[0], biases[0]), F.linear(asked, weights[1], biases[1])
     q, k = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (q, k))
     norm_q, norm_k = _norms(attention)
