@@ -104,7 +104,8 @@ def _products(annotation: Annotation, sizes: Sequence[Size]) -> list[tuple[Slot,
     }
     found: list[tuple[Slot, Product, float]] = []
     places: dict[TowerName, None] = {m.tower: None for size in sizes for m in size.members}
-    for tower, axes in ((name, annotation.towers[name]) for name in places):
+    for tower in places:
+        axes = annotation.towers[tower]
         for slot in axes.slots.values():
             names: list[str] = []
             factor = 1.0
