@@ -165,7 +165,7 @@ def test_the_page_runs_the_student(ort_web: Path, tmp_path: Path) -> None:
     assert found["title"] == student.name
     assert found["markup"] == 0
     logits = torch.tensor(found["labels"]) @ torch.from_numpy(row)
-    shares = (student.logit_scale.exp() * logits).softmax(dim=0)
+    shares = (student.logit_scale.detach().exp() * logits).softmax(dim=0)
     shown = {name: float(share) for name, share in zip(labels.names, shares, strict=True)}
     assert [name for name, _ in found["lines"]] == sorted(shown, key=lambda name: -shown[name])
     for name, share in found["lines"]:
