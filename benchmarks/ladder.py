@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from ladder_rows import ATTENDED, CAPTION_ROWS, CODEC_ROWS, ROWS, SWEEP, Place
+from ladder_rows import ATTENDED, BASE_LR, CAPTION_ROWS, CODEC_ROWS, ROWS, SWEEP, Place
 from ladder_table import Finished, print_table, read_rows, write_row, write_table
 from ladder_world import World, glyphs, own_source
 from rich.console import Console
@@ -85,7 +85,8 @@ def run_row(
         made = ROWS[name](place, steps)
         return replace(
             made,
-            optimizer=replace(made.optimizer, lr=rate),
+            # Another optimizer's rate is of another size: the sweep is of AdamW's, and scales it.
+            optimizer=replace(made.optimizer, lr=rate * made.optimizer.lr / BASE_LR),
             seed=seed,
             out=str(world.folder / f"{steps}-steps" / name / f"lr-{rate:g}-seed-{seed}"),
         )

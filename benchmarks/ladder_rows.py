@@ -15,6 +15,7 @@ from students.tokens.policy import TokenPolicy
 from students.tokens.sizing import smaller_side
 
 SWEEP = (2e-3, 4e-3, 8e-3, 1.6e-2)
+BASE_LR = demo().optimizer.lr
 
 
 @dataclass(frozen=True, kw_only=True)

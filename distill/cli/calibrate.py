@@ -1,18 +1,16 @@
 """`distill calibrate RECIPE`: which scale each stored teacher teaches best at."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
-from distill.calibrating import SCALES, Calibrated, calibrate
 from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
-from distill.config import RunConfig
-from distill.recipes import find_recipe
+
+if TYPE_CHECKING:
+    from distill.calibrating import Calibrated
 
 _USAGE = """usage: distill calibrate RECIPE --data.store FOLDER --evaluate-on SPLIT SHARDS
            --out FOLDER [--scales 1 0.7 0.5 0.3 0.15] [--steps 400] [OVERRIDES] [--json]
@@ -23,25 +21,6 @@ of the recipe can be overridden as for distill train.
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class CalibrateArguments:
-    """Sweep the factor on each teacher's own logit scale by short trainings.
-
-    Attributes:
-        run: the recipe.
-        scales: the factors to try.
-        steps: of every training.
-        metric: what is scored, SPLIT/METRIC; by default the first split's zero-shot top1.
-        processes: trainings at once; one a core by default.
-    """
-
-    run: Annotated[RunConfig, tyro.conf.arg(name="")]
-    scales: tuple[float, ...] = SCALES
-    steps: int = 400
-    metric: str | None = None
-    processes: int | None = None
-
-
 def run(arguments: Sequence[str], console: Console) -> Outcome:
     """Resolve the recipe, sweep, print."""
     if not arguments or arguments[0].startswith("-"):
@@ -49,6 +28,10 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
             raise ValueError("which recipe? distill calibrate RECIPE ...; distill list recipes")
         print(_USAGE)
         return Outcome()
+    from distill.calibrating import calibrate
+    from distill.cli.calibrate_arguments import CalibrateArguments
+    from distill.recipes import find_recipe
+
     name, *overrides = arguments
     default = CalibrateArguments(run=find_recipe(name))
     asked = parse(CalibrateArguments, f"calibrate {name}", overrides, default=default)
@@ -67,7 +50,7 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     return Outcome(values={"teachers": values, "teacher_scales": [one.best for one in found]})
 
 
-def _print(found: Sequence[Calibrated], console: Console) -> None:
+def _print(found: "Sequence[Calibrated]", console: Console) -> None:
     table = Table("teacher", "own scale", *(f"x {factor:g}" for factor in found[0].scores), "best")
     for one in found:
         scores = (f"{score:.4f}" for score in one.scores.values())
