@@ -204,7 +204,7 @@ def test_dropout_is_replayed_and_batch_norm_sees_each_micro_batch_once(between):
     joined = rows[0]._replace(
         image=torch.cat([r.image for r in rows]), text=torch.cat([r.text for r in rows])
     )
-    kept.objective(joined, *taught[0])["total"].backward()
+    kept.objective(joined, taught[0].teachers, taught[0].caption_ids)["total"].backward()
     cached_backward(
         cached,
         micro(images, tokens, 5),
