@@ -38,7 +38,8 @@ BUNDLE_FORMATS: Mapping[str, BundleFormat] = MappingProxyType(
         "executorch": BundleFormat(
             name="ExecuTorch",
             runtime="runtime_executorch.py",
-            requirements=("executorch",),
+            # executorch imports torch and does not ask for it.
+            requirements=("executorch", "torch"),
             snippets={"ClipExecuTorch.kt": ("Clip.kt", "the same on Android")},
             on="Linux and macOS",
         ),

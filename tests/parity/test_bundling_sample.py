@@ -19,6 +19,7 @@ from students import (
     BundleOptions,
     CardFacts,
     Labels,
+    OpenClipSpec,
     Origin,
     Student,
     StudentSpec,
@@ -179,16 +180,16 @@ def test_input_wrong_bundles_say_what_to_do(exported: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnx", "litert", "executorch"])
-def test_the_sample_runs_with_only_what_it_names(
-    name: str, student: Student, tmp_path: Path
-) -> None:
-    if name not in FORMATS:
-        pytest.skip(f"{name} is no export format yet")
+def test_the_sample_runs_with_only_what_it_names(name: str, tmp_path: Path) -> None:
+    for package in FORMATS[name].packages:
+        pytest.importorskip(package)
+    torch.manual_seed(0)
+    vision = {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}
+    text = {"layers": 2, "width": 32, "heads": 2}
+    spec = OpenClipSpec(model="ViT-B-32", vision=vision, text=text, embed_dim=16)
+    student = build_student(spec).eval()
     out = tmp_path / "export"
-    try:
-        export(student, out, formats=[name], samples=made_up_samples(student.tokenizer, count=7))
-    except ValueError as error:
-        pytest.skip(str(error))
+    export(student, out, formats=[name], samples=made_up_samples(student.tokenizer, count=7))
     bundle(out, tmp_path / "bundles")
     folder = tmp_path / "bundles" / name
     venv.create(tmp_path / "venv", with_pip=True)
