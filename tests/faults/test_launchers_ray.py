@@ -7,15 +7,17 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
 
 from distill.cli import main
-from distill.reinforcing import Reinforcement
+from distill.reinforcing import Cluster, Reinforcement, launch
 from distill.reinforcing.ray_worker import ReinforceWorker
-from reinforced_data import audit
+from reinforced_data import ViewPolicy, audit
+from reinforced_data.reinforce_work import ReinforceSettings
 from reinforced_data.testing import contents, pids_at, wait_until, write_source
 
 MORE = ("--launcher", "ray", "--json")
@@ -140,3 +142,89 @@ def test_ctrl_c_with_ray_ends_after_the_batch_and_the_same_command_goes_on(
     again = in_process(run, arguments, said)
     again.join(900)
     assert again.exitcode == 0 and contents(out) == launcher_world.calm
+
+
+def asked_of(world, out: Path) -> Reinforcement:
+    settings = ReinforceSettings(num_views=12, policy=ViewPolicy(num_ops=0))
+    return Reinforcement(
+        source=world.source, out=str(out), teachers=[world.teacher], settings=settings
+    )
+
+
+def names_at(out: Path) -> set[str]:
+    return {json.loads(path.read_text())["worker"] for path in out.glob("attempts/*.json")}
+
+
+def run_and_kill_an_actor(world, out: Path, folder: str, said: Path) -> None:
+    """A driver that is connected already, and somebody who kills an actor through Ray."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, _temp_dir=folder)
+
+    def kill() -> None:
+        wait_until(lambda: pids_at(out))
+        ray.kill(ray.get_actor(names_at(out).pop()))
+
+    threading.Thread(target=kill, daemon=True).start()
+    report = launch(asked_of(world, out), "ray", workers=2, progress=False)
+    assert ray.is_initialized(), "what was connected stays so"
+    ray.shutdown()
+    said.write_text(json.dumps(report.quarantined))
+
+
+def run_and_kill_a_machine(world, out: Path, folder: str, said: Path) -> None:
+    """Two machines as Ray sees it, each with a node of its own; one is taken away."""
+    from ray.cluster_utils import Cluster as Machines
+
+    machines = Machines(initialize_head=True, head_node_args={"num_cpus": 0, "temp_dir": folder})
+    nodes = [machines.add_node(num_cpus=1) for _ in range(2)]
+
+    def kill() -> None:
+        wait_until(lambda: pids_at(out))
+        (pid,) = next(iter(pids_at(out).values()))
+        raylet = psutil.Process(pid).ppid()
+        machines.remove_node(
+            next(n for n in nodes if n.all_processes["raylet"][0].process.pid == raylet),
+            allow_graceful=False,
+        )
+
+    threading.Thread(target=kill, daemon=True).start()
+    where = Cluster(address=machines.address)
+    sys.stderr = said.with_suffix(".err").open("w")
+    report = launch(asked_of(world, out), "ray", workers=1, cluster=where)
+    said.write_text(json.dumps(report.quarantined))
+    sys.stderr.flush()
+    machines.shutdown()
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [run_and_kill_an_actor, run_and_kill_a_machine])
+def test_an_actor_or_a_machine_that_goes_is_survived(launcher_world, tmp_path, kill):
+    out, said = tmp_path / "out", tmp_path / "said.json"
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        driver = in_process(kill, launcher_world, out, folder, said)
+        driver.join(900)
+    assert driver.exitcode == 0 and json.loads(said.read_text()) == {}
+    assert contents(out) == launcher_world.calm and not pids_at(out)
+    if kill is run_and_kill_a_machine:
+        assert "died: ray-" in said.with_suffix(".err").read_text()
+
+
+def at_the_door() -> list:
+    os._exit(3)
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("teachers", "kind", "said"),
+    [(at_the_door, RuntimeError, "it is not a shard"), (["nobody"], ValueError, "nobody")],
+)
+def test_ray_workers_that_cannot_begin_are_not_replaced_for_ever(tmp_path, teachers, kind, said):
+    write_source(tmp_path / "source", 6)
+    work = Reinforcement(
+        source=str(tmp_path / "source"), out=str(tmp_path / "out"), teachers=teachers
+    )
+    with pytest.raises(kind, match=said):
+        launch(work, "ray", workers=1, progress=False)
