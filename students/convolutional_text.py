@@ -7,7 +7,7 @@ such tower. Left out: reading Apple's own checkpoint, whose names differ.
 """
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -60,7 +60,7 @@ class ConvolutionalText(nn.Module):
         """Recompute each block's activations in the backward pass."""
         self.grad_checkpointing = enable
 
-    def forward(self, tokens: Int64[Tensor, "n context"]) -> Float[Tensor, "n d"]:
+    def forward(self, tokens: Int[Tensor, "n context"]) -> Float[Tensor, "n d"]:
         """Embed token ids; rows are not of unit norm yet."""
         rows = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
         for block in self.blocks:

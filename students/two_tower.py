@@ -11,7 +11,7 @@ from typing import Any
 import open_clip
 import timm
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from students.convolutional_text import ConvolutionalText
@@ -64,7 +64,7 @@ class TwoTower(nn.Module):
         """Embed normalised pixels."""
         return self.visual(images)
 
-    def encode_text(self, tokens: Int64[Tensor, "n context"]) -> Float[Tensor, "n d"]:
+    def encode_text(self, tokens: Int[Tensor, "n context"]) -> Float[Tensor, "n d"]:
         """Embed token ids."""
         return self.text(tokens)
 
