@@ -118,7 +118,8 @@ def test_ctrl_c_ends_all_after_their_batch_and_says_how_to_go_on(launcher_world,
     assert "Traceback" not in error
     assert psutil.wait_procs(everybody, timeout=300)[1] == []
     assert not pids_at(out), "nobody is taken for dead"
-    assert contents(out).items() < launcher_world.calm.items()
+    # On a slow machine the batches under way may be the store's last.
+    assert contents(out).items() <= launcher_world.calm.items()
     again = start(arguments, said)
     again.join(900)
     assert again.exitcode == 0 and contents(out) == launcher_world.calm
