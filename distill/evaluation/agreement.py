@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from distill.evaluation.embedding import AnySource, embed_source
-from distill.evaluation.zero_shot import embed_classes
+from distill.evaluation.zero_shot import embed_classes, names_to_choose
 from teachers.clip_model import ClipModel, evaluating
 
 
@@ -33,7 +33,7 @@ def agreement(
     names, chosen, right = [], [], []
     for model in (student, teacher):
         images, labels = embed_source(model, source, limit=limit).labelled()
-        names = sorted(set(labels)) if classes is None else list(dict.fromkeys(classes))
+        names = names_to_choose(labels, classes)
         with evaluating(model), torch.no_grad():
             rows = embed_classes(model, names, templates, sentences=sentences)
         picks = [names[place] for place in (images @ rows.T).argmax(1).tolist()]

@@ -16,7 +16,13 @@ from distill.evaluation.embedding import (
     source_name,
 )
 from distill.evaluation.retrieval import retrieval, unique_texts
-from distill.evaluation.zero_shot import TEMPLATES, embed_classes, embed_texts, zero_shot
+from distill.evaluation.zero_shot import (
+    TEMPLATES,
+    embed_classes,
+    embed_texts,
+    names_to_choose,
+    zero_shot,
+)
 from teachers.clip_model import ClipModel, evaluating
 from teachers.suggestions import unknown_name
 
@@ -139,7 +145,7 @@ def _zero_shot(
 ) -> dict[str, float]:
     """Classify the samples that have a label."""
     images, labels = found.labelled()
-    names = sorted(set(labels)) if classes is None else list(dict.fromkeys(classes))
+    names = names_to_choose(labels, classes)
     rows = embed_classes(model, names, prompts, batch_size, sentences)
     check_finite(rows, model, "class names")
     return zero_shot(images, labels, names, rows)

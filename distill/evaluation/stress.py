@@ -13,16 +13,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-from jaxtyping import UInt8
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from distill.evaluation.embedding import Change
+from distill.evaluation.embedding import Change, Pixels
 from reinforced_data.source import Sample
 from teachers.suggestions import unknown_name
 
 SEVERITIES = (1, 2, 3, 4, 5)
-Pixels = UInt8[np.ndarray, "size size 3"]
 _IMAGENET = 224
 # By severity, as in ImageNet-C's code; blur is its extra "gaussian_blur".
 _NOISE = (0.08, 0.12, 0.18, 0.26, 0.38)

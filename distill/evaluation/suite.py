@@ -22,7 +22,7 @@ from distill.evaluation.stress import (
     write_on,
     written_class,
 )
-from distill.evaluation.zero_shot import embed_classes
+from distill.evaluation.zero_shot import embed_classes, names_to_choose
 from reinforced_data.source import Sample, open_source
 from teachers.clip_model import ClipModel, evaluating
 from teachers.suggestions import unknown_name
@@ -149,7 +149,7 @@ def class_names(source: str) -> list[str]:
 
 def _calibration(model: ClipModel, suite: Suite) -> dict[str, float]:
     images, labels = embed_source(model, suite.source, limit=suite.limit).labelled()
-    names = sorted(set(labels)) if suite.classes is None else list(dict.fromkeys(suite.classes))
+    names = names_to_choose(labels, suite.classes)
     with evaluating(model), torch.no_grad():
         rows = embed_classes(model, names, suite.templates, sentences=suite.sentences)
     return calibration(images, labels, names, rows, float(model.logit_scale.detach().exp()))

@@ -29,6 +29,11 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 
 
+def names_to_choose(labels: Sequence[str], classes: Sequence[str] | None) -> list[str]:
+    """Return the given classes, each once, or all labels, sorted."""
+    return sorted(set(labels)) if classes is None else list(dict.fromkeys(classes))
+
+
 def named_templates(given: Sequence[str]) -> tuple[str, ...]:
     """Return templates as they are, or the set that a single name means."""
     one_name = len(given) == 1 and given[0] in TEMPLATES

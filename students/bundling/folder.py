@@ -13,6 +13,7 @@ from students.bundling.card import CardFacts, render_card, template
 from students.bundling.formats import BUNDLE_FORMATS, BundleFormat
 from students.bundling.labels import LABELS_FILE, Labels, write_labels
 from students.bundling.vocabulary import TOKENIZER_FILE, write_vocabulary
+from students.exporters.metadata import facts
 from students.student import Student
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -91,17 +92,11 @@ def _write_program(folder: Path, kind: BundleFormat, algorithm: str | None) -> l
 
 
 def _metadata(student: Student, format_name: str, exported: Mapping[str, Any]) -> dict[str, Any]:
-    bias = student.logit_bias
     page = {"onnxruntime-web": ORT_WEB_VERSION} if BUNDLE_FORMATS[format_name].page else {}
     return {
         "format": 1,
         "runtime": format_name,
-        "name": student.name,
-        "kind": student.kind,
-        "embed_dim": student.embed_dim,
-        "logit_scale": student.logit_scale.detach().double().exp().item(),
-        "logit_bias": None if bias is None else bias.item(),
-        "unit_rows": True,
+        **facts(student),
         "towers": exported["towers"],
         "machine": f"{platform.system()} {platform.machine()}",
         "versions": {**exported["versions"], **page},

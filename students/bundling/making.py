@@ -8,7 +8,6 @@ Written into a hidden folder and renamed into place, as an export is.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, TypedDict
 
 from students.bundling.browser import check_runtime
 from students.bundling.folder import METADATA_FILE, BundleOptions, complete_bundle
+from students.exporters.publishing import publish
 from students.loading import load_student
 from students.student import Student
 from teachers.contract import Tokenizer
@@ -80,7 +80,7 @@ def bundle(
         for name in formats or groups:
             _write_one(partial / name, exported, student, groups[name], metadata, options)
         (partial / MARK_FILE).write_text(json.dumps({"format": 1, "name": student.name}) + "\n")
-        _publish(partial, out)
+        publish(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return BundleReport(rows=[_row(out / name) for name in formats or groups])
@@ -145,15 +145,6 @@ def _check_target(out: Path) -> None:
             f"{out} exists and holds no earlier bundles (it has no {MARK_FILE}): choose a new "
             "folder, so that nothing of yours is overwritten"
         )
-
-
-def _publish(partial: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.rename(out, old)
-    os.rename(partial, out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _row(folder: Path) -> BundleRow:

@@ -4,7 +4,6 @@ Everything is written into a hidden folder beside the target and renamed into pl
 that an interrupted or failing export leaves nothing that looks finished.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from students.exporters.formats import TOLERANCES, WEIGHT_BITS, Variant, runner,
 from students.exporters.graph import Bytes, Graph, GraphName, ZeroShot, interface
 from students.exporters.metadata import METADATA_FILE, facts, metadata, size_of
 from students.exporters.parity import Reference, Samples, made_up_samples
+from students.exporters.publishing import publish
 from students.exporters.sensitivity import layers_to_keep
 from students.profiling import latency_ms
 from students.student import Student
@@ -116,7 +116,7 @@ def export(
         towers = _write_all(job, asked)
         student.save(partial)
         write_json(partial / METADATA_FILE, metadata(student, partial, towers, reference))
-        _publish(partial, out)
+        publish(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     keys = ExportRow.__annotations__
@@ -225,13 +225,3 @@ def _row(job: _Job, graph: Graph, variant: Variant, path: Path) -> dict[str, Any
 
 def _replaceable(out: Path) -> bool:
     return (out / METADATA_FILE).is_file() or not any(out.iterdir())
-
-
-def _publish(partial: Path, out: Path) -> None:
-    """Rename the finished folder into place; an earlier export steps aside first."""
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.rename(out, old)
-    os.rename(partial, out)
-    shutil.rmtree(old, ignore_errors=True)
