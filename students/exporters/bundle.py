@@ -139,7 +139,7 @@ def _check_target(out: Path, batch_size: int | None) -> None:
 
 def _write_all(job: _Job, asked: Sequence[Variant]) -> list[dict[str, Any]]:
     """Write and check every file; returns each one's row with its interface."""
-    folded = job.student.reparameterize().cpu().float()
+    folded = job.student.reparameterize().cpu().float().to(memory_format=torch.contiguous_format)
     towers: list[dict[str, Any]] = []
     for variant in asked:
         (job.folder / variant.format).mkdir(exist_ok=True)

@@ -12,11 +12,12 @@ from torch.export import ExportedProgram
 
 from students.exporters.graph import Graph
 from students.exporters.parity import Runner
+from students.exporters.tracing import traced
 
 
 def write(graph: Graph, path: Path) -> None:
     """Write float32."""
-    save(torch.export.export(graph.module, (graph.example,)), path)
+    save(traced(graph), path)
 
 
 def save(program: ExportedProgram, path: Path) -> None:

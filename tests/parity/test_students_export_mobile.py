@@ -9,6 +9,8 @@ import torch
 from students import (
     OpenClipSpec,
     Student,
+    StudentSpec,
+    TextSpec,
     build_student,
     export,
     load_student,
@@ -30,15 +32,28 @@ def tiny() -> Student:
     return build_student(spec, tokenizer=TOKENIZER)
 
 
+def convolutional() -> Student:
+    """The demo's student, smaller, its statistics settled, as training leaves it in memory."""
+    torch.manual_seed(0)
+    text = TextSpec(width=32, layers=2, heads=2, context_length=8)
+    spec = StudentSpec(image="smallconv-8", text=text, embed_dim=16, image_size=32)
+    student = build_student(spec, tokenizer=TOKENIZER).train()
+    student.module.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        for _ in range(30):
+            student.encode_image([picture for picture, _ in SAMPLES])
+    return student
+
+
 @pytest.fixture(scope="module")
 def student() -> Student:
     return tiny()
 
 
-@pytest.fixture(scope="module")
-def folder(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[tiny, convolutional])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("export") / "out"
-    export(student, out, formats=("executorch", "litert"), samples=SAMPLES)
+    export(request.param(), out, formats=("executorch", "litert"), samples=SAMPLES)
     return out
 
 
@@ -53,7 +68,7 @@ def test_every_file_agrees(folder: Path, backend: str, name: str) -> None:
         "float32" if name == "image" else {"executorch": "int64", "litert": "int32"}[backend]
     )
     assert (folder / row["path"]).stat().st_size == row["bytes"]
-    assert load_student(folder).name == "ViT-B-32"
+    assert isinstance(load_student(folder), Student)
 
 
 def test_a_classifier_and_bytes_in_onnx(student: Student, tmp_path: Path) -> None:
