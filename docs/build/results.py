@@ -1,0 +1,194 @@
+"""The results page's tables, read from benchmarks/results when the site is built.
+
+A file's rows become one table. Columns that are the same in every row (the device, the commit) are
+said once, below. What a ladder says is shown by split; its other metrics are folded away.
+"""
+
+import csv
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+
+from markdown_text import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+Rows = list[dict[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a file of results holds.
+
+    Attributes:
+        title: the heading.
+        command: what wrote it.
+        text: what was measured, and how to read it.
+    """
+
+    title: str
+    command: str
+    text: str
+
+
+FILES: dict[str, Measured] = {
+    "step-overhead": Measured(
+        title="A training step with and without distillation",
+        command="python benchmarks/step_overhead.py",
+        text="Processor time of a step that reads the store and computes affinity and feature "
+        "terms, beside the same step without them.",
+    ),
+    "store-reading": Measured(
+        title="Reading a store of a million samples",
+        command="python benchmarks/store_reading.py",
+        text="One batch of 1,024 in training order, without decoding pictures, and memory. A line "
+        "is a commit: the last one is the present.",
+    ),
+    "views": Measured(
+        title="Decoding and rendering views",
+        command="python benchmarks/views.py",
+        text="Images per second of processor time in one thread, from the bytes of a JPEG. "
+        "[Views](views.md#throughput) says what is compared with what.",
+    ),
+    "image-text-loss-cpu": Measured(
+        title="The image-text loss on a CPU",
+        command="python benchmarks/ops/image_text_loss.py",
+        text="Forward and backward, processor time and peak memory, beside what others offer. "
+        "[The image-text loss](image-text-loss.md) says how to read it.",
+    ),
+    "token-dropping": Measured(
+        title="Steps with fewer tokens",
+        command="python benchmarks/token_dropping.py",
+        text="The image tower's forward and backward. What a policy is: [Fewer tokens](tokens.md).",
+    ),
+    "codecs": Measured(
+        title="What a codec loses",
+        command="python benchmarks/codecs.py",
+        text="1 - cosine of a decoded row, and the divergence of the targets made from decoded "
+        "rows, at the teacher's own scale and at 0.3 of it. [Codecs](codecs.md) has the choice.",
+    ),
+    "teacher-throughput": Measured(
+        title="Stage 1 beside the bare teacher",
+        command="python benchmarks/teacher_throughput.py",
+        text="How long `reinforce` takes beside the model alone on ready tensors; a ratio of 1 is "
+        "no overhead, more is faster.",
+    ),
+}
+
+LADDERS: dict[str, Measured] = {
+    "glyphs": Measured(
+        title="The ladder on glyphs",
+        command="make bench",
+        text="Characters that the demo renders. `unseen pairs` is a typeface that no model saw, "
+        "`unseen characters` are names that none saw either.",
+    ),
+    "emoji64": Measured(
+        title="The ladder on emoji64",
+        command="python benchmarks/ladder.py --data emoji64",
+        text="Five artists' emoji and their names to train on; the test is a sixth artist's.",
+    ),
+}
+
+
+def as_markdown() -> str:
+    """Write every file of results as a section."""
+    parts = []
+    for path in sorted(RESULTS.glob("ladder-*.csv")):
+        parts += _ladder(path)
+    for name, measured in FILES.items():
+        rows, notes = read(RESULTS / f"{name}.csv")
+        parts += _head(measured)
+        parts += [_table(*_without_constants(rows)), _provenance(rows, notes)]
+    return "\n\n".join(parts) + "\n"
+
+
+def read(path: Path) -> tuple[Rows, list[str]]:
+    """Read a CSV and the comments in it."""
+    lines = path.read_text().splitlines()
+    notes = [line.lstrip("# ") for line in lines if line.startswith("#")]
+    return list(csv.DictReader(line for line in lines if not line.startswith("#"))), notes
+
+
+def top1(rows: Rows, split: str) -> dict[str, dict[str, str]]:
+    """Return a ladder's lines of one split's top-1: row -> line."""
+    return {line["row"]: line for line in rows if line["metric"] == f"{split}/top1"}
+
+
+def _head(measured: Measured) -> list[str]:
+    return [f"## {measured.title}", measured.text, f"```text\n{measured.command}\n```"]
+
+
+def _ladder(path: Path) -> list[str]:
+    name = path.stem.removeprefix("ladder-")
+    rows, notes = read(path)
+    command = f"python benchmarks/ladder.py --data {name}"
+    unknown = Measured(title=f"The ladder on {name}", command=command, text="")
+    parts = _head(LADDERS.get(name, unknown))
+    splits = list(dict.fromkeys(line["metric"].partition("/")[0] for line in rows))
+    lines = [["row", "image parameters", *(split.replace("_", " ") for split in splits)]]
+    for row in dict.fromkeys(line["row"] for line in rows):
+        of_row = [top1(rows, split).get(row) for split in splits]
+        size = next(line["image_params"] for line in of_row if line)
+        lines.append([row, f"{int(size):,}", *map(_score, of_row)])
+    parts.append(_table(lines[0], lines[1:]))
+    parts.append(
+        "Top-1 in %, mean and standard error over the seeds. In brackets: points more than the "
+        "control, and whether that is beyond noise in every seed; for the control itself and where "
+        "there is none, more than undistilled."
+    )
+    columns, cells = _without_constants(rows)
+    every = _table(columns, cells).replace("\n", "\n    ")
+    parts.append(f'??? note "Every metric and seed"\n\n    {every}')
+    parts.append("\n".join(f"*{line}.*" for line in [*notes, *_commits(path.with_suffix(""))]))
+    return parts
+
+
+def _score(line: dict[str, str] | None) -> str:
+    if line is None:
+        return ""
+    error = f" ± {rounded(line['standard_error'])}" if line["standard_error"] else ""
+    against, said = line["minus_control"], line["verdict_control"]
+    if not against:
+        against, said = line["minus_undistilled"], line["verdict"]
+    gain = f" ({rounded(against):+}, {said})" if against else ""
+    return f"{rounded(line['mean'])}{error}{gain}"
+
+
+def rounded(number: str) -> Decimal:
+    """Round to one decimal as a reader would: 6.05 to 6.1."""
+    return Decimal(number).quantize(Decimal("0.1"), ROUND_HALF_UP)
+
+
+def _commits(folder: Path) -> list[str]:
+    """Say at which commit each row was run."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("*.json")):
+        found.setdefault(json.loads(path.read_text())["provenance"], []).append(path.stem)
+    return [f"{', '.join(rows)}: {provenance}" for provenance, rows in found.items()]
+
+
+def _without_constants(rows: Rows) -> tuple[list[str], list[list[str]]]:
+    columns = [name for name in rows[0] if name not in _constants(rows) and name != "provenance"]
+    if len({row.get("provenance") for row in rows}) > 1:
+        columns.append("provenance")
+    return columns, [[row[name] for name in columns] for row in rows]
+
+
+def _constants(rows: Rows) -> dict[str, str]:
+    same = {name: rows[0][name] for name in rows[0] if len({row[name] for row in rows}) == 1}
+    return same if len(rows) > 1 else {}
+
+
+def _provenance(rows: Rows, notes: list[str]) -> str:
+    same = _constants(rows)
+    said = [f"{name.replace('_', ' ')}: {value}" for name, value in same.items() if value]
+    return f"*{'; '.join([*said, *notes])}.*" if said or notes else ""
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(columns)
+    lines = [" | ".join(name.replace("_", " ") for name in head), " | ".join(["---"] * len(head))]
+    lines += [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)

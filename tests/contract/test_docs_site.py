@@ -1,0 +1,108 @@
+"""The site of documentation: nothing missing from it, nothing in it that leads nowhere.
+
+`make docs` builds it with MkDocs in strict mode; none of this needs MkDocs.
+"""
+
+import contextlib
+import csv
+import importlib
+import io
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(DOCS / "build"))
+
+import command_line  # noqa: E402
+import hooks  # noqa: E402
+import markdown_text  # noqa: E402
+import results  # noqa: E402
+
+PAGES = sorted(DOCS.glob("*.md"))
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
+SOURCES = [*PAGES, *TOP, ROOT / "reinforced_data" / "README.md"]
+PACKAGES = ("distill", "students", "reinforced_data", "teachers")
+
+
+def nav_pages(entries) -> list[str]:
+    """List the files of a nav."""
+    if isinstance(entries, str):
+        return [entries]
+    parts = entries.values() if isinstance(entries, dict) else entries
+    return [page for part in parts for page in nav_pages(part)]
+
+
+def test_every_page_is_in_the_nav_once():
+    nav = nav_pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    assert sorted(nav) == [page.name for page in PAGES]
+    assert not list(DOCS.glob("*/*.md"))
+
+
+@pytest.mark.parametrize("page", SOURCES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_anchors_lead_somewhere(page):
+    for target in markdown_text.links(page.read_text()):
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), f"{page.name} links to {target}, which is not there"
+        if anchor:
+            assert anchor in markdown_text.anchors(file.read_text()), f"{page.name}: no {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_of_the_rendered_page_stay_on_the_site(page):
+    for target in markdown_text.links(hooks.rendered(page, page.read_text())):
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file in PAGES, f"{page.name} as rendered links to {target}"
+        if anchor:
+            shown = hooks.rendered(file, file.read_text())
+            assert anchor in markdown_text.anchors(shown), f"{page.name} as rendered: no {target}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_reference_has_every_public_name_and_no_other(package):
+    page = (DOCS / f"api-{package.replace('_', '-')}.md").read_text()
+    shown = re.findall(rf"^::: {package}\.(\w+)$", page, re.MULTILINE)
+    assert sorted(shown) == sorted(importlib.import_module(package).__all__)
+
+
+@pytest.mark.parametrize("verb", command_line.summaries())
+def test_the_command_line_reference_is_what_help_says(verb):
+    from distill.cli import main
+    from distill.cli.verbs import VERBS
+
+    assert command_line.summaries()[verb] == VERBS[verb].summary
+    recipe = ["demo"] if verb in command_line.RECIPE_VERBS else []
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main([verb, *recipe, "--help"]) == 0
+    # An option begins its line, after the frame, or stands behind another form of itself.
+    in_help = set(re.findall(r"(?:^\W*?|, )(--[a-z][\w.-]*)", said.getvalue(), re.MULTILINE))
+    ours = {option.name for option in command_line.options(verb) if not option.positional}
+    assert ours <= in_help and in_help <= command_line.accepted(verb)
+
+
+def test_every_verb_is_in_the_reference():
+    from distill.cli.verbs import VERBS
+
+    assert list(command_line.summaries()) == list(VERBS)
+    shown = hooks.rendered(DOCS / "command-line.md", (DOCS / "command-line.md").read_text())
+    assert {f"distill-{verb}" for verb in VERBS} <= markdown_text.anchors(shown)
+
+
+def test_every_file_of_results_is_on_the_results_page():
+    files = {path.stem for path in results.RESULTS.glob("*.csv")}
+    assert {name for name in files if not name.startswith("ladder-")} == set(results.FILES)
+    shown = hooks.rendered(DOCS / "results.md", (DOCS / "results.md").read_text())
+    for path in results.RESULTS.glob("ladder-*.csv"):
+        rows, _ = results.read(path)
+        for row in rows:
+            assert f"| {row['row']} | {row['metric']} | {row['mean']} |" in shown
+    for name in results.FILES:
+        with (results.RESULTS / f"{name}.csv").open() as file:
+            last = list(csv.reader(line for line in file if not line.startswith("#")))[-1]
+        assert all(cell in shown for cell in last)
