@@ -1,6 +1,7 @@
 # make demo   the whole job on the embedded glyphs, report in runs/demo/report.html
 # make test   the test suite          make test-full   with the long proofs
 # make check  format, lint, types, layers
+# make docs   the site of documentation, in build/site; broken links are errors
 # make bench  the ladder on glyphs (hours); make bench-quick: one row in minutes
 PYTHON ?= python3
 BIN := .venv/bin
@@ -15,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 MACHINE := 'import os, platform, torch as t; print(platform.machine(), f"{os.cpu_count()} cores", \
   t.cuda.get_device_name() if t.cuda.is_available() else "no GPU", f"torch {t.__version__}", sep=", ")'
 
-.PHONY: demo test test-full check format bench bench-quick clean
+.PHONY: demo test test-full check docs format bench bench-quick clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -49,6 +50,18 @@ check: .venv/.installed-dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# The site's tools have an environment of their own: they read our sources and import nothing.
+.venv-docs/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -c "import tomllib as t; \
+	  print(*t.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" \
+	  > .venv-docs/requirements.txt
+	.venv-docs/bin/python -m pip install --quiet --requirement .venv-docs/requirements.txt
+	touch $@
+
+docs: .venv-docs/.installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
 format: .venv/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -60,4 +73,4 @@ bench-quick: .venv/.installed
 	$(BIN)/python benchmarks/ladder.py --quick
 
 clean:
-	rm -rf .venv build dist runs
+	rm -rf .venv .venv-docs build dist runs

@@ -11,14 +11,17 @@ A file that is in no page (a test, a CSV) cannot be linked to from a site: the l
 import os
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import command_line
+import recipes
 import results
 from markdown_text import DOCS, ROOT, links, map_links
 
 GENERATORS: dict[str, Callable[[], str]] = {
     "command line": command_line.as_markdown,
+    "recipes": recipes.as_markdown,
     "results": results.as_markdown,
 }
 
@@ -42,6 +45,7 @@ def rendered(page: Path, text: str) -> str:
     return map_links(text, {target: _on_site(target, source, page) for target in links(text)})
 
 
+@cache
 def included_files() -> dict[Path, Path]:
     """Map files of the repository to the pages that show them."""
     found = {}
