@@ -80,7 +80,14 @@ def test_the_reference_has_every_public_name_and_no_other(package):
     assert sorted(shown) == sorted(ast.literal_eval(public))
 
 
-@pytest.mark.parametrize("verb", command_line.summaries())
+# A recipe's options need all of PyTorch's neighbours loaded; the others none of them.
+VERBS = [
+    pytest.param(verb, marks=pytest.mark.slow) if verb in command_line.RECIPE_VERBS else verb
+    for verb in command_line.summaries()
+]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_the_command_line_reference_is_what_help_says(verb):
     from distill.cli import main
     from distill.cli.verbs import VERBS
