@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.evaluation.evaluator import COUNTS
+from distill.evaluation.evaluator import NOT_SCORES
 from reinforced_data.store.layout import open_store
 from students.bundling.card import CardFacts, Origin
 from teachers.catalog import licence_of
@@ -32,7 +32,7 @@ def card_facts(run: Path | None, *, licence: str = "") -> CardFacts:
         origins=tuple(dict.fromkeys(_origins(config, store))),
         data=(("reinforced dataset", store.name),),
         recipe=tuple(_recipe(config)),
-        metrics={k: v for k, v in metrics.items() if k.rpartition("/")[2] not in COUNTS},
+        metrics={k: v for k, v in metrics.items() if k.rpartition("/")[2] not in NOT_SCORES},
         retention=result.get("retention") or {},
         licence=licence,
     )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from distill.evaluation.confusions import confusions
-from distill.evaluation.evaluator import COUNTS
+from distill.evaluation.evaluator import NOT_SCORES
 from distill.report import Confusion, Curve, ReportData, Row
 from distill.report.data import Role
 from distill.retrieval_cases import retrieval_cases
@@ -99,8 +99,8 @@ def curves(folder: Path, row: Row) -> list[Curve]:
 
 
 def scores(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what counts samples."""
-    return {key: x for key, x in metrics.items() if key.rpartition("/")[2] not in COUNTS}
+    """Leave out counts and losses."""
+    return {key: x for key, x in metrics.items() if key.rpartition("/")[2] not in NOT_SCORES}
 
 
 def _pictures(best: Path, split: str | None) -> tuple[str | None, list[str]]:

@@ -15,6 +15,7 @@ from distill.evaluation.embedding import (
     embed_source,
     source_name,
 )
+from distill.evaluation.held_out_loss import held_out_loss
 from distill.evaluation.retrieval import retrieval, unique_texts
 from distill.evaluation.zero_shot import (
     TEMPLATES,
@@ -27,10 +28,10 @@ from teachers.clip_model import ClipModel, evaluating
 from teachers.suggestions import unknown_name
 
 TASKS = ("zero_shot", "retrieval")
-# What `evaluate` returns beside scores; nothing of which a student could retain a share.
-COUNTS = ("samples", "skipped")
+# What `evaluate` returns beside scores: no fractions, nothing a student could retain a share of.
+NOT_SCORES = ("samples", "skipped", "contrastive_loss")
 # More is not better, or not the student's doing.
-_NOT_RETAINED = (*COUNTS, "ece", "confidence", "fooled", "probe_penalty")
+_NOT_RETAINED = (*NOT_SCORES, "ece", "confidence", "fooled", "probe_penalty")
 
 
 def evaluate(
@@ -64,7 +65,8 @@ def evaluate(
 
     Returns:
         Fractions `top1`, `top5`, `image_to_text_r1`, `_r5`, `_r10`, `text_to_image_r1`, `_r5`,
-        `_r10` for the tasks done; `samples` embedded and samples `skipped` as unusable.
+        `_r10` for the tasks done; with retrieval also `contrastive_loss`, in nats, at the
+        model's own scale (held_out_loss.py); `samples` embedded, samples `skipped` as unusable.
         Ties count against the model.
 
     Raises:
@@ -158,4 +160,6 @@ def _retrieval(model: ClipModel, found: Embedded, batch_size: int) -> dict[str, 
     texts = unique_texts(captions)
     rows = embed_texts(model, texts, batch_size)
     check_finite(rows, model, "texts")
-    return retrieval(found.images[captioned], captions, texts, rows)
+    images = found.images[captioned]
+    loss = held_out_loss(model, images, [own[0] for own in captions], texts, rows)
+    return {**retrieval(images, captions, texts, rows), "contrastive_loss": loss}

@@ -1,6 +1,7 @@
 """`evaluate` on real shards with a model whose embeddings are known."""
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,8 @@ def test_a_model_that_knows_everything(tmp_path):
     model.module.dropout.eval()
     done: list[int] = []
     metrics = evaluate(model, write(tmp_path / "s", labelled()), batch_size=3, on_batch=done.append)
+    loss = metrics.pop("contrastive_loss")
+    assert loss == pytest.approx(math.log1p(7 * math.exp(-math.exp(2))), rel=1e-5)
     assert metrics == {
         **dict.fromkeys(("top1", "top5"), 1.0),
         **{f"{way}_r{k}": 1.0 for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)},
