@@ -2,7 +2,7 @@
 # make test   the test suite          make test-full   with the long proofs
 # make check  format, lint, types, layers
 # make docs   the site of documentation, in build/site; broken links are errors
-# make bench  the ladder on glyphs (hours); make bench-quick: one row in minutes
+# make ladder every method's row (hours), on glyphs or DATA=FOLDER; make ladder-quick: three rows
 PYTHON ?= python3
 BIN := .venv/bin
 # Two threads on two busy cores are often slower than one; raise it on a
@@ -16,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 MACHINE := 'import os, platform, torch as t; print(platform.machine(), f"{os.cpu_count()} cores", \
   t.cuda.get_device_name() if t.cuda.is_available() else "no GPU", f"torch {t.__version__}", sep=", ")'
 
-.PHONY: demo test test-full check docs format bench bench-quick clean
+.PHONY: demo test test-full check docs format ladder ladder-quick clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -66,11 +66,12 @@ format: .venv/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/.installed
-	$(BIN)/python benchmarks/ladder.py
+DATA ?= glyphs
+ladder: .venv/.installed-dev
+	$(BIN)/python benchmarks/ladder.py --data $(DATA)
 
-bench-quick: .venv/.installed
-	$(BIN)/python benchmarks/ladder.py --quick
+ladder-quick: .venv/.installed-dev
+	$(BIN)/python benchmarks/ladder.py --data $(DATA) --quick
 
 clean:
 	rm -rf .venv .venv-docs build dist runs

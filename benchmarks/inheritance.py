@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from ladder_rows import Place, distilled
+from ladder_rows import distilled
 from ladder_table import mean_and_error, provenance
 from ladder_world import World, glyphs, own_source
 from rich.console import Console
@@ -116,12 +116,8 @@ def masked_teacher(world: World) -> RunConfig:
 
 def config_of(world: World, start: str, distill: bool, steps: int) -> RunConfig:
     """The ladder's distilled student with another start, and undistilled if asked."""
-    place = Place(
-        store=str(world.store),
-        donor=str(world.teacher_folder),
-        other=world.teachers[-1].out,
-        splits={"validation": world.splits["validation"]},
-    )
+    validation = {"validation": world.splits["validation"]}
+    place = replace(world.place(), splits=validation)
     config = distilled(place, steps)
     student = config.student
     if start != "text":

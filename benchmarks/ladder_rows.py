@@ -1,18 +1,19 @@
-"""The rows: each a function of where things are, each one change away from "distilled"."""
+"""The rows: each a function of where things are, each one change away from "distilled".
+
+Rows of a ViT with fewer tokens are in ladder_tokens.py; every row there is, in ladder.py.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from distill.config import RunConfig
+from distill.config import RunConfig, StudentConfig
 from distill.lock_config import LockConfig
 from distill.objective import Objective
 from distill.optimizer_config import OptimizerName
 from distill.recipes.demo import demo
-from distill.recipes.variants import VARIANTS, Variant
+from distill.recipes.variants import VARIANTS, Variant, control, undistilled
 from reinforced_data.captions.policy import CaptionPolicy
-from students.tokens.merging import per_block, tokens_per_block
-from students.tokens.policy import TokenPolicy
-from students.tokens.sizing import smaller_side
 
 SWEEP = (2e-3, 4e-3, 8e-3, 1.6e-2)
 BASE_LR = demo().optimizer.lr
@@ -20,12 +21,27 @@ BASE_LR = demo().optimizer.lr
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Store, donor (the larger teacher's folder), the other teacher's, and what to evaluate on."""
+    """Where a row's things are.
+
+    Attributes:
+        store: the reinforced dataset.
+        donor: the larger teacher's folder.
+        other: the other teacher's.
+        splits: what is evaluated.
+        runs: where runs go.
+        teaching: multiplications that the teachers did to write the store, as a multiple of those
+            of one of the student's steps.
+    """
 
     store: str
     donor: str
     other: str
     splits: dict[str, str]
+    runs: Path
+    teaching: float = 0.0
+
+
+Row = Callable[[Place, int], RunConfig]
 
 
 def distilled(place: Place, steps: int) -> RunConfig:
@@ -46,79 +62,34 @@ def one_teacher(config: RunConfig) -> RunConfig:
     return replace(config, data=replace(config.data, teachers=("teacher-a",)))
 
 
-def _row(variant: Variant) -> Callable[[Place, int], RunConfig]:
+def _row(variant: Variant) -> Row:
     return lambda place, steps: variant(distilled(place, steps))
 
 
-# A ViT of 64 patches in 4 blocks of 64 channels; a text tower of one block of 128, 12 tokens.
-ATTENDED = "vit-attentive-teacher"
-TOKEN_POLICIES = {
-    "vit": TokenPolicy(),
-    "vit-random": TokenPolicy(image="random", image_keep=0.5),
-    "vit-grid": TokenPolicy(image="grid", image_keep=0.5),
-    "vit-block": TokenPolicy(image="block", image_keep=0.5),
-    "vit-attentive-ema": TokenPolicy(image="attentive", image_keep=0.5, image_scores="ema"),
-    ATTENDED: TokenPolicy(image="attentive", image_keep=0.5),
-    "vit-merge": TokenPolicy(image="merge", image_keep=0.5),
-    "vit-resize": TokenPolicy(image="resize", image_keep=0.5),
-    "vit-text-truncate": TokenPolicy(text="truncate", text_length=6),
-    "vit-text-random": TokenPolicy(text="random", text_length=6),
-    "vit-text-block": TokenPolicy(text="block", text_length=6),
-    "vit-text-syntax": TokenPolicy(text="syntax", text_length=6),
-    "vit-text-frequency": TokenPolicy(text="frequency", text_length=6),
+def one_view(config: RunConfig) -> RunConfig:
+    """Of every picture's stored views only the first is seen."""
+    return replace(config, data=replace(config.data, views=1))
+
+
+def _same_work(variant: Variant) -> Row:
+    """As many steps more as the teachers' work on the store would have paid for."""
+    return lambda place, steps: variant(distilled(place, steps + round(place.teaching)))
+
+
+MISREPLAYED = "misreplayed-views"
+ROWS: dict[str, Row] = {
+    name: _row(variant)
+    for name, variant in (VARIANTS | {"one-teacher": one_teacher, "one-view": one_view}).items()
 }
-# The last tenth of the steps is on every token, as CLIPA tunes.
-_REDUCED = 0.9
-
-
-def relative_work(policy: TokenPolicy) -> float:
-    """A step's multiplications as a share of those with every token, for the "demo-vit"."""
-    image: float = 64
-    if policy.image == "merge":
-        image = sum(tokens_per_block(64, per_block(64, 4, policy.image_keep))) / 4
-    elif policy.image == "resize":
-        image = (smaller_side(32, policy.image_keep, None) // 4) ** 2
-    elif policy.image == "block":
-        image = round(8 * policy.image_keep**0.5) ** 2
-    elif policy.image != "all":
-        image = 64 * policy.image_keep
-    scoring = 1 / 3 if policy.image_scores == "ema" and policy.image == "attentive" else 0.0
-    whole = _work(65, 64, 4) + _work(12, 128, 1)
-    reduced = _work(1 + image, 64, 4) + _work(policy.text_length or 12, 128, 1)
-    return (reduced + scoring * _work(65, 64, 4)) / whole
-
-
-def _work(tokens: float, width: int, layers: int) -> float:
-    return layers * tokens * (12 * width**2 + 2 * tokens * width)
-
-
-def _tokens_row(policy: TokenPolicy, *, same_work: bool) -> Callable[[Place, int], RunConfig]:
-    """A ViT with a token policy: as many steps as the others, or as much work as "vit"."""
-    reduces = policy.reduces_image or policy.reduces_text
-
-    def row(place: Place, steps: int) -> RunConfig:
-        if same_work:
-            steps = round(steps / (_REDUCED * relative_work(policy) + 1 - _REDUCED))
-        config = distilled(place, steps)
-        return replace(
-            config,
-            student=replace(config.student, name="demo-vit"),
-            # What is looked at is said by a ViT, which teaches nothing else.
-            data=replace(config.data, teachers=("teacher-a", "teacher-b")),
-            tokens=replace(policy, until=_REDUCED) if reduces else policy,
-            ema_decay=0.996 if policy.image_scores == "ema" else None,
-            channels_last=False,
-        )
-
-    return row
-
-
-ROWS: dict[str, Callable[[Place, int], RunConfig]] = {
-    name: _row(variant) for name, variant in (VARIANTS | {"one-teacher": one_teacher}).items()
+ROWS |= {
+    "undistilled-same-work": _same_work(undistilled),
+    "control-same-work": _same_work(control),
+    # The embeddings of other views than those that are drawn (ladder_world.py); must hurt.
+    MISREPLAYED: distilled,
 }
 
 
-def _optimizer(name: OptimizerName, lr: float = 8e-3) -> Callable[[Place, int], RunConfig]:
+def _optimizer(name: OptimizerName, lr: float = 8e-3) -> Row:
     """Distilled with another optimizer; Lion's rate is a tenth, its decay ten times AdamW's."""
 
     def variant(config: RunConfig) -> RunConfig:
@@ -155,12 +126,10 @@ def _reads(policy: CaptionPolicy) -> Variant:
 
 
 ROWS |= {name: _row(_reads(policy)) for name, policy in CAPTION_ROWS.items()}
-ROWS |= {name: _tokens_row(p, same_work=False) for name, p in TOKEN_POLICIES.items()}
-ROWS |= {
-    f"{name}-same-work": _tokens_row(p, same_work=True)
-    for name, p in TOKEN_POLICIES.items()
-    if name != "vit"
-}
+UNDISTILLED_CAPTIONS = "undistilled-captions"
+ROWS[UNDISTILLED_CAPTIONS] = _row(
+    lambda config: _reads(CaptionPolicy(kind="mix"))(undistilled(config))
+)
 
 
 def lit(place: Place, steps: int) -> RunConfig:
@@ -204,3 +173,38 @@ def affinity_dropping(config: RunConfig) -> RunConfig:
 ROWS |= {f"scale-{factor:g}": _row(_scaled(factor)) for factor in (0.15, 0.5, 0.7)}
 ROWS |= {"affinity-teacher-dropping": _row(affinity_dropping)}
 ROWS |= {"lit": lit, "locked-text": locked_text, "sail": sail}
+
+
+def teacher_trained_on(place: Place, steps: int) -> RunConfig:
+    """The larger teacher itself, for as many steps more: what the steps alone would bring."""
+    base = distilled(place, steps)
+    return replace(base, student=StudentConfig(name=place.donor), objective=Objective())
+
+
+ROWS["teacher-trained-on"] = teacher_trained_on
+
+# A row takes the rate of the one it varies. These look for their own: other weights learn, or by
+# another optimizer, or with no teacher to hold them.
+SWEEPING = (
+    *(
+        "undistilled",
+        "control",
+        "distilled",
+        "vit",
+        "teacher-trained-on",
+        "lit",
+        "locked-text",
+        "sail",
+    ),
+    *(name for name in ROWS if name.startswith("optimizer-")),
+)
+
+
+def rate_from(name: str) -> str:
+    """Return the row whose learning rate this one takes; itself if it looks for one."""
+    if name in SWEEPING:
+        return name
+    for base in ("undistilled", "control", "vit"):
+        if name == base or name.startswith(f"{base}-"):
+            return base
+    return "distilled"

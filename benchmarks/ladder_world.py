@@ -3,18 +3,19 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ladder_rows import Place
+from ladder_rows import Place, Row
 from rich.console import Console
 
 from distill.config import RunConfig
 from distill.demo.settings import DemoSettings, teacher_configs
 from distill.recipes.demo import GLYPH_VIEWS, teacher_precision
 from distill.reinforcing import Reinforcement, launch
+from distill.run_log import write_json
 from distill.side_by_side import finished_result, train_side_by_side
 from reinforced_data import ViewPolicy, caption, open_source, pack_glyphs
 from reinforced_data.reinforce_work import ReinforceSettings
@@ -63,6 +64,17 @@ class World:
         """The larger teacher, whose text tower some rows take over."""
         return Path(self.teachers[0].out)
 
+    def place(self, store: Path | None = None, teaching: float = 0.0) -> Place:
+        """Where a row finds its things; another store than the usual one if given."""
+        return Place(
+            store=str(store or self.store),
+            donor=self.teachers[0].out,
+            other=self.teachers[-1].out,
+            splits=self.splits,
+            runs=self.folder,
+            teaching=teaching,
+        )
+
     @property
     def held_out(self) -> list[str]:
         """The splits that are reported."""
@@ -98,9 +110,33 @@ class World:
         ]
         caption(self.store, "rules", name="rules", num_captions=2, teachers=teachers)
 
+    def store_misreplayed(self, processes: int, console: Console) -> Path:
+        """The reinforced dataset with other views under the same embeddings.
+
+        What a student sees then is the right picture, cropped and turned otherwise than what its
+        teachers saw.
+        """
+        store = self.store.with_name(f"{self.store.name}-misreplayed")
+        if store.is_dir():
+            return store
+        others = self.store.with_name(f"{self.store.name}-other-views")
+        self._reinforce([], processes, console, store=others, seed=1)
+        partial = store.with_name(f"partial-{store.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(self.store, partial)
+        (drawn,) = (partial / "commits").glob("views-*")
+        (other,) = (others / "commits").glob("views-*")
+        for path in other.glob("*.json"):
+            commit = json.loads(path.read_text())
+            data = commit["data"].replace(other.name, drawn.name)
+            shutil.copyfile(others / commit["data"], partial / data)
+            write_json(drawn / path.name, {**commit, "column": drawn.name, "data": data})
+        partial.rename(store)
+        return store
+
     def store_attended(
         self,
-        vit: Callable[[Place, int], RunConfig],
+        vit: Row,
         steps: int,
         processes: int,
         console: Console,
@@ -110,8 +146,7 @@ class World:
         The teachers are convolutional and have no attention to store.
         """
         scorer = self.folder / "attention-teacher"
-        place = Place(store=str(self.store), donor=str(self.teacher_folder), splits=self.splits)
-        config = replace(vit(place, steps), out=str(scorer))
+        config = replace(vit(self.place(), steps), out=str(scorer))
         train_side_by_side([config], processes=processes, console=console)
         store = self.store.with_name(f"{self.store.name}-attended")
         teachers = [*self._folders, scorer]

@@ -25,7 +25,9 @@ from students import build_student
 from teachers import WordTokenizer, load_teacher
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from ladder_rows import ATTENDED, CODEC_ROWS, ROWS, Place
+from ladder import ALL_ROWS, in_order
+from ladder_rows import CODEC_ROWS, MISREPLAYED, Place, rate_from
+from ladder_tokens import ATTENDED
 
 TAUGHT = Objective(
     contrastive=0.3,
@@ -173,13 +175,15 @@ def place(tmp_path_factory):
         donor=str(folder / "teacher-a"),
         other=str(folder / "teacher-b"),
         splits={},
+        runs=folder / "runs",
+        teaching=1.5,
     )
 
 
 # Those that go by a stored attention read a store of their own (ladder_world.py).
-@pytest.mark.parametrize("name", [name for name in ROWS if not name.startswith(ATTENDED)])
+@pytest.mark.parametrize("name", [name for name in ALL_ROWS if not name.startswith(ATTENDED)])
 def test_every_row_of_the_ladder_trains(name, place, tmp_path):
-    config = ROWS[name](place, 2)
+    config = ALL_ROWS[name](place, 2)
     toy = dataclasses.replace(config.data, batch_size=8, num_workers=0)
     toy = dataclasses.replace(config, data=toy, out=str(tmp_path / "run"), log_every=1)
     # Rows of fewer tokens take as many steps more as the same work allows.
@@ -192,11 +196,19 @@ def test_every_row_of_the_ladder_trains(name, place, tmp_path):
 
 
 def test_rows_differ_from_distilled(place):
-    # The codecs differ in the store that they read.
-    rows = {name: row for name, row in ROWS.items() if name not in CODEC_ROWS}
+    # These differ in the store that they read.
+    rows = {n: row for n, row in ALL_ROWS.items() if n not in (*CODEC_ROWS, MISREPLAYED)}
     # Enough steps that rows of equal work differ from those of equal steps.
     made = {name: row(place, 400) for name, row in rows.items()}
     assert len({str(config) for config in made.values()}) == len(made)
+
+
+def test_a_row_takes_the_rate_of_the_one_it_varies():
+    assert rate_from("vit-grid-same-work") == "vit" and rate_from("codec-int8") == "distilled"
+    assert rate_from("control-same-work") == "control" and rate_from("lit") == "lit"
+    order = in_order()
+    assert sorted(order) == sorted(ALL_ROWS)
+    assert all(order.index(rate_from(name)) <= order.index(name) for name in order)
 
 
 def test_a_damaged_or_unwritable_standardization_is_named(store, tmp_path):
