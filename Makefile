@@ -67,10 +67,10 @@ format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .
 
 DATA ?= glyphs
-ladder: .venv/.installed-dev
+ladder: .venv/.installed
 	$(BIN)/python benchmarks/ladder.py --data $(DATA)
 
-ladder-quick: .venv/.installed-dev
+ladder-quick: .venv/.installed
 	$(BIN)/python benchmarks/ladder.py --data $(DATA) --quick
 
 clean:
