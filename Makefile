@@ -40,7 +40,7 @@ test-full: SHELL := /bin/bash
 test-full: .SHELLFLAGS := -o pipefail -c
 test-full: .venv/.installed-dev
 	mkdir -p runs
-	$(PYTEST) -rs --durations=10 2>&1 | tee runs/test-full.txt
+	$(PYTEST) -rs --durations=10 2>&1 | sed "s|$$PWD|.|" | tee runs/test-full.txt
 	{ echo "commit $$(git describe --always --dirty), $$($(BIN)/python -c $(MACHINE))"; \
 	  cat runs/test-full.txt; } > benchmarks/results/test-full.txt
 
