@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
-from distill.cli.outcome import Outcome
+from distill.cli.outcome import Failed, Outcome
 from distill.cli.verbs import VERBS
 from teachers.suggestions import unknown_name
 
@@ -59,7 +59,7 @@ def _run(given: list[str], as_json: bool) -> Outcome:
         return _failed(said, getattr(interrupt, "exit_code", 130))
     except (ValueError, FileNotFoundError, PermissionError) as error:
         return _failed(error, 2)
-    except OSError as error:  # a full disk, no network: a traceback would not help
+    except (OSError, Failed) as error:  # a full disk, no network: a traceback would not help
         return _failed(error, 1)
     except Exception as error:
         traceback.print_exc()

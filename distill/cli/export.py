@@ -3,14 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from distill.cli.outcome import Outcome
+from distill.cli.outcome import Failed, Outcome
 from distill.cli.parsing import parse, read_class_names
+
+if TYPE_CHECKING:
+    from students import ExportReport
+    from students.exporters.judging import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,10 @@ class Export:
         batch_size: rows a call; by default any number in ONNX, and one where shapes are fixed.
         preprocessing_inside: picture files take bytes and normalise them themselves.
         tolerance: the largest relative error let through; by default each precision's own.
+        metric_on: shards on which the files' metric is measured beside the student's.
+        metric: top1, image_to_text_r1 or text_to_image_r1; by default top1 where there are labels.
+        metric_limit: stop after so many samples.
+        max_metric_loss: how far a file's metric may be below the student's; 0.01 is one point.
     """
 
     student: Annotated[str, tyro.conf.Positional]
@@ -41,6 +49,10 @@ class Export:
     batch_size: int | None = None
     preprocessing_inside: bool = False
     tolerance: float | None = None
+    metric_on: str | None = None
+    metric: str | None = None
+    metric_limit: int | None = None
+    max_metric_loss: float = 0.01
 
 
 def run(arguments: Sequence[str], console: Console) -> Outcome:
@@ -48,20 +60,32 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     asked = parse(Export, "export", arguments)
     from distill.samples import real_samples
     from students import export, load_student
+    from students.exporters import ParityError
 
     with console.status("Exporting") as status:
-        report = export(
-            load_student(asked.student),
-            asked.out,
-            formats=asked.formats,
-            quantize=asked.quantize,
-            samples=real_samples(asked.samples, 16) if asked.samples else None,
-            classes=_prompts(asked),
-            batch_size=asked.batch_size,
-            preprocessing_inside=asked.preprocessing_inside,
-            tolerance=asked.tolerance,
-            on_file=lambda path: status.update(f"Writing and checking {path}"),
-        )
+        try:
+            report = export(
+                load_student(asked.student),
+                asked.out,
+                formats=asked.formats,
+                quantize=asked.quantize,
+                samples=real_samples(asked.samples, 16) if asked.samples else None,
+                classes=_prompts(asked),
+                batch_size=asked.batch_size,
+                preprocessing_inside=asked.preprocessing_inside,
+                tolerance=asked.tolerance,
+                metric=_metric(asked),
+                max_metric_loss=asked.max_metric_loss,
+                on_file=lambda path: status.update(f"Writing and checking {path}"),
+            )
+        except ParityError as error:
+            raise Failed(f"{error}. Nothing was written to {asked.out}") from error
+    _print(report, console)
+    return Outcome(values={"exports": report.rows, "verdicts": report.verdicts})
+
+
+def _print(report: "ExportReport", console: Console) -> None:
+    """One line a file, then one a format and precision."""
     table = Table("file", "tower", "kB", "relative error", "ms")
     for row in report.rows:
         error, latency = row["relative_error"], row["latency_ms"]
@@ -73,7 +97,32 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
             "" if latency is None else f"{latency:.2f}",
         )
     console.print(table)
-    return Outcome(values={"exports": report.rows})
+    table = Table("files", "best alike", "order alike", "metric", "of the student")
+    for found in report.verdicts:
+        table.add_row(
+            f"{found['format']} {found['quantize']}",
+            _share(found["top1_alike"], found["top1_decided"]),
+            _share(found["order_alike"], found["order_decided"]),
+            *("" if m is None else f"{m:.4f}" for m in (found["metric"], found["metric_of_model"])),
+        )
+    if report.verdicts:
+        name = report.verdicts[0]["metric_name"]
+        table.columns[3].header = name or "metric"
+        console.print(table)
+
+
+def _share(share: float | None, decided: int) -> str:
+    return "none is clear" if share is None else f"{share:.1%} of {decided}"
+
+
+def _metric(asked: Export) -> "Metric | None":
+    if asked.metric_on is None:
+        if asked.metric is not None:
+            raise ValueError("--metric is measured on pictures of yours: add --metric-on SHARDS")
+        return None
+    from distill.file_metrics import metric_on
+
+    return metric_on(asked.metric_on, asked.metric, limit=asked.metric_limit)
 
 
 def _prompts(asked: Export) -> Mapping[str, Sequence[str]] | None:

@@ -10,3 +10,7 @@ class Outcome:
 
     values: dict[str, Any] = field(default_factory=dict)
     exit_code: int = 0
+
+
+class Failed(Exception):  # noqa: N818 - an answer, no defect
+    """The program did its work, and the answer is no: exit code 1, without a traceback."""

@@ -21,5 +21,6 @@ picture files take bytes `(n, size, size, 3)` and normalise them, or normalised 
 
 from students.exporters.bundle import ExportReport, ExportRow, export
 from students.exporters.formats import FORMATS
+from students.exporters.parity import ParityError
 
-__all__ = ["FORMATS", "ExportReport", "ExportRow", "export"]
+__all__ = ["FORMATS", "ExportReport", "ExportRow", "ParityError", "export"]

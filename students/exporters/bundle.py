@@ -6,22 +6,18 @@ that an interrupted or failing export leaves nothing that looks finished.
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-import numpy as np
-import torch
-from torch import nn
-
 from students.exporters.feeding import write_feeding, write_json
-from students.exporters.formats import TOLERANCES, WEIGHT_BITS, Variant, runner, variants
-from students.exporters.graph import Bytes, Graph, GraphName, ZeroShot, interface
-from students.exporters.metadata import METADATA_FILE, facts, metadata, size_of
+from students.exporters.formats import variants
+from students.exporters.graph import GraphName
+from students.exporters.judging import Judge, Metric, Verdict
+from students.exporters.metadata import METADATA_FILE, metadata
 from students.exporters.parity import Reference, Samples, made_up_samples
 from students.exporters.publishing import publish
-from students.exporters.sensitivity import layers_to_keep
-from students.profiling import latency_ms
+from students.exporters.writing import Job, write_all
 from students.student import Student
 
 
@@ -45,21 +41,10 @@ class ExportRow(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What was written, one row a file."""
+    """What was written, one row a file; and what each format's files decide."""
 
     rows: list[ExportRow]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """One export under way."""
-
-    student: Student
-    folder: Path
-    reference: Reference
-    batch_size: int | None
-    tolerance: float | None
-    on_file: Callable[[str], object]
+    verdicts: list[Verdict]
 
 
 def export(
@@ -73,6 +58,8 @@ def export(
     batch_size: int | None = None,
     preprocessing_inside: bool = False,
     tolerance: float | None = None,
+    metric: Metric | None = None,
+    max_metric_loss: float = 0.01,
     on_file: Callable[[str], object] = lambda path: None,
 ) -> ExportReport:
     """Write a student's towers apart, in inference form, with all that is needed to feed them.
@@ -89,11 +76,15 @@ def export(
         tolerance: the largest relative error let through (see `parity`); by default each
             precision's own (`formats.TOLERANCES`). Layers whose rounding alone would break it stay
             float (see `sensitivity`).
+        metric: measured on each format's files as on the student: from a `ClipModel` to a number,
+            higher is better.
+        max_metric_loss: how far a file's metric may be below the student's.
         on_file: told each file's name, relative to `out`, before it is written.
 
     Raises:
         ValueError: unknown format, missing library, or a folder that holds something else.
-        RuntimeError: a file disagrees with the model; nothing is left behind.
+        ParityError: a file does not do what the model does, in its rows, its decisions or the
+            metric; says which layer departs first. Nothing is left behind.
     """
     out = Path(out)
     asked = variants(formats, quantize)
@@ -103,19 +94,21 @@ def export(
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    job = _Job(
+    job = Job(
         student=student,
         folder=partial,
         reference=reference,
+        judge=Judge(student, reference, metric, max_metric_loss),
         batch_size=batch_size,
         tolerance=tolerance,
         on_file=on_file,
     )
     try:
         write_feeding(student, partial)
-        towers = _write_all(job, asked)
+        towers, verdicts = write_all(job, asked)
         student.save(partial)
-        write_json(partial / METADATA_FILE, metadata(student, partial, towers, reference))
+        described = metadata(student, partial, towers, reference)
+        write_json(partial / METADATA_FILE, {**described, "verdicts": verdicts})
         publish(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -123,7 +116,7 @@ def export(
     rows: list[Any] = [
         {key: tower[key] for key in keys} | {"path": str(out / tower["path"])} for tower in towers
     ]
-    return ExportReport(rows=rows)
+    return ExportReport(rows=rows, verdicts=verdicts)
 
 
 def _check_target(out: Path, batch_size: int | None) -> None:
@@ -135,92 +128,6 @@ def _check_target(out: Path, batch_size: int | None) -> None:
             f"{out} exists and is no earlier export (it has no {METADATA_FILE}): choose a new "
             "folder, so that nothing of yours is overwritten"
         )
-
-
-def _write_all(job: _Job, asked: Sequence[Variant]) -> list[dict[str, Any]]:
-    """Write and check every file; returns each one's row with its interface."""
-    folded = job.student.reparameterize().cpu().float().to(memory_format=torch.contiguous_format)
-    towers: list[dict[str, Any]] = []
-    for variant in asked:
-        (job.folder / variant.format).mkdir(exist_ok=True)
-        for name in job.reference.rows:
-            job.on_file(variant.file(name))
-            graph = _mixed(job, _graph(job, folded, name, variant), variant)
-            path = job.folder / variant.file(name)
-            variant.backend.write[variant.quantize](graph, path)
-            towers.append({**_row(job, graph, variant, path), **graph.interface})
-    return towers
-
-
-def _graph(job: _Job, folded: Student, name: GraphName, variant: Variant) -> Graph:
-    student, reference, backend = job.student, job.reference, variant.backend
-    batch_size = job.batch_size if backend.any_batch else job.batch_size or 1
-    inside = reference.inside and name != "text"
-    module: Any = folded.text_tower if name == "text" else folded.image_tower
-    if name == "zero_shot":
-        bias = 0.0 if student.logit_bias is None else student.logit_bias.item()
-        scale = student.logit_scale.detach().exp().item()
-        module = ZeroShot(module, reference.class_rows, scale, bias)
-    if inside:
-        module = Bytes(module, student.preprocess.mean, student.preprocess.std)
-    described = interface(
-        student,
-        name,
-        batch_size=batch_size,
-        token_dtype=backend.token_dtype,
-        inside=inside,
-        num_classes=len(reference.classes),
-    )
-    extra = {"preprocessing": student.preprocess.config()} if name != "text" else {}
-    return Graph(
-        name=name,
-        # A tower lists its own parameters only, and torch.export wants to see every one; a module
-        # around it asks the parts themselves. What the graph does not use is dropped.
-        module=nn.Sequential(module).eval(),
-        inputs=reference.inputs(job.folder, name).to(getattr(torch, described["input_dtype"])),
-        batch_size=batch_size,
-        interface=described,
-        facts={**facts(student), **extra},
-    )
-
-
-def _tolerance(job: _Job, variant: Variant) -> float:
-    return TOLERANCES[variant.quantize] if job.tolerance is None else job.tolerance
-
-
-def _mixed(job: _Job, graph: Graph, variant: Variant) -> Graph:
-    """Choose the layers that stay float."""
-    bits = WEIGHT_BITS.get(variant.quantize)
-    if bits is None:
-        return graph
-    kept = layers_to_keep(
-        graph.module,
-        graph.inputs,
-        bits=bits,
-        activations=variant.quantize in ("int8", "dynamic-int8"),
-        tolerance=_tolerance(job, variant),
-    )
-    return replace(graph, keep_float=kept)
-
-
-def _row(job: _Job, graph: Graph, variant: Variant, path: Path) -> dict[str, Any]:
-    """Run a file in its own runtime against the model, and time it."""
-    error = latency = None
-    if variant.backend.open is not None:
-        run = runner(variant, path, graph.interface)
-        error = job.reference.check(run, job.folder, graph.name, _tolerance(job, variant))
-        one = np.ascontiguousarray(graph.example[: graph.batch_size or 1].numpy())
-        latency = latency_ms(lambda: run(one))[0]
-    return {
-        "format": variant.format,
-        "quantize": variant.quantize,
-        "tower": graph.name,
-        "path": variant.file(graph.name),
-        "bytes": size_of(path),
-        "relative_error": error,
-        "latency_ms": latency,
-        "kept_float": list(graph.keep_float),
-    }
 
 
 def _replaceable(out: Path) -> bool:

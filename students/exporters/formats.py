@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from students.exporters import executorch, litert, onnx, onnx_quantized
+from students.exporters import executorch, litert, onnx, onnx_layers, onnx_quantized
+from students.exporters.departures import Intermediates
 from students.exporters.graph import Graph
 from students.exporters.parity import Runner
 from teachers.suggestions import unknown_name
@@ -38,6 +39,7 @@ class Format:
         token_dtype: what token ids are in its text files.
         write: how to write each quantisation that exists here.
         open: loads a file in the format's own runtime; None where none runs on this machine.
+        intermediates: shows what a file's layers give, where the runtime can (see `departures`).
     """
 
     suffix: str
@@ -47,6 +49,7 @@ class Format:
     token_dtype: str
     write: Mapping[str, Write]
     open: Callable[[Path], Runner] | None
+    intermediates: Intermediates | None = None
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -63,6 +66,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 "dynamic-int8": onnx_quantized.write_dynamic_int8,
             },
             open=onnx.open_file,
+            intermediates=onnx_layers.intermediates,
         ),
         "executorch": Format(
             suffix=".pte",

@@ -4,12 +4,16 @@ Left out: files above ONNX's 2 GB (no student is that big).
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from students.exporters.graph import Graph
 from students.exporters.parity import Runner
+
+# torch.onnx writes here which module each node came from.
+NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def write(graph: Graph, path: Path) -> None:
@@ -41,12 +45,17 @@ def to_program(graph: Graph) -> torch.onnx.ONNXProgram:
 
 def open_file(path: Path, *, threads: int = 1) -> Runner:
     """Load a file into ONNX Runtime; the result maps an input batch to output rows."""
+    session = open_model(path, threads=threads)
+    name = session.get_inputs()[0].name
+    return lambda batch: np.asarray(session.run(None, {name: batch})[0])
+
+
+def open_model(model: Path | bytes, *, threads: int = 1) -> Any:
+    """Load a file, or its content, into ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda batch: np.asarray(session.run(None, {name: batch})[0])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -14,10 +14,7 @@ import numpy as np
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from students.exporters.graph import Graph
-from students.exporters.onnx import to_program
-
-# torch.onnx writes here which module each node came from.
-_SCOPES = "pkg.torch.onnx.name_scopes"
+from students.exporters.onnx import NAME_SCOPES, to_program
 
 
 def write_int8(graph: Graph, path: Path) -> None:
@@ -77,7 +74,7 @@ def _float_model(graph: Graph) -> tuple[Any, dict[str, list[str]]]:
     scopes: dict[str, list[str]] = {}
     for number, node in enumerate(program.model.graph):
         node.name = node.name or f"node_{number}"
-        scopes[node.name] = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+        scopes[node.name] = ast.literal_eval(node.metadata_props.get(NAME_SCOPES, "[]"))
     ClearMetadataAndDocStringPass()(program.model)
     model = program.model_proto
     # Shapes that the exporter noted before its own rewriting; ONNX Runtime's tools find some wrong.

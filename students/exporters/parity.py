@@ -39,6 +39,10 @@ def made_up_samples(tokenizer: Tokenizer, count: int = 16) -> list[tuple[Image.I
     return samples
 
 
+class ParityError(RuntimeError):
+    """A shipped file that does not do what the model does."""
+
+
 class Reference:
     """What the model itself says of the samples; computed once for all formats.
 
@@ -68,7 +72,7 @@ class Reference:
         self.classes = classes or {}
         self.images = [image for image, _ in samples]
         self.texts = [text for _, text in samples]
-        eager = copy.deepcopy(student).cpu().float().eval()
+        self.eager = eager = copy.deepcopy(student).cpu().float().eval()
         with torch.no_grad():
             self.rows: dict[GraphName, Tensor] = {
                 "image": eager.encode_image(self.images),
@@ -100,16 +104,24 @@ class Reference:
         """Return a shipped file's relative error.
 
         Raises:
-            RuntimeError: when it is above `tolerance`.
+            ParityError: when it is above `tolerance`.
         """
+        return self.judge(self.shipped(run, folder, name), name, tolerance)
+
+    def shipped(self, run: Runner, folder: Path, name: GraphName) -> Tensor:
+        """Run a shipped file on the samples."""
         inputs = self.inputs(folder, name)
         # One row first, then threes: the batch has to be free.
-        shipped = np.concatenate([run(part.numpy()) for part in (inputs[:1], *inputs[1:].split(3))])
+        parts = [run(part.numpy()) for part in (inputs[:1], *inputs[1:].split(3))]
+        return torch.from_numpy(np.concatenate(parts))
+
+    def judge(self, shipped: Tensor, name: GraphName, tolerance: float) -> float:
+        """Return the relative error of shipped rows; see `check`."""
         spread = self.spread[name]
-        distance = (torch.from_numpy(shipped) - self.rows[name]).norm(dim=-1).max().item()
+        distance = (shipped - self.rows[name]).norm(dim=-1).max().item()
         error = distance / spread if spread > 0 else float("inf")
         if not error <= tolerance:
-            raise RuntimeError(
+            raise ParityError(
                 f"the exported {name} tower disagrees with the model: relative error {error:.2e} "
                 f"is above {tolerance:.0e} (largest distance {distance:.2e}; different inputs are "
                 f"{spread:.2e} apart on average). A tower that says the same of all inputs, as an "
