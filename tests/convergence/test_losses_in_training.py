@@ -4,6 +4,7 @@ And every row of the ladder trains: `benchmarks/ladder.py` spends hours on them.
 """
 
 import dataclasses
+import math
 import sys
 from pathlib import Path
 
@@ -25,9 +26,11 @@ from students import build_student
 from teachers import WordTokenizer, load_teacher
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from inheritance import STARTS, Row, config_of
 from ladder import ALL_ROWS, in_order
 from ladder_rows import CODEC_ROWS, MISREPLAYED, Place, rate_from
 from ladder_tokens import ATTENDED
+from ladder_world import World
 
 TAUGHT = Objective(
     contrastive=0.3,
@@ -209,6 +212,39 @@ def test_a_row_takes_the_rate_of_the_one_it_varies():
     order = in_order()
     assert sorted(order) == sorted(ALL_ROWS)
     assert all(order.index(rate_from(name)) <= order.index(name) for name in order)
+
+
+def world_of(place):
+    """The ladder's world over what `place` has; validated on the pictures that were trained on."""
+    return World(
+        name="toy",
+        folder=place.runs,
+        train="",
+        store=Path(place.store),
+        teachers=[RunConfig(out=place.donor), RunConfig(out=place.other)],
+        splits={"validation": str(Path(place.store).parent / "source")},
+    )
+
+
+# "learned" starts from a teacher trained with masks: tests/faults/test_masks.py has that path.
+@pytest.mark.parametrize("start", ["random", "text", "magnitude", "taylor"])
+def test_every_start_of_the_inheritance_table_trains_and_is_followed(start, place, tmp_path):
+    config = config_of(world_of(place), start, True, 20)
+    toy = dataclasses.replace(config.data, batch_size=8, num_workers=0)
+    schedule = config.schedule.of_length(2)
+    toy = dataclasses.replace(config, data=toy, schedule=schedule, out=str(tmp_path / "run"))
+    assert train_from_config(toy, show=False).steps == 2
+    log = read_log(tmp_path / "run")
+    assert [x["step"] for x in log if "validation/contrastive_loss" in x] == [1, 2]
+
+
+def test_starts_differ_and_steps_are_counted_to_the_goal(place):
+    world = world_of(place)
+    made = [config_of(world, start, distill, 20) for start in STARTS for distill in (False, True)]
+    assert len({str(config) for config in made}) == 2 * len(STARTS)
+    curves = [[(10, 3.0), (20, 2.0), (30, 2.5)], [(10, 3.0), (20, 2.6), (30, 2.5)]]
+    row = Row(name="x", rate=1.0, curves=curves, top1=[0.0, 0.0])
+    assert row.steps_to([2.5, 2.4]) == [20, math.inf]
 
 
 def test_a_damaged_or_unwritable_standardization_is_named(store, tmp_path):
