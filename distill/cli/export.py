@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from distill.cli.outcome import Failed, Outcome
 from distill.cli.parsing import parse, read_class_names
 
 if TYPE_CHECKING:
-    from students import ExportReport
+    from students import ExportReport, Student
+    from students.exporters.calibration import Calibration
     from students.exporters.judging import Metric
+    from students.exporters.parity import Samples
+
+
+# Pictures that every file is run on.
+_CHECKED = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +33,10 @@ class Export:
         out: the folder to write.
         formats: onnx, executorch, litert; FORMAT:QUANTIZE writes one precision of a format.
         quantize: none, and for onnx int8 and dynamic-int8: the precisions of each format that
-            names none. int8 calibrates on --samples.
-        samples: shards with real pictures and captions to check on; noise when left out.
+            names none. Integers are calibrated on views that the run was trained on.
+        samples: shards with real pictures and captions to check on, and to calibrate on instead;
+            by default those of the run's store, and noise where it is not there.
+        calibration_samples: how many pictures and captions integers are calibrated on.
         classes: a text file of class names, one a line: adds a zero-shot classifier for them.
         template: the prompt of a class, with {} for its name.
         batch_size: rows a call; by default any number in ONNX, and one where shapes are fixed.
@@ -44,6 +53,7 @@ class Export:
     formats: tuple[str, ...] = ("onnx",)
     quantize: tuple[str, ...] = ("none",)
     samples: str | None = None
+    calibration_samples: int = 64
     classes: Path | None = None
     template: str = "a photo of a {}"
     batch_size: int | None = None
@@ -58,18 +68,20 @@ class Export:
 def run(arguments: Sequence[str], console: Console) -> Outcome:
     """Export and print one line a file."""
     asked = parse(Export, "export", arguments)
-    from distill.samples import real_samples
     from students import export, load_student
     from students.exporters import ParityError
 
+    student = load_student(asked.student)
+    samples, calibration = _samples(asked, student, console)
     with console.status("Exporting") as status:
         try:
             report = export(
-                load_student(asked.student),
+                student,
                 asked.out,
                 formats=asked.formats,
                 quantize=asked.quantize,
-                samples=real_samples(asked.samples, 16) if asked.samples else None,
+                samples=samples,
+                calibration=calibration,
                 classes=_prompts(asked),
                 batch_size=asked.batch_size,
                 preprocessing_inside=asked.preprocessing_inside,
@@ -82,6 +94,34 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
             raise Failed(f"{error}. Nothing was written to {asked.out}") from error
     _print(report, console)
     return Outcome(values={"exports": report.rows, "verdicts": report.verdicts})
+
+
+def _samples(
+    asked: Export, student: "Student", console: Console
+) -> "tuple[Samples | None, Calibration | None]":
+    """What files are checked on, and what integers are calibrated on."""
+    from distill import calibration_samples as given
+    from distill.samples import real_samples
+    from students.exporters.formats import variants
+
+    quantised = any(each.quantize != "none" for each in variants(asked.formats, asked.quantize))
+    count = asked.calibration_samples
+    if asked.samples:
+        samples = real_samples(asked.samples, _CHECKED)
+        return samples, given.shard_calibration(
+            student, asked.samples, count
+        ) if quantised else None
+    try:
+        samples = given.stored_pictures(given.store_of(asked.student), _CHECKED)
+        stored = given.stored_calibration(student, asked.student, count) if quantised else None
+        return samples, stored
+    except ValueError as missing:
+        console.print(
+            f"[yellow]note:[/] {escape(str(missing))}. Files are checked on made-up pictures and "
+            "words, and integers calibrated on them: give --samples SHARDS",
+            highlight=False,
+        )
+        return None, None
 
 
 def _print(report: "ExportReport", console: Console) -> None:

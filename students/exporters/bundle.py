@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
+from students.exporters.calibration import Calibration
 from students.exporters.feeding import write_feeding, write_json
 from students.exporters.formats import variants
 from students.exporters.graph import GraphName
@@ -54,6 +55,7 @@ def export(
     formats: Sequence[str] = ("onnx",),
     quantize: Sequence[str] = ("none",),
     samples: Samples | None = None,
+    calibration: Calibration | None = None,
     classes: Mapping[str, Sequence[str]] | None = None,
     batch_size: int | None = None,
     preprocessing_inside: bool = False,
@@ -70,6 +72,7 @@ def export(
         formats: what to write: onnx, executorch, litert; FORMAT:QUANTIZE for one precision alone.
         quantize: the precisions of each format that names none.
         samples: (Pillow image, text) pairs to check the files on; at best real ones.
+        calibration: inputs that integers' ranges are measured on; by default the samples.
         classes: a fixed label set, name to prompts: adds `zero_shot`, from pixels to its logits.
         batch_size: rows a call. By default any number in ONNX, and one where shapes are fixed.
         preprocessing_inside: picture files take bytes and normalise them themselves.
@@ -89,6 +92,7 @@ def export(
     out = Path(out)
     asked = variants(formats, quantize)
     _check_target(out, batch_size)
+    checked_on = "made-up pictures and words" if samples is None else "given pictures and texts"
     samples = made_up_samples(student.tokenizer) if samples is None else samples
     reference = Reference(student, samples, classes=classes, inside=preprocessing_inside)
     partial = out.with_name(f".{out.name}.partial")
@@ -99,6 +103,7 @@ def export(
         folder=partial,
         reference=reference,
         judge=Judge(student, reference, metric, max_metric_loss),
+        calibration=calibration,
         batch_size=batch_size,
         tolerance=tolerance,
         on_file=on_file,
@@ -108,7 +113,12 @@ def export(
         towers, verdicts = write_all(job, asked)
         student.save(partial)
         described = metadata(student, partial, towers, reference)
-        write_json(partial / METADATA_FILE, {**described, "verdicts": verdicts})
+        described |= {
+            "verdicts": verdicts,
+            "checked_on": {"samples": len(samples), "from": checked_on},
+            "calibrated_on": None if calibration is None else dict(calibration.origin),
+        }
+        write_json(partial / METADATA_FILE, described)
         publish(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

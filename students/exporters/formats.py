@@ -19,8 +19,13 @@ from students.exporters.parity import Runner
 from teachers.suggestions import unknown_name
 
 # The largest relative error let through, by precision; distances between rows, in units of the mean
-# distance between different inputs.
-TOLERANCES: Mapping[str, float] = MappingProxyType({"none": 1e-4, "int8": 0.3, "dynamic-int8": 0.2})
+# distance between different inputs. Of integers it is twice and nine times what was measured on a
+# trained student (smallconv, 32 pixels, 700 steps on glyphs; 32 samples), whose zero-shot top-1 on
+# 2,000 unseen pairs was 0.4095: int8 0.069 and 0.020 (picture, text), top-1 0.4040; dynamic-int8
+# 0.008 and 0.011, top-1 0.4105. What another student loses, its metric says (`export(metric=)`).
+TOLERANCES: Mapping[str, float] = MappingProxyType(
+    {"none": 1e-4, "int8": 0.15, "dynamic-int8": 0.1}
+)
 QUANTIZATIONS = tuple(TOLERANCES)
 # Of the precisions that round weights to integers.
 WEIGHT_BITS = {"int8": 8, "dynamic-int8": 8}

@@ -123,7 +123,7 @@ class Reference:
         if not error <= tolerance:
             raise ParityError(
                 f"the exported {name} tower disagrees with the model: relative error {error:.2e} "
-                f"is above {tolerance:.0e} (largest distance {distance:.2e}; different inputs are "
+                f"is above {tolerance:g} (largest distance {distance:.2e}; different inputs are "
                 f"{spread:.2e} apart on average). A tower that says the same of all inputs, as an "
                 "untrained one nearly does, cannot be checked"
             )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from students.exporters.calibration import Calibration
 from students.exporters.departures import first_departure
 from students.exporters.formats import TOLERANCES, WEIGHT_BITS, Variant, runner
 from students.exporters.graph import Bytes, Graph, GraphName, ZeroShot, interface
@@ -19,6 +20,9 @@ from students.exporters.sensitivity import layers_to_keep
 from students.profiling import latency_ms
 from students.student import Student
 
+# Of the calibration's; every layer is run over them.
+_SEARCHED_ROWS = 32
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -28,6 +32,7 @@ class Job:
     folder: Path
     reference: Reference
     judge: Judge
+    calibration: Calibration | None
     batch_size: int | None
     tolerance: float | None
     on_file: Callable[[str], object]
@@ -74,11 +79,21 @@ def _graph(job: Job, folded: Student, name: GraphName, variant: Variant) -> Grap
         # A tower lists its own parameters only, and torch.export wants to see every one; a module
         # around it asks the parts themselves. What the graph does not use is dropped.
         module=nn.Sequential(module).eval(),
-        inputs=reference.inputs(job.folder, name).to(getattr(torch, described["input_dtype"])),
+        inputs=_inputs(job, name, inside=inside).to(getattr(torch, described["input_dtype"])),
         batch_size=batch_size,
         interface=described,
         facts={**facts(student), **extra},
     )
+
+
+def _inputs(job: Job, name: GraphName, *, inside: bool) -> Tensor:
+    """What a graph is traced, calibrated and searched for sensitive layers with."""
+    given = job.calibration
+    if given is None:
+        return job.reference.inputs(job.folder, name)
+    if name == "text":
+        return given.tokens
+    return given.pixels if inside else job.student.preprocess.normalize(given.pixels)
 
 
 def _tolerance(job: Job, variant: Variant) -> float:
@@ -92,7 +107,7 @@ def _mixed(job: Job, graph: Graph, variant: Variant) -> Graph:
         return graph
     kept = layers_to_keep(
         graph.module,
-        graph.inputs,
+        graph.inputs[:_SEARCHED_ROWS],
         bits=bits,
         activations=variant.quantize in ("int8", "dynamic-int8"),
         tolerance=_tolerance(job, variant),

@@ -41,7 +41,8 @@ def test_a_constant_file_fails_every_check(student: Student, tmp_path: Path, qua
         return float((found @ reference.rows["image"].T).diag().mean())
 
     judge = Judge(student, reference, likeness, 0.01)
-    variant, told = Variant("onnx", quantize), dict(reference.rows)
+    variant = Variant("onnx", quantize)
+    told: dict[str, torch.Tensor] = {**reference.rows}
     assert judge.verdict(variant, told, _runs(told))["order_alike"] == 1
     row = reference.rows["image"].mean(0, keepdim=True).numpy()
 
