@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from students.catalog import CATALOG
 from students.spec import OpenClipSpec, StudentSpec
 from students.student import Student
+from students.tower_options import tower_configs
 from students.two_tower import SIGMOID_BIAS, SIGMOID_SCALE, TwoTower
 from teachers.clip_model import ClipModel, check_dual_encoder, evaluating
 from teachers.contract import Kind, Preprocess, Tokenizer
@@ -136,15 +137,11 @@ def open_clip_module(
     config = open_clip.get_model_config(spec.model)
     assert config is not None
     changes: dict[str, Any] = {}
-    if spec.vision:
-        changes["vision_cfg"] = {**config["vision_cfg"], **spec.vision}
-    if spec.text:
-        changes["text_cfg"] = {**config["text_cfg"], **spec.text}
     if spec.embed_dim is not None:
         changes["embed_dim"] = spec.embed_dim
     if kind == "sigmoid" and "init_logit_bias" not in config:
         changes |= {"init_logit_bias": SIGMOID_BIAS, "init_logit_scale": SIGMOID_SCALE}
-    with _quiet():
+    with _quiet(), tower_configs(spec, config) as (vision, text):
         return open_clip.create_model(
             spec.model,
             pretrained=tag,
@@ -152,6 +149,8 @@ def open_clip_module(
             force_custom_text=True,
             force_image_size=image_size,
             pretrained_text=False,
+            vision_cfg=vision,
+            text_cfg=text,
             **changes,
         )
 

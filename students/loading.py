@@ -106,13 +106,7 @@ def _from_source(
     if source["type"] == "spec":
         return TwoTower(StudentSpec.from_config(source["spec"]), kind=kind)
     if source["type"] == "open_clip":
-        # Absent in folders written before a student could change more than its text tower.
-        spec = OpenClipSpec(
-            model=source["model"],
-            vision=source.get("vision", {}),
-            text=source["text"] or {},
-            embed_dim=source.get("embed_dim"),
-        )
+        spec = OpenClipSpec.from_source(source)
         return open_clip_module(spec, image_size=source["image_size"], kind=kind)
     encoder = rebuild_encoder(source)
     if encoder is not None:

@@ -120,9 +120,26 @@ class OpenClipSpec:
         vision: values that replace those of its `vision_cfg`.
         text: values that replace those of its `text_cfg`.
         embed_dim: width of the shared embedding; open_clip's own when None.
+        image_options: where the image tower is timm's, arguments in place of its own.
+        text_options: where the text tower is transformers', the values of its whole configuration,
+            `model_type` among them; none is downloaded then.
     """
 
     model: str
     vision: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, Any] = field(default_factory=dict)
     embed_dim: int | None = None
+    image_options: Mapping[str, Any] = field(default_factory=dict)
+    text_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_source(cls, source: Mapping[str, Any]) -> "OpenClipSpec":
+        """Rebuild from a student's `source`; older ones know fewer of the fields."""
+        return cls(
+            model=source["model"],
+            vision=source.get("vision", {}),
+            text=source["text"] or {},
+            embed_dim=source.get("embed_dim"),
+            image_options=source.get("image_options", {}),
+            text_options=source.get("text_options", {}),
+        )

@@ -12,11 +12,11 @@ from typing import Literal, get_args
 DepthRule = Literal["uniform", "leading", "similarity"]
 DEPTH_RULES: tuple[str, ...] = get_args(DepthRule)
 
-# The same block in three libraries (students/inheritance/naming.py).
+# The same block in three libraries (students/inheritance/naming.py), and under three names in one.
 _SAME: dict[str, str] = dict.fromkeys(
     ("ResidualAttentionBlock", "CustomResidualAttentionBlock", "Block", "CLIPEncoderLayer"),
     "transformer block",
-)
+) | dict.fromkeys(("BertLayer", "RobertaLayer", "XLMRobertaLayer"), "BERT block")
 
 
 def choose_blocks(

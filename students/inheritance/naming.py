@@ -76,6 +76,18 @@ _NAMES_BY_CLASS = {
     "CLIPEncoderLayer": {"self_attn": "attn", "layer_norm1": "norm1", "layer_norm2": "norm2"},
     "CLIPAttention": {"q_proj": "q", "k_proj": "k", "v_proj": "v", "out_proj": "out"},
 }
+# BERT and those that copied its code.
+for _family in ("Bert", "Roberta", "XLMRoberta"):
+    _NAMES_BY_CLASS |= {
+        f"{_family}Model": {"encoder": ""},
+        f"{_family}Encoder": {"layer": "blocks"},
+        f"{_family}Layer": {"attention": "attn", "intermediate": "mlp", "output": "mlp"},
+        f"{_family}Attention": {"self": "", "output": ""},
+        f"{_family}SelfAttention": {"query": "q", "key": "k", "value": "v"},
+        f"{_family}SelfOutput": {"dense": "out", "LayerNorm": "norm"},
+        f"{_family}Intermediate": {"dense": "fc1"},
+        f"{_family}Output": {"dense": "fc2", "LayerNorm": "norm"},
+    }
 _NAMES_BY_CLASS["CLIPTextModel"] |= _NAMES_BY_CLASS["CLIPTextTransformer"]
 _NAMES_BY_CLASS["CLIPTextModelWithProjection"] |= _NAMES_BY_CLASS["CLIPTextTransformer"]
 

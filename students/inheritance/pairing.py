@@ -83,7 +83,8 @@ def _translate(
     mine = theirs = ""
     for name in role.split("."):
         step = name
-        if mine in student.containers and theirs in donor.containers:
+        # A part of a numbered container may have a role without a number (a projection's).
+        if mine in student.containers and theirs in donor.containers and name.isdigit():
             ours, others = student.containers[mine], donor.containers[theirs]
             if mine not in depth:
                 depth[mine] = (

@@ -17,7 +17,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from students.inheritance.annotation import Annotation, Slot
-from students.masks.sizes import Size
+from students.masks.sizes import Member, Size
 from students.student import TowerName
 
 # Names of sizes, sorted, repeated where a weight has one twice -> how much each product counts.
@@ -97,36 +97,45 @@ def latency_cost(
     return Cost(unit="ms", terms=terms)
 
 
+# What a number of units is of the sizes: their products with their factors, added up.
+_Sum = list[tuple[Product, float]]
+
+
 def _products(annotation: Annotation, sizes: Sequence[Size]) -> list[tuple[Slot, Product, float]]:
     """Every weight's number of entries: which sizes it is a product of, and the rest."""
-    owners: dict[tuple[TowerName, str], tuple[str, int]] = {
-        (m.tower, m.axis): (size.name, m.each) for size in sizes for m in size.members
+    owners: dict[tuple[TowerName, str], tuple[Size, Member]] = {
+        (m.tower, m.axis): (size, m) for size in sizes for m in size.members
     }
     found: list[tuple[Slot, Product, float]] = []
     places: dict[TowerName, None] = {m.tower: None for size in sizes for m in size.members}
     for tower in places:
         axes = annotation.towers[tower]
         for slot in axes.slots.values():
-            names: list[str] = []
-            factor = 1.0
+            entries: _Sum = [((), 1.0)]
             for axis in (name for dim in slot.dims for name in dim):
                 owner = owners.get((tower, axis))
-                names += [owner[0]] if owner else []
-                factor *= owner[1] if owner else axes.axes[axis].size
-            depth = _depth_of(slot, tower, owners)
-            if depth is not None:
-                # One block's weights stand for an even share of all blocks'.
-                size = next(each for each in sizes if each.name == depth)
-                names.append(depth)
-                factor /= size.total
-            found.append((slot, tuple(sorted(names)), factor))
+                entries = _times(entries, _units(*owner) if owner else [((), axes.axes[axis].size)])
+            for (place, container), owner in owners.items():
+                if place == tower and slot.role.startswith(f"{container}."):
+                    entries = _times(entries, _presence(slot, container, *owner))
+            found += [(slot, tuple(sorted(names)), factor) for names, factor in entries]
     return found
 
 
-def _depth_of(
-    slot: Slot, tower: TowerName, owners: Mapping[tuple[TowerName, str], tuple[str, int]]
-) -> str | None:
-    for (place, container), (name, _) in owners.items():
-        if place == tower and slot.role.startswith(f"{container}."):
-            return name
-    return None
+def _times(one: _Sum, other: _Sum) -> _Sum:
+    return [((*a, *b), x * y) for a, x in one for b, y in other]
+
+
+def _units(size: Size, member: Member) -> _Sum:
+    rest: _Sum = [((), member.plus)] if member.plus else []
+    return [((size.name,), member.each), *rest]
+
+
+def _presence(slot: Slot, container: str, size: Size, member: Member) -> _Sum:
+    """One block's weights stand for an even share of all blocks that may go."""
+    number = int(slot.role.removeprefix(f"{container}.").split(".")[0])
+    if number < member.first:
+        return [((), 1.0)]
+    share = 1 / (size.total - member.first)
+    rest: _Sum = [((), -member.first * share)] if member.first else []
+    return [((size.name,), share), *rest]

@@ -7,12 +7,14 @@ students of any narrower shape.
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from students.inheritance.annotation import Annotation
 from students.inheritance.applying import apply_plan
 from students.inheritance.plan import InheritancePlan
 from students.inheritance.planning import plan_inheritance
@@ -20,6 +22,7 @@ from students.inheritance.selectors import Learned
 from students.masks.masking import bake, unmask
 from students.masks.masks import Masks
 from students.masks.shrinking import shrunk_student
+from students.masks.sizes import Size
 from students.student import Student, TowerName
 
 MASKS_FILE = "masks.json"
@@ -68,9 +71,40 @@ def fold(
         for member in (each for each in size.members if not each.blocks):
             mine = plan.towers[member.tower].axes.values()
             found = {len(axis.indices) for axis in mine if axis.donor == member.axis}
-            assert found <= {member.each * sizes[size.name]}, (member, found, sizes)
+            assert found <= {member.kept(sizes[size.name])}, (member, found, sizes)
     apply_plan(plan, small, student)
     return Folded(student=small.eval(), plan=plan)
+
+
+def check_foldable(student: Student, annotation: Annotation, sizes: Sequence[Size]) -> None:
+    """Build the smallest student and compare it with what folding would cut.
+
+    Before anything is trained: a configuration may say less than masks find.
+
+    Raises:
+        ValueError: a weight of the smallest student is not shaped as the cut one would be.
+    """
+    state = torch.get_rng_state()
+    small = shrunk_student(student, {size.name: size.least for size in sizes})
+    torch.set_rng_state(state)
+    kept = {(m.tower, m.axis): m.kept(size.least) for size in sizes for m in size.members}
+    built = small.module.state_dict()
+    slots = [
+        (tower, axes.axes, slot)
+        for tower, axes in annotation.towers.items()
+        for slot in axes.slots.values()
+        if slot.key in built  # not where its block goes
+    ]
+    for tower, axes, slot in slots:
+        names = [name for dim in slot.dims for name in dim]
+        numbers = math.prod(kept.get((tower, name), axes[name].size) for name in names)
+        parts = slot.part[1] if slot.part else 1
+        if built[slot.key].numel() != numbers * parts:
+            raise ValueError(
+                f"{slot.key} of {student.name} does not shrink as masks would cut it: a smaller "
+                f"student has {tuple(built[slot.key].shape)}, the masks would leave "
+                f"{numbers * parts} numbers. Leave the {tower} tower out of masks.towers"
+            )
 
 
 def write_masks(folder: Path, masks: Masks, sizes: Mapping[str, int]) -> None:

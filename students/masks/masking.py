@@ -5,7 +5,8 @@ everything that sums over the residual stream); whatever a closed unit holds the
 so nothing that writes to it needs a mask. What is left is what counts units: a LayerNorm over a
 masked axis takes mean and variance over the open units alone (CoFi's and TinyCLIP's
 compensation). A block's gate multiplies what the block adds to the stream. Weights are multiplied,
-not activations: attention, convolutions and their fused kernels run as they are.
+not activations: attention, convolutions and their fused kernels run as they are. Only where a norm
+or an activation follows a block's sum (BERT, ResNet) is the block's output mixed with its input.
 
 Weights get their gates by `torch.nn.utils.parametrize`; `unmask` takes all of it away again.
 """
@@ -100,6 +101,21 @@ def _open_norm(x: Tensor, kept: Tensor, weight: Any, bias: Any, eps: float) -> T
     return normed if bias is None else normed + bias
 
 
+class _Mixed:
+    """A forward hook: a block's output, as far as its gate is open, and its input for the rest."""
+
+    def __init__(self, masks: Masks, place: Place, number: int) -> None:
+        self.masks, self.place, self.number = masks, place, number
+
+    def __call__(self, block: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) -> Any:
+        given = args[0] if args else next(iter(kwargs.values()))
+        gate = self.masks.gates(self.place, block.training)[0][self.number].to(given.dtype)
+        if isinstance(out, tuple):  # as of transformers before version 5
+            return (given + gate * (out[0] - given), *out[1:])
+        # A block that always stays may change the shape.
+        return out if out.shape != given.shape else given + gate * (out - given)
+
+
 def mask(student: Student, masks: Masks, annotation: Annotation) -> None:
     """Put masks into a student, in place; `unmask` takes them out.
 
@@ -114,8 +130,11 @@ def mask(student: Student, masks: Masks, annotation: Annotation) -> None:
     """
     factors: defaultdict[str, list[_Factor]] = defaultdict(list)
     norms: dict[str, Place] = {}
+    mixed: dict[str, Place] = {}
     read: set[Place] = set()
     for tower, axes in annotation.towers.items():
+        for place in (each for each in masks.mixed if each[0] == tower):
+            mixed[axes.homes[place[1]]] = place
         for slot in axes.slots.values():
             if slot.part is None or slot.part[0] == 0:
                 found = _reads(masks, tower, axes, slot, student)
@@ -138,6 +157,9 @@ def mask(student: Student, masks: Masks, annotation: Annotation) -> None:
         norm: Any = student.module.get_submodule(home)
         if isinstance(norm, nn.LayerNorm):
             _put(student.module, home, _OpenNorm(norm, masks, place, _channels(norm)))
+    for home, place in mixed.items():
+        for number, block in enumerate(student.module.get_submodule(home).children()):
+            block.register_forward_hook(_Mixed(masks, place, number), with_kwargs=True)
 
 
 def unmask(student: Student) -> None:
@@ -148,6 +170,10 @@ def unmask(student: Student) -> None:
             norm.train(part.training)
             _put(student.module, home, norm)
     for part in list(student.module.modules()):
+        for key, hook in list(part._forward_hooks.items()):
+            if isinstance(hook, _Mixed):
+                part._forward_hooks.pop(key)
+                part._forward_hooks_with_kwargs.pop(key, None)
         if parametrize.is_parametrized(part):
             for name in list(part.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(part, name, leave_parametrized=False)
@@ -196,7 +222,8 @@ def _writes(masks: Masks, tower: TowerName, axes: TowerAxes, slot: Slot) -> list
     found: list[_Factor] = []
     for container in axes.containers:
         start = f"{container}."
-        if (tower, container) not in masks.spans or not slot.role.startswith(start):
+        place = (tower, container)
+        if place not in masks.spans or place in masks.mixed or not slot.role.startswith(start):
             continue
         matrix = axes.slots.get(f"{slot.role.rpartition('.')[0]}.weight")
         if matrix is None or not matrix.summed:
@@ -204,7 +231,7 @@ def _writes(masks: Masks, tower: TowerName, axes: TowerAxes, slot: Slot) -> list
         outputs = [dim for at, dim in enumerate(matrix.dims) if at not in matrix.summed]
         if any(axes.axes[name].kind == "hidden" for dim in outputs for name in dim):
             number = int(slot.role.removeprefix(start).split(".")[0])
-            found.append(_Factor(at=None, axes=(((tower, container), 1),), number=number))
+            found.append(_Factor(at=None, axes=((place, 1),), number=number))
     return found
 
 

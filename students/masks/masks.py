@@ -31,15 +31,28 @@ class Masks(nn.Module):
         super().__init__()
         self.sizes = {size.name: size for size in sizes}
         self.spans: dict[Place, slice] = {}
+        self.mixed: set[Place] = set()
         start = 0
-        for member in (member for size in sizes for member in size.members):
+        members = [member for size in sizes for member in size.members]
+        for member in members:
             axes = annotation.towers[member.tower]
             length = (
                 len(axes.containers[member.axis]) if member.blocks else axes.axes[member.axis].size
             )
+            total = next(size.total for size in sizes if member in size.members)
+            assert length == member.kept(total), (member, length, total)
             self.spans[member.tower, member.axis] = slice(start, start + length)
             start += length
+            if member.mixed:
+                self.mixed.add((member.tower, member.axis))
         self.alpha = nn.Parameter(torch.full((start,), START))
+        held, whole = (torch.zeros(start, dtype=torch.bool) for _ in range(2))
+        for member in members:
+            span = self._span(member)
+            held[span.start : span.start + member.first] = True
+            whole[span] = member.mixed
+        self._held = nn.Buffer(held, persistent=False)
+        self._whole = nn.Buffer(whole, persistent=False)
         self.chosen: dict[str, int] | None = None
         self._drawn: Tensor | None = None
         self._settled: tuple[tuple[int, object], Tensor, Tensor] | None = None
@@ -50,7 +63,7 @@ class Masks(nn.Module):
         uniform = torch.rand(self.alpha.shape, generator=generator).to(self.alpha.device)
         self._uniform = uniform
         with torch.no_grad():
-            values = draw(self.alpha, uniform)
+            values = self._open(draw(self.alpha, uniform))
         self._drawn = values.requires_grad_(True)
 
     @property
@@ -67,7 +80,7 @@ class Masks(nn.Module):
         if gradient is None:
             return torch.zeros_like(self.alpha)
         with torch.enable_grad():
-            values = draw(self.alpha, self._uniform)
+            values = self._open(draw(self.alpha, self._uniform))
         (found,) = torch.autograd.grad(values, [self.alpha], gradient)
         return found
 
@@ -81,9 +94,9 @@ class Masks(nn.Module):
 
     def shares(self) -> dict[str, Float[Tensor, ""]]:
         """The expected share of every size that is left; differentiable."""
-        open_ = chance(self.alpha)
+        open_ = self._open(chance(self.alpha))
         return {
-            name: torch.stack([open_[self._span(m)].mean() for m in size.members]).mean()
+            name: torch.stack([self._share(open_, m, size) for m in size.members]).mean()
             for name, size in self.sizes.items()
         }
 
@@ -128,8 +141,9 @@ class Masks(nn.Module):
         self.chosen = None if sizes is None else dict(sizes)
 
     def scores(self) -> dict[Place, list[float]]:
-        """Every member's log-odds: the order in which its units go."""
-        return {place: self.alpha.detach()[span].tolist() for place, span in self.spans.items()}
+        """Every member's log-odds: the order in which its units go; beyond all, what stays."""
+        order = self.alpha.detach().masked_fill(self._held, BOUND + 1)
+        return {place: order[span].tolist() for place, span in self.spans.items()}
 
     def clamp_(self) -> None:
         """Keep the log-odds where gates still learn."""
@@ -138,6 +152,14 @@ class Masks(nn.Module):
 
     def _span(self, member: Member) -> slice:
         return self.spans[member.tower, member.axis]
+
+    def _open(self, values: Tensor) -> Tensor:
+        """Gates, or chances, with those of what always stays at 1."""
+        return values.masked_fill(self._held, 1)
+
+    def _share(self, open_: Tensor, member: Member, size: Size) -> Tensor:
+        """What share of a size one of its members speaks for."""
+        return (open_[self._span(member)].sum() - member.plus) / (member.each * size.total)
 
     def _final(self) -> tuple[Tensor, Tensor]:
         sizes = self.chosen if self.chosen is not None else self.rounded()
@@ -148,9 +170,10 @@ class Masks(nn.Module):
                 for name, size in self.sizes.items():
                     for member in size.members:
                         span = self._span(member)
-                        order = self.alpha[span].argsort(descending=True, stable=True)
-                        kept[span.start + order[: member.each * sizes[name]]] = True
-                values = settled(self.alpha) * kept
+                        alpha = self.alpha.masked_fill(self._held, torch.inf)[span]
+                        order = alpha.argsort(descending=True, stable=True)
+                        kept[span.start + order[: member.kept(sizes[name])]] = True
+                values = settled(self.alpha).masked_fill(self._whole, 1) * kept
             self._settled = (key, values, kept)
         return self._settled[1], self._settled[2]
 

@@ -1,17 +1,22 @@
 """The configuration of a student with smaller sizes: an ordinary one, which loads again.
 
 The sizes are those of `students.masks.sizes`, in the words of open_clip's configurations, of
-timm's arguments and of a `TextSpec`.
+timm's arguments, of transformers' configurations and of a `TextSpec`.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import timm
+from open_clip.hf_model import HFTextEncoder
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
 
 from students.building import build_student
-from students.masks.sizes import fastvit_units
+from students.masks.convolutional_rules import fastvit_units, resnet_planes
+from students.masks.families import trunk
 from students.small_towers import PREFIX
 from students.spec import OpenClipSpec, StudentSpec, TextSpec
 from students.student import Student
@@ -36,12 +41,7 @@ def shrunk_student(student: Student, sizes: Mapping[str, int], name: str | None 
     if source["type"] == "spec":
         spec = StudentSpec.from_config(source["spec"])
         return build_student(_spec(spec, student, image, text), **given)
-    spec = OpenClipSpec(
-        model=source["model"],
-        vision={**source.get("vision", {}), **_open_clip_vision(student, image)},
-        text={**(source["text"] or {}), **_open_clip_text(student, text)},
-        embed_dim=source.get("embed_dim"),
-    )
+    spec = _open_clip(OpenClipSpec.from_source(source), student, image, text)
     pixels = student.preprocess
     small = build_student(
         spec, image_size=source["image_size"], mean=pixels.mean, std=pixels.std, **given
@@ -61,7 +61,7 @@ def _ratio(units: int, width: int) -> float:
 
 def _now(student: Student, tower: str) -> tuple[int, int, int, int]:
     """Width, heads, MLP units and blocks of a transformer as it stands."""
-    part: Any = student.module.visual if tower == "image" else student.module.text
+    part = trunk(student, tower)
     if isinstance(part, timm.models.VisionTransformer):
         first: Any = part.blocks[0]
         return part.embed_dim, first.attn.num_heads, first.mlp.fc1.out_features, len(part.blocks)
@@ -84,18 +84,55 @@ def _transformer_values(
     return width, kept, _ratio(sizes.get("mlp", units), width), sizes.get("layers", blocks)
 
 
-def _open_clip_vision(student: Student, sizes: Mapping[str, int]) -> dict[str, Any]:
-    if not sizes:
-        return {}
-    width, heads, ratio, layers = _transformer_values(student, "image", sizes)
-    return {"width": width, "head_width": width // heads, "mlp_ratio": ratio, "layers": layers}
+def _open_clip(
+    spec: OpenClipSpec, student: Student, image: Mapping[str, int], text: Mapping[str, int]
+) -> OpenClipSpec:
+    module: Any = student.module
+    if image and isinstance(module.visual, TimmModel):
+        options = _timm_options(student, image)
+        spec = replace(spec, image_options={**spec.image_options, **options})
+    elif image and isinstance(module.visual, ModifiedResNet):
+        spec = replace(spec, vision={**spec.vision, **_resnet_values(module.visual, image)})
+    elif image:
+        width, heads, ratio, layers = _transformer_values(student, "image", image)
+        values = {"width": width, "head_width": width // heads}
+        values |= {"mlp_ratio": ratio, "layers": layers}
+        spec = replace(spec, vision={**spec.vision, **values})
+    if text and isinstance(module.text, HFTextEncoder):
+        options = _bert_options(module.text.config, text)
+        return replace(spec, text_options={**spec.text_options, **options})
+    if text:
+        width, heads, ratio, layers = _transformer_values(student, "text", text)
+        values = {"width": width, "heads": heads, "mlp_ratio": ratio, "layers": layers}
+        spec = replace(spec, text={**spec.text, **values})
+    return spec
 
 
-def _open_clip_text(student: Student, sizes: Mapping[str, int]) -> dict[str, Any]:
-    if not sizes:
-        return {}
-    width, heads, ratio, layers = _transformer_values(student, "text", sizes)
-    return {"width": width, "heads": heads, "mlp_ratio": ratio, "layers": layers}
+def _bert_options(config: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """A whole configuration: what the model's name stands for may be a download."""
+    options = config.to_dict()
+    options.pop("_name_or_path", None)
+    heads = config.num_attention_heads
+    kept = sizes.get("heads", heads)
+    return options | {
+        "hidden_size": config.hidden_size // heads * kept,
+        "num_attention_heads": kept,
+        "intermediate_size": sizes.get("mlp", config.intermediate_size),
+        "num_hidden_layers": sizes.get("layers", config.num_hidden_layers),
+    }
+
+
+def _resnet_values(part: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
+    width, heads = 2 * part.conv1.out_channels, part.attnpool.num_heads
+    values: dict[str, Any] = {"layers": _stages(part, sizes), "head_width": width * 32 // heads}
+    total = math.gcd(part.conv1.out_channels, heads)
+    return values | {"width": width // total * sizes.get("width", total)}
+
+
+def _stages(part: Any, sizes: Mapping[str, int]) -> list[int]:
+    """A ResNet's blocks by stage."""
+    now = [len(getattr(part, f"layer{stage}")) for stage in range(1, 5)]
+    return [sizes.get(f"layers{stage}", count) for stage, count in enumerate(now, 1)]
 
 
 def _spec(
@@ -109,15 +146,24 @@ def _spec(
         spec = replace(spec, text=smaller)
     if not image:
         return spec
-    part: Any = student.module.visual
     if spec.image.startswith(PREFIX):
         return replace(spec, image=f"{PREFIX}{image['width']}")
-    if isinstance(part, timm.models.VisionTransformer):
-        width, heads, ratio, layers = _transformer_values(student, "image", image)
-        options = {"embed_dim": width, "num_heads": heads, "mlp_ratio": ratio, "depth": layers}
-    else:
-        options = _fastvit_options(part, image)
+    options = _timm_options(student, image)
     return replace(spec, image_options={**spec.image_options, **options})
+
+
+def _timm_options(student: Student, sizes: Mapping[str, int]) -> dict[str, Any]:
+    part = trunk(student, "image")
+    if isinstance(part, timm.models.VisionTransformer):
+        width, heads, ratio, layers = _transformer_values(student, "image", sizes)
+        options = {"mlp_ratio": ratio, "depth": layers}
+        # A hybrid's stem is as wide as it is.
+        return options | ({"embed_dim": width, "num_heads": heads} if "heads" in sizes else {})
+    if isinstance(part, timm.models.ResNet):
+        planes = [(stage, resnet_planes(part, stage)) for stage in range(1, 5)]
+        channels = [sizes.get(f"width{stage}", now) for stage, now in planes]
+        return {"layers": _stages(part, sizes), "channels": channels}
+    return _fastvit_options(part, sizes)
 
 
 def _fastvit_options(part: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
