@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from distill.checkpoint import newest_checkpoint, save_checkpoint
@@ -21,6 +22,7 @@ from distill.config import RunConfig
 from distill.feeding import teacher_dims
 from distill.fit_result import FitResult
 from distill.mask_learning import MaskLearner
+from distill.mask_report import SIZES_FILE, found_sizes, sizes_table
 from distill.preparing import accelerator_for
 from distill.run_log import write_json
 from distill.standardizing import standards_of_run
@@ -31,7 +33,8 @@ from students import Student, load_student
 from students.inheritance import Annotation, annotate
 from students.masks import Masks, Size, fold, shrunk_student, sizes_of
 from students.masks.costs import Cost, latency_cost, latency_features, parameter_cost
-from students.masks.folding import write_masks
+from students.masks.families import unmasked_towers
+from students.masks.folding import check_foldable, write_masks
 from students.masks.moments import carry_moments
 from students.profiling import latency_ms
 
@@ -59,12 +62,26 @@ def shrink(
     sizes = sizes_of(
         student, annotation, towers=config.masks.towers, smallest=config.masks.smallest
     )
+    check_foldable(student, annotation, sizes)
+    says = show and accelerator_for(config.precision).is_main_process
+    if says:
+        _say_what_stays(student, annotation, config)
     cost = _cost(student, annotation, sizes, config, masked)
     _check_reach(cost, sizes, config)
     learner = MaskLearner(student, Masks(sizes, annotation), annotation, cost, config.masks)
     done = fit(student, dataset, first, show=show, learner=learner)
-    _fold(student, learner, done, dataset, config, masked, smaller)
+    _fold(student, annotation, learner, done, dataset, config, masked, smaller)
+    if says:
+        found = json.loads((smaller / SIZES_FILE).read_text())
+        Console(stderr=True).print(sizes_table(found), highlight=False)
     return load_student(smaller)
+
+
+def _say_what_stays(student: Student, annotation: Annotation, config: RunConfig) -> None:
+    for tower, why in unmasked_towers(student, annotation).items():
+        if tower in config.masks.towers:
+            text = f"warning: masks leave the {tower} tower as it is: {why}"
+            Console(stderr=True).print(text, style="yellow", markup=False)
 
 
 def _check_reach(cost: Cost, sizes: tuple[Size, ...], config: RunConfig) -> None:
@@ -81,6 +98,7 @@ def _check_reach(cost: Cost, sizes: tuple[Size, ...], config: RunConfig) -> None
 
 def _fold(
     student: Student,
+    annotation: Annotation,
     learner: MaskLearner,
     done: FitResult,
     dataset: ReinforcedDataset,
@@ -108,6 +126,8 @@ def _fold(
         student.save(masked)
         write_masks(masked, learner.masks, kept)
         folded.student.save(smaller)
+        found = found_sizes(student, folded.student, annotation, learner.masks.sizes, kept)
+        write_json(smaller / SIZES_FILE, found)
         # Last: what is there once this is there is whole.
         extra = {"refused": done.refused, "watch": done.stepper.watch.as_json()}
         folder = Path(config.out) / "checkpoints"

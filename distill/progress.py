@@ -14,6 +14,7 @@ from typing import Any
 
 from reinforced_data.store.storage import Storage
 
+_SIZES = "stages/2-folded/sizes.json"
 _CHECKPOINT = re.compile(r"step-(\d{8})")
 # What the trainer logs beside losses; everything else in a record is a metric.
 _NOT_METRICS = ("step", "learning_rate", "logit_scale", "samples_per_second")
@@ -37,6 +38,7 @@ class RunProgress:
         metrics_step: when that was.
         refused: samples left out, by reason; known when finished.
         seconds_since_record: age of the log, where the file system tells.
+        sizes: what learned masks found, as OUT/stages/2-folded/sizes.json says; else empty.
     """
 
     run: str
@@ -52,6 +54,7 @@ class RunProgress:
     metrics_step: int | None
     refused: dict[str, int]
     seconds_since_record: float | None
+    sizes: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -101,6 +104,7 @@ def run_progress(path: str | Path, *, now: float | None = None) -> RunProgress:
         metrics_step=step if result.get("metrics") else evaluated.get("step"),
         refused=result.get("refused", {}),
         seconds_since_record=_age(storage, "log.jsonl", time.time() if now is None else now),
+        sizes=storage.read_json(_SIZES) if storage.exists(_SIZES) else {},
     )
 
 

@@ -112,6 +112,10 @@ def _print_run(progress: "RunProgress", console: Console) -> None:
     for name, value in progress.metrics.items():
         table.add_row(escape(name), f"{value:.4f}")
     console.print(table)
+    if progress.sizes:
+        from distill.mask_report import sizes_table
+
+        console.print(sizes_table(progress.sizes), highlight=False)
     _print_counts(progress.refused, console)
     if not progress.finished and progress.seconds_since_record is not None:
         console.print(f"last record {duration(progress.seconds_since_record)} ago")

@@ -114,7 +114,9 @@ def _products(annotation: Annotation, sizes: Sequence[Size]) -> list[tuple[Slot,
             entries: _Sum = [((), 1.0)]
             for axis in (name for dim in slot.dims for name in dim):
                 owner = owners.get((tower, axis))
-                entries = _times(entries, _units(*owner) if owner else [((), axes.axes[axis].size)])
+                entries = _times(
+                    entries, _units(*owner) if owner else [((), float(axes.axes[axis].size))]
+                )
             for (place, container), owner in owners.items():
                 if place == tower and slot.role.startswith(f"{container}."):
                     entries = _times(entries, _presence(slot, container, *owner))
@@ -127,8 +129,8 @@ def _times(one: _Sum, other: _Sum) -> _Sum:
 
 
 def _units(size: Size, member: Member) -> _Sum:
-    rest: _Sum = [((), member.plus)] if member.plus else []
-    return [((size.name,), member.each), *rest]
+    rest: _Sum = [((), float(member.plus))] if member.plus else []
+    return [((size.name,), float(member.each)), *rest]
 
 
 def _presence(slot: Slot, container: str, size: Size, member: Member) -> _Sum:

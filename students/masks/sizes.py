@@ -16,6 +16,8 @@ from students.inheritance.annotation import Axis, TowerAxes
 from students.student import TowerName
 
 MULTIPLE = 8
+# open_clip's own layers after a timm tower; what they have inside follows the embedding.
+HEAD = "head."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ def mlps(axes: TowerAxes) -> dict[str, Axis]:
     return {
         role: axes.axes[slot.dims[0][0]]
         for role, slot in axes.slots.items()
-        if role.endswith("mlp.fc1.weight") and len(slot.dims[0]) == 1
+        if role.endswith("mlp.fc1.weight") and len(slot.dims[0]) == 1 and not role.startswith(HEAD)
     }
 
 
@@ -119,9 +121,18 @@ def width(
 ) -> Size:
     """The size that all axes but the MLPs' grow with; an axis that does not divide stays."""
 
+    after = {
+        name
+        for role, slot in axes.slots.items()
+        if role.startswith(HEAD)
+        for at, dim in enumerate(slot.dims)
+        if at not in slot.summed
+        for name in dim
+    }
+
     def grows(axis: Axis) -> bool:
-        kind = axis.kind in ("hidden", "inner", "heads") and axis.name not in besides
-        return kind and axis.size % total == 0
+        kind = axis.kind in ("hidden", "inner", "heads")
+        return kind and axis.name not in {*besides, *after} and axis.size % total == 0
 
     members = tuple(
         Member(tower=place, axis=axis.name, each=axis.size // total)

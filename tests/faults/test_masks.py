@@ -1,5 +1,6 @@
 """A run with learned masks: found sizes, an ordinary student, and no bit lost when it is killed."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -14,13 +15,18 @@ from safetensors.torch import load_file
 from distill.config import DataConfig, RunConfig, ScheduleConfig, StudentConfig
 from distill.lock_config import LockConfig
 from distill.mask_config import MaskConfig
+from distill.mask_phase import shrink
+from distill.mask_report import SIZES_FILE
+from distill.progress import run_progress
 from distill.run_log import read_log
 from distill.starting import build_from_config, train_from_config
 from reinforced_data import open_dataset, reinforce
 from reinforced_data.testing import write_source
-from students import inherit, load_student
-from students.masks import read_masks
-from students.masks.folding import MASKS_FILE
+from students import StudentSpec, TextSpec, build_student, inherit, load_student
+from students.inheritance import annotate
+from students.inheritance.testing import WORDS
+from students.masks import read_masks, sizes_of
+from students.masks.folding import MASKS_FILE, check_foldable
 
 STEPS, MASKED = 10, 6
 
@@ -65,6 +71,11 @@ def test_a_run_with_masks_ends_as_an_ordinary_student(store, undisturbed):
     # As near to half as whole heads and multiples of 8 allow, and not above.
     assert 0.4 < left / whole <= 0.5
     assert (folded.image_params, folded.text_params) == (small.image_params, small.text_params)
+    found = json.loads((out / "stages" / "2-folded" / SIZES_FILE).read_text())
+    assert run_progress(out).sizes == found
+    assert found["parameters"]["image"] == [large.image_params, small.image_params]
+    assert found["parameters"]["text"] == [large.text_params, small.text_params]
+    assert found["sizes"]["text.hidden"][1] == small.module.text.ln_final.weight.numel()
     steps = [r["step"] for r in read_log(out) if "loss/total" in r]
     assert steps == list(range(MASKED + 1, STEPS + 1))
     shares = [r["masks/share"] for r in read_log(out / "stages" / "1-masks") if "masks/share" in r]
@@ -123,3 +134,35 @@ def test_input_masks_that_cannot_be(store, undisturbed, tmp_path):
     with pytest.raises(ValueError, match=f"has no {MASKS_FILE}"):
         read_masks(undisturbed.out)
     assert not (tmp_path / "run").exists()
+
+
+def convnext():
+    sizes = {"depths": (1, 1, 1, 1), "dims": (8, 16, 16, 32)}
+    text = TextSpec(width=16, layers=2, heads=2, context_length=8)
+    spec = StudentSpec(
+        image="convnext_tiny", text=text, embed_dim=8, image_size=32, image_options=sizes
+    )
+    return build_student(spec, tokenizer=WORDS)
+
+
+def test_input_a_tower_that_masks_do_not_know(store, tmp_path, capfd):
+    student = convnext()
+    with pytest.raises(ValueError, match=r"no size that could shrink \(image: masks do not know C"):
+        sizes_of(student, towers=("image",))
+    # Beside one that they know it is said, and the text tower alone must reach the share.
+    run = config(store, tmp_path / "run")
+    with pytest.raises(ValueError, match="cannot be reached"):
+        shrink(student, open_dataset(store), replace(run, masks=MaskConfig(keep=0.01)), show=True)
+    assert (
+        "masks leave the image tower as it is: masks do not know ConvNeXt" in capfd.readouterr().err
+    )
+
+
+def test_input_sizes_that_a_configuration_cannot_say():
+    student = build_student("demo-student")
+    annotation = annotate(student)
+    width, *rest = sizes_of(student, annotation)
+    check_foldable(student, annotation, (width, *rest))
+    less = replace(width, members=width.members[1:])
+    with pytest.raises(ValueError, match="does not shrink as masks would cut it"):
+        check_foldable(student, annotation, (less, *rest))
