@@ -12,6 +12,7 @@ from students.inheritance import InheritancePlan, apply_plan, inherit, plan_inhe
 from students.loading import load_student
 from students.profiling import Profile, TowerProfile, profile
 from students.spec import OpenClipSpec, StudentSpec, TextSpec
+from students.stock_open_clip import save_for_open_clip
 from students.student import Student, Tower
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "plan_inheritance",
     "profile",
     "push_to_hub",
+    "save_for_open_clip",
 ]

@@ -2,8 +2,7 @@
 
 open_clip names a timm or transformers tower and takes no sizes for it. Both libraries build from a
 folder's `config.json` too, so the sizes are written into one that lives as long as the building.
-A file written with it would name that folder: such a model is no stock open_clip configuration
-(docs/masks.md says how stock open_clip loads it all the same).
+`stock_open_clip` writes one that stays.
 """
 
 import json
@@ -23,43 +22,41 @@ CONFIG = "config.json"
 def tower_configs(
     spec: OpenClipSpec, config: Mapping[str, Any]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Give `vision_cfg` and `text_cfg` with the specification's changes; use them inside.
+    """Give `vision_cfg` and `text_cfg` with the specification's changes; use them inside."""
+    with TemporaryDirectory(prefix="towers-") as folder:
+        yield with_tower_configs(spec, config, Path(folder))
+
+
+def with_tower_configs(
+    spec: OpenClipSpec, config: Mapping[str, Any], folder: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Make `vision_cfg` and `text_cfg`, and where they need one, the towers' own folders.
 
     Args:
         spec: what to build.
         config: open_clip's configuration of the model.
+        folder: gets `image/` or `text/` where timm or transformers has to be told sizes.
 
     Raises:
         ValueError: options for a tower that is neither timm's nor transformers'.
     """
     vision = {**config["vision_cfg"], **spec.vision}
     text = {**config["text_cfg"], **spec.text}
-    with TemporaryDirectory(prefix="towers-") as folder:
-        if spec.image_options:
-            name = _needed(spec, vision, "timm_model_name", "image_options")
-            vision["timm_model_name"] = timm_folder(Path(folder, "image"), name, spec.image_options)
-        if spec.text_options:
-            _needed(spec, text, "hf_model_name", "text_options")
-            text["hf_model_name"] = transformers_folder(Path(folder, "text"), spec.text_options)
-            text["hf_model_pretrained"] = False
-        yield vision, text
+    if spec.image_options:
+        name = _needed(spec, vision, "timm_model_name", "image_options")
+        given = {"architecture": name, "pretrained_cfg": {}, "model_args": dict(spec.image_options)}
+        vision["timm_model_name"] = f"local-dir:{_write(folder / 'image', given)}"
+    if spec.text_options:
+        _needed(spec, text, "hf_model_name", "text_options")
+        text["hf_model_name"] = str(_write(folder / "text", dict(spec.text_options)))
+        text["hf_model_pretrained"] = False
+    return vision, text
 
 
-def timm_folder(folder: Path, name: str, options: Mapping[str, Any]) -> str:
-    """Write a folder that timm builds `name` with `options` from; returns its name for timm."""
-    _write(folder, {"architecture": name, "pretrained_cfg": {}, "model_args": dict(options)})
-    return f"local-dir:{folder}"
-
-
-def transformers_folder(folder: Path, options: Mapping[str, Any]) -> str:
-    """Write a folder that transformers builds a model from; returns its name for transformers."""
-    _write(folder, dict(options))
-    return str(folder)
-
-
-def _write(folder: Path, values: dict[str, Any]) -> None:
-    folder.mkdir(parents=True)
+def _write(folder: Path, values: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(values) + "\n", encoding="utf-8")
+    return folder
 
 
 def _needed(spec: OpenClipSpec, tower: Mapping[str, Any], key: str, field: str) -> str:
