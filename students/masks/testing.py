@@ -35,8 +35,7 @@ def timm_tower(image: str, size: int = 32, **options: Any) -> Student:
 
 SHORT = {"width": 64, "heads": 4, "layers": 3, "context_length": 8}
 # What open_clip's own configuration has no words for.
-FASTVIT = {"image_options": MCI}
-SIGLIP = {"image_options": {**VIT, "img_size": 32}}
+SIGLIP = {**VIT, "img_size": 32}
 RN = {"width": 16, "layers": (3, 2, 2, 2), "image_size": 64, "head_width": 64}
 RESNET = {"channels": (32, 32, 64, 128), "layers": (2, 3, 2, 2)}
 
@@ -73,8 +72,8 @@ def with_text_of(family: str, pooler: str, projection: str) -> Student:
 
 FAMILIES: dict[str, Callable[[], Student]] = {
     "open_clip ViT": open_clip_vit,
-    "open_clip FastViT": lambda: open_clip_model("MobileCLIP-S1", 64, **FASTVIT),
-    "open_clip SigLIP": lambda: open_clip_model("ViT-B-16-SigLIP", 32, 64, **SIGLIP),
+    "open_clip FastViT": lambda: open_clip_model("MobileCLIP-S1", 64, image_options=MCI),
+    "open_clip SigLIP": lambda: open_clip_model("ViT-B-16-SigLIP", 32, 64, image_options=SIGLIP),
     "open_clip ResNet": lambda: open_clip_model("RN50", 64, vision=RN),
     "RoBERTa": lambda: with_text_of("Roberta", "mean_pooler", "mlp"),
     "BERT": lambda: with_text_of("Bert", "cls_pooler", "linear"),

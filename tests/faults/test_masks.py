@@ -27,6 +27,7 @@ from students.inheritance import annotate
 from students.inheritance.testing import WORDS
 from students.masks import read_masks, sizes_of
 from students.masks.folding import MASKS_FILE, check_foldable
+from students.masks.testing import open_clip_vit
 
 STEPS, MASKED = 10, 6
 
@@ -151,15 +152,16 @@ def test_input_a_tower_that_masks_do_not_know(store, tmp_path, capfd):
         sizes_of(student, towers=("image",))
     # Beside one that they know it is said, and the text tower alone must reach the share.
     run = config(store, tmp_path / "run")
+    tiny = replace(run.masks, keep=0.01)
     with pytest.raises(ValueError, match="cannot be reached"):
-        shrink(student, open_dataset(store), replace(run, masks=MaskConfig(keep=0.01)), show=True)
+        shrink(student, open_dataset(store), replace(run, masks=tiny), show=True)
     assert (
         "masks leave the image tower as it is: masks do not know ConvNeXt" in capfd.readouterr().err
     )
 
 
 def test_input_sizes_that_a_configuration_cannot_say():
-    student = build_student("demo-student")
+    student = open_clip_vit()
     annotation = annotate(student)
     width, *rest = sizes_of(student, annotation)
     check_foldable(student, annotation, (width, *rest))
