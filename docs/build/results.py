@@ -95,8 +95,9 @@ LADDERS: dict[str, Measured] = {
 def as_markdown() -> str:
     """Write every file of results as a section."""
     parts = []
-    for path in sorted(RESULTS.glob("ladder-*.csv")):
-        parts += _ladder(path)
+    ladders = {path.stem.removeprefix("ladder-") for path in RESULTS.glob("ladder-*.csv")}
+    for name in [*LADDERS, *sorted(ladders - set(LADDERS))]:
+        parts += _ladder(RESULTS / f"ladder-{name}.csv")
     for name, measured in FILES.items():
         rows, notes = read(RESULTS / f"{name}.csv")
         parts += _head(measured)
@@ -141,7 +142,8 @@ def _ladder(path: Path) -> list[str]:
     columns, cells = _without_constants(rows)
     every = _table(columns, cells).replace("\n", "\n    ")
     parts.append(f'??? note "Every metric and seed"\n\n    {every}')
-    parts.append("\n".join(f"*{line}.*" for line in [*notes, *_commits(path.with_suffix(""))]))
+    said = _commits(path.with_suffix("")) or notes
+    parts.append("\n".join(f"*{line}.*" for line in said))
     return parts
 
 

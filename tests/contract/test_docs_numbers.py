@@ -1,0 +1,107 @@
+"""Numbers that are written by hand, in the README and in docs, are those of benchmarks/results."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "docs" / "build"))
+
+from results import RESULTS, read, top1  # noqa: E402
+
+README = (ROOT / "README.md").read_text()
+# Of a number that was rounded to one decimal, or halved the other way.
+ROUNDED = 0.0501
+LADDERS = {
+    "glyphs": {"unseen pairs": "unseen_pairs", "unseen characters": "unseen_characters"},
+    "emoji64": {"held-out artist": "heldout"},
+}
+
+
+def table(text: str, head: str) -> list[list[str]]:
+    """Return the rows of the table whose header begins like this, the header first."""
+    lines = text[text.index(head) :].partition("\n\n")[0].splitlines()
+    cells = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
+    return [cells[0], *cells[2:]]
+
+
+@pytest.mark.parametrize("ladder", LADDERS)
+def test_the_ladders_of_the_readme(ladder):
+    names = LADDERS[ladder]
+    results, _ = read(RESULTS / f"ladder-{ladder}.csv")
+    head, *rows = table(README, f"| row | {next(iter(names))} |")
+    assert len(rows) >= 6
+    for row, *cells in rows:
+        key = re.split(r"[:(]", row)[0].strip().replace(" ", "-")
+        split = ""
+        for column, cell in zip(head[1:], cells, strict=True):
+            split = names.get(column, split)
+            line = top1(results, split)[key]
+            if column in names:
+                mean, error = map(float, cell.split(" +- "))
+                assert abs(mean - float(line["mean"])) < ROUNDED, (row, column)
+                assert abs(error - float(line["standard_error"])) < ROUNDED, (row, column)
+            elif cell:
+                gain, _, said = cell.partition(", ")
+                control = column == "minus control"
+                stated = line["minus_control" if control else "minus_undistilled"]
+                verdict = line["verdict_control" if control else "verdict"]
+                assert abs(float(gain) - float(stated)) < ROUNDED, (row, column)
+                assert not said or said == verdict, (row, column)
+
+
+def test_the_overhead_of_a_step_in_the_readme():
+    ratios = {
+        row["store"]: float(row["cpu_ratio"]) for row in read(RESULTS / "step-overhead.csv")[0]
+    }
+    words = " ".join(README.split())
+    assert (
+        f"{ratios['demo']:.2f} times (glyphs) and {ratios['emoji64']:.2f} times (emoji64)" in words
+    )
+
+
+def test_the_memory_of_the_loss():
+    rows = read(RESULTS / "image-text-loss-cpu.csv")[0]
+    last = {
+        row["competitor"]: row for row in rows if row["loss"] == "2 teachers" and row["peak_mib"]
+    }
+    peak = {name: float(row["peak_mib"]) for name, row in last.items()}
+    share = f"1/{peak['naive autograd'] / peak['ours, tiled']:.0f}"
+    page = (ROOT / "docs" / "image-text-loss.md").read_text()
+    assert f"{share} of" in README and f"Memory is {share} of autograd's" in page
+    for row in [row for row in rows if row["commit"] == "29b84c7" and row["peak_mib"]]:
+        if row["competitor"] != "chunk + checkpoint":
+            seconds = float(row["milliseconds"]) / 1000
+            stated = f"{seconds:.1f} s" if seconds > 5 else f"{seconds:.2f} s"
+            assert stated in page and f"{int(row['peak_mib']):,} MiB" in page, row
+
+
+def test_what_codecs_lose():
+    page = (ROOT / "docs" / "codecs.md").read_text()
+    measured = {row["codec"]: row for row in read(RESULTS / "codecs.csv")[0]}
+    _, *rows = table(page, "| codec | bytes a row")
+    assert {row[0].split()[0] for row in rows} == set(measured)
+    for codec, _, *stated in rows:
+        row = measured[codec.split()[0]]
+        for text, name in zip(stated, ("one_minus_cosine", "kl_at_1", "kl_at_0.3"), strict=True):
+            if text.startswith("< "):
+                assert abs(float(row[name])) < float(text.removeprefix("< ")), (codec, name)
+            else:
+                assert abs(float(text) - float(row[name])) < 1e-9, (codec, name)
+
+
+def test_times_of_fewer_tokens():
+    rows = read(RESULTS / "token-dropping.csv")[0]
+    page = " ".join((ROOT / "docs" / "tokens.md").read_text().split())
+    for row in rows[1:]:
+        assert f"{float(row['share_of_time']):.2f}" in page, row["policy"]
+
+
+def test_the_rates_of_views():
+    rows = read(RESULTS / "views.csv")[0]
+    page = " ".join((ROOT / "docs" / "views.md").read_text().split())
+    for contender in ("ours, view", "ours, 10 views", "open_clip"):
+        times = [row["times_the_better_peer"] for row in rows if row["contender"] == contender]
+        assert f"{min(times, key=float)} to {max(times, key=float)}" in page, contender
