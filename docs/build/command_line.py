@@ -213,13 +213,12 @@ def _description(verb: str) -> str:
 def as_markdown() -> str:
     """Write every verb: what it does, its arguments, its options."""
     parts = []
-    for verb, summary in summaries().items():
+    for verb in summaries():
         shown = [option for option in options(verb) if _belongs(option, verb)]
         words = ["distill", verb, "RECIPE" if verb in RECIPE_VERBS else ""]
         words += [o.name if o.default is None else f"[{o.name}]" for o in shown if o.positional]
         usage = " ".join(filter(None, [*words, "[OPTIONS]", "[--json]"]))
-        parts += [f"## distill {verb}", f"{summary[0].upper()}{summary[1:]}."]
-        parts += [f"```text\n{usage}\n```", _description(verb)]
+        parts += [f"## distill {verb}", _description(verb), f"```text\n{usage}\n```"]
         if verb in RECIPE_VERBS:
             parts.append(
                 "The recipe's values hold where an option is left out: `distill show RECIPE`."

@@ -117,7 +117,7 @@ GIVEN: dict[str, Callable[[], object]] = {
 
 
 def after_custom_students(names: dict) -> None:
-    assert names["result"].steps == 20
+    assert names["result"].steps == 10
     assert Path("out", "onnx", "image.onnx").is_file()
     trained = names["result"].student.state_dict()
     again = names["again"].state_dict()
