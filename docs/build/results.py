@@ -150,11 +150,11 @@ def _ladder(path: Path) -> list[str]:
 def _score(line: dict[str, str] | None) -> str:
     if line is None:
         return ""
-    error = f" ± {rounded(line['standard_error'])}" if line["standard_error"] else ""
+    error = f" ± {line['standard_error']}" if line["standard_error"] else ""
     against, said = line["minus_control"], line["verdict_control"]
     if not against:
         against, said = line["minus_undistilled"], line["verdict"]
-    gain = f" ({rounded(against):+}, {said})" if against else ""
+    gain = f"<br>({rounded(against):+}, {said})" if against else ""
     return f"{rounded(line['mean'])}{error}{gain}"
 
 
