@@ -31,9 +31,10 @@ class Export:
     Attributes:
         student: the student's folder.
         out: the folder to write.
-        formats: onnx, executorch, litert; FORMAT:QUANTIZE writes one precision of a format.
-        quantize: none, and for onnx int8 and dynamic-int8: the precisions of each format that
-            names none. Integers are calibrated on views that the run was trained on.
+        formats: onnx, executorch, litert, coreml; FORMAT:QUANTIZE writes one precision of a format.
+        quantize: none, fp16, int8, dynamic-int8, 4bit-weights: the precisions of each format that
+            names none; docs/export.md says which format has which. Integers are
+            calibrated on views that the run was trained on.
         samples: shards with real pictures and captions to check on, and to calibrate on instead;
             by default those of the run's store, and noise where it is not there.
         calibration_samples: how many pictures and captions integers are calibrated on.
@@ -125,7 +126,9 @@ def _samples(
 
 
 def _print(report: "ExportReport", console: Console) -> None:
-    """One line a file, then one a format and precision."""
+    """One line a file, then one a format and precision, then what was not checked."""
+    from students.exporters import FORMATS
+
     table = Table("file", "tower", "kB", "relative error", "ms")
     for row in report.rows:
         error, latency = row["relative_error"], row["latency_ms"]
@@ -149,6 +152,12 @@ def _print(report: "ExportReport", console: Console) -> None:
         name = report.verdicts[0]["metric_name"]
         table.columns[3].header = name or "metric"
         console.print(table)
+    for name in {row["format"]: None for row in report.rows if row["relative_error"] is None}:
+        console.print(
+            f"{name}: the files' structure was checked, their numbers were not: only "
+            f"{FORMATS[name].runs_on} runs them, where the same command checks them too.",
+            soft_wrap=True,
+        )
 
 
 def _share(share: float | None, decided: int) -> str:

@@ -17,7 +17,7 @@ from students.exporters.graph import GraphName
 from students.exporters.judging import Judge, Metric, Verdict
 from students.exporters.metadata import METADATA_FILE, metadata
 from students.exporters.parity import Reference, Samples, made_up_samples
-from students.exporters.publishing import publish
+from students.exporters.publishing import publish, recover
 from students.exporters.writing import Job, write_all
 from students.student import Student
 
@@ -27,7 +27,8 @@ class ExportRow(TypedDict):
 
     `latency_ms` is the median of a call of one row (of `batch_size` rows, where that is fixed) on
     one thread. It and `relative_error` are None where the format has no runtime on this machine.
-    `kept_float` names the modules whose quantisation would have hurt too much.
+    `kept_float` names the modules whose quantisation would have hurt too much; `about` says what
+    the precision means in this format, where its name does not.
     """
 
     format: str
@@ -38,6 +39,7 @@ class ExportRow(TypedDict):
     relative_error: float | None
     latency_ms: float | None
     kept_float: list[str]
+    about: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,8 @@ def export(
     Args:
         student: what to ship; it is left as it was.
         out: the folder. An earlier export there is replaced once this one is whole.
-        formats: what to write: onnx, executorch, litert; FORMAT:QUANTIZE for one precision alone.
+        formats: what to write: onnx, executorch, litert, coreml; FORMAT:QUANTIZE for one
+            precision alone.
         quantize: the precisions of each format that names none.
         samples: (Pillow image, text) pairs to check the files on; at best real ones.
         calibration: inputs that integers' ranges are measured on; by default the samples.
@@ -85,12 +88,14 @@ def export(
         on_file: told each file's name, relative to `out`, before it is written.
 
     Raises:
-        ValueError: unknown format, missing library, or a folder that holds something else.
+        ValueError: unknown format, missing library, something that a format cannot do, or a folder
+            that holds something else.
         ParityError: a file does not do what the model does, in its rows, its decisions or the
             metric; says which layer departs first. Nothing is left behind.
     """
     out = Path(out)
-    asked = variants(formats, quantize)
+    recover(out)
+    asked = variants(formats, quantize, inside=preprocessing_inside)
     _check_target(out, batch_size)
     checked_on = "made-up pictures and words" if samples is None else "given pictures and texts"
     samples = made_up_samples(student.tokenizer) if samples is None else samples

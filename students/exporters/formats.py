@@ -4,15 +4,24 @@ A combination that is not in the table does not exist; asking for it is refused 
 """
 
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from students.exporters import executorch, litert, onnx, onnx_layers, onnx_quantized
+from students.exporters import (
+    coreml,
+    executorch,
+    litert,
+    onnx,
+    onnx_layers,
+    onnx_quantized,
+    onnx_weights,
+)
 from students.exporters.departures import Intermediates
 from students.exporters.graph import Graph
 from students.exporters.parity import Runner
@@ -24,11 +33,13 @@ from teachers.suggestions import unknown_name
 # 2,000 unseen pairs was 0.4095: int8 0.069 and 0.020 (picture, text), top-1 0.4040; dynamic-int8
 # 0.008 and 0.011, top-1 0.4105. What another student loses, its metric says (`export(metric=)`).
 TOLERANCES: Mapping[str, float] = MappingProxyType(
-    {"none": 1e-4, "int8": 0.15, "dynamic-int8": 0.1}
+    {"none": 1e-4, "fp16": 1e-2, "int8": 0.15, "dynamic-int8": 0.1, "4bit-weights": 0.3}
 )
 QUANTIZATIONS = tuple(TOLERANCES)
 # Of the precisions that round weights to integers.
-WEIGHT_BITS = {"int8": 8, "dynamic-int8": 8}
+WEIGHT_BITS = {"int8": 8, "dynamic-int8": 8, "4bit-weights": 4}
+# Of these, numbers that share a scale; else all of an output channel do.
+WEIGHT_BLOCKS = {"4bit-weights": 32}
 Write = Callable[[Graph, Path], None]
 
 
@@ -45,6 +56,11 @@ class Format:
         write: how to write each quantisation that exists here.
         open: loads a file in the format's own runtime; None where none runs on this machine.
         intermediates: shows what a file's layers give, where the runtime can (see `departures`).
+        inspect: checks a file's structure, in the precision it was asked for.
+        takes_bytes: whether picture files can normalise bytes themselves.
+        runs_on: the only system that has the runtime, where there is only one.
+        float_activations: precisions that here round weights only.
+        about: what a precision means here, where its name does not say it all.
     """
 
     suffix: str
@@ -55,7 +71,20 @@ class Format:
     write: Mapping[str, Write]
     open: Callable[[Path], Runner] | None
     intermediates: Intermediates | None = None
+    inspect: Callable[[Graph, Path, str], None] | None = None
+    takes_bytes: bool = True
+    runs_on: str = ""
+    float_activations: Sequence[str] = ("fp16", "4bit-weights")
+    about: Mapping[str, str] = field(default_factory=dict)
 
+
+_ONNX_ABOUT: Mapping[str, str] = MappingProxyType(
+    {
+        "fp16": "fp16 weights; float32 arithmetic, input and output",
+        "int8": "8-bit weights (a scale for each output channel), activations and token table",
+        "dynamic-int8": "8-bit linear layers and token table; convolutions float32",
+    }
+)
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
@@ -67,11 +96,13 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             token_dtype="int64",
             write={
                 "none": onnx.write,
+                "fp16": onnx_weights.write_fp16,
                 "int8": onnx_quantized.write_int8,
                 "dynamic-int8": onnx_quantized.write_dynamic_int8,
             },
             open=onnx.open_file,
             intermediates=onnx_layers.intermediates,
+            about=_ONNX_ABOUT,
         ),
         "executorch": Format(
             suffix=".pte",
@@ -90,6 +121,25 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             token_dtype="int32",
             write={"none": litert.write},
             open=litert.open_file,
+        ),
+        "coreml": Format(
+            suffix=".mlpackage",
+            packages=("coremltools",),
+            extra="mobile",
+            any_batch=False,
+            token_dtype="int32",
+            write={
+                "none": coreml.write,
+                "fp16": coreml.write_fp16,
+                "int8": coreml.write_int8,
+                "4bit-weights": coreml.write_4bit_weights,
+            },
+            open=coreml.open_file if sys.platform == "darwin" else None,
+            inspect=coreml.inspect,
+            takes_bytes=False,
+            runs_on="macOS",
+            float_activations=("fp16", "int8", "4bit-weights"),
+            about=coreml.ABOUT,
         ),
     }
 )
@@ -116,8 +166,15 @@ class Variant(NamedTuple):
         return self.format if self.quantize == "none" else f"{self.format}:{self.quantize}"
 
 
-def variants(formats: Sequence[str], quantize: Sequence[str]) -> list[Variant]:
+def variants(
+    formats: Sequence[str], quantize: Sequence[str], *, inside: bool = False
+) -> list[Variant]:
     """Read what was asked for; FORMAT stands for all of `quantize`, FORMAT:QUANTIZE for itself.
+
+    Args:
+        formats: as the user names them.
+        quantize: for those that name no precision.
+        inside: whether picture files are to normalise bytes themselves.
 
     Raises:
         ValueError: for an unknown name, a combination that does not exist, or a missing package.
@@ -130,7 +187,12 @@ def variants(formats: Sequence[str], quantize: Sequence[str]) -> list[Variant]:
             asked[Variant(name, each)] = None
     if not asked:
         raise unknown_name("export format", "", FORMATS)
-    for name in {variant.format for variant in asked}:
+    for name in {variant.format: None for variant in asked}:
+        if inside and not FORMATS[name].takes_bytes:
+            raise ValueError(
+                f"{name} files take normalised floats only: export {name} by itself, without "
+                "--preprocessing-inside"
+            )
         _check_installed(name)
     return list(asked)
 

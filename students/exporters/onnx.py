@@ -27,13 +27,14 @@ def write(graph: Graph, path: Path) -> None:
     program.save(path, external_data=False)
 
 
-def to_program(graph: Graph) -> torch.onnx.ONNXProgram:
-    """Translate a graph, in memory."""
+def to_program(graph: Graph, *, opset: int | None = None) -> torch.onnx.ONNXProgram:
+    """Translate a graph, in memory; `opset` is ONNX's version, the exporter's own when None."""
     free = ({0: torch.export.Dim("batch")},) if graph.batch_size is None else None
     program = torch.onnx.export(
         graph.module,
         (graph.example,),
         dynamo=True,
+        opset_version=opset,
         verbose=False,
         input_names=[graph.interface["input"]],
         output_names=[graph.interface["output"]],

@@ -1,8 +1,8 @@
-"""Smaller ONNX files: static and dynamic int8.
+"""ONNX files whose arithmetic is in integers: static and dynamic int8.
 
 Quantised by ONNX Runtime's own tools from the float32 file. Token tables are quantised too. Dynamic
 int8 leaves convolutions float: ONNX Runtime's integer convolution with scales found on the fly is
-several times slower than the float one. Left out: fp16, 4-bit weights.
+several times slower than the float one. Smaller weights with float arithmetic: `onnx_weights`.
 """
 
 import ast
@@ -21,7 +21,7 @@ def write_int8(graph: Graph, path: Path) -> None:
     """Write weights per channel and activations in int8, calibrated on the graph's inputs."""
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    model, scopes = _float_model(graph)
+    model, scopes = float_model(graph)
     samples: Any = _Calibration(graph)
     quantize_static(
         model,
@@ -32,7 +32,7 @@ def write_int8(graph: Graph, path: Path) -> None:
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=_inside(scopes, graph.keep_float),
+        nodes_to_exclude=excluded(scopes, graph.keep_float),
     )
     _stamp(graph, path)
 
@@ -41,14 +41,14 @@ def write_dynamic_int8(graph: Graph, path: Path) -> None:
     """Write int8 weights per channel; the scales of activations are found at run time."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    model, scopes = _float_model(graph)
+    model, scopes = float_model(graph)
     quantize_dynamic(
         model,
         path,
         op_types_to_quantize=["MatMul", "Gemm", "Gather"],
         per_channel=True,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=_inside(scopes, graph.keep_float),
+        nodes_to_exclude=excluded(scopes, graph.keep_float),
         extra_options={"MatMulConstBOnly": True},
     )
     _stamp(graph, path)
@@ -68,9 +68,14 @@ class _Calibration:
         return None if batch is None else {self._name: batch.numpy()}
 
 
-def _float_model(graph: Graph) -> tuple[Any, dict[str, list[str]]]:
-    """Return the float32 model, and the names of the modules around each node."""
-    program = to_program(graph)
+def float_model(graph: Graph, *, opset: int | None = None) -> tuple[Any, dict[str, list[str]]]:
+    """Return the float32 model, and the names of the modules around each node.
+
+    Args:
+        graph: what to translate.
+        opset: ONNX's version; the exporter's own when None.
+    """
+    program = to_program(graph, opset=opset)
     scopes: dict[str, list[str]] = {}
     for number, node in enumerate(program.model.graph):
         node.name = node.name or f"node_{number}"
@@ -82,19 +87,21 @@ def _float_model(graph: Graph) -> tuple[Any, dict[str, list[str]]]:
     return model, scopes
 
 
-def _inside(scopes: dict[str, list[str]], modules: tuple[str, ...]) -> list[str]:
-    """Name the nodes that one of `modules` computes."""
-    return [node for node, around in scopes.items() if set(around) & set(modules)]
+def excluded(scopes: dict[str, list[str]], modules: tuple[str, ...]) -> list[str]:
+    """Name the nodes that one of `modules` computes, as ONNX Runtime's quantisers know them."""
+    inside = [node for node, around in scopes.items() if set(around) & set(modules)]
+    # They split a Gemm into a product and a sum first, and look for the product's name.
+    return [*inside, *(f"{node}_MatMul" for node in inside)]
 
 
 def _stamp(graph: Graph, path: Path) -> None:
     import onnx
 
-    _save(onnx.load(path), graph, path)
+    save(onnx.load(path), graph, path)
 
 
-def _save(model: Any, graph: Graph, path: Path) -> None:
-    """Write the model with what it says of itself."""
+def save(model: Any, graph: Graph, path: Path) -> None:
+    """Write a model with what it says of itself."""
     import onnx
 
     del model.metadata_props[:]

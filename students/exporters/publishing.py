@@ -5,6 +5,13 @@ import shutil
 from pathlib import Path
 
 
+def recover(out: Path) -> None:
+    """Put back the earlier folder of a `publish` that was killed between its two renames."""
+    old = out.with_name(f".{out.name}.old")
+    if old.exists() and not out.exists():
+        os.rename(old, out)
+
+
 def publish(partial: Path, out: Path) -> None:
     """Rename the finished folder `partial` to `out`; what was there goes last."""
     old = out.with_name(f".{out.name}.old")

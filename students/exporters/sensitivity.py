@@ -1,10 +1,10 @@
 """Mixed precision: the layers whose quantisation hurts the output most stay float, measured.
 
-One layer at a time is rounded as the back ends round it (weights per output channel, its input per
-tensor over the samples), and the output's root-mean-square distance is compared with the spread
-between different inputs. Errors of different layers add up like independent noise, as squares; the
-worst layers are taken out until the rest is within half of the tolerance. Left out: pairs of layers
-that hurt only together.
+One layer at a time is rounded as the back ends round it (weights per output channel or block, its
+input per tensor over the samples), and the output's root-mean-square distance is compared with the
+spread between different inputs. Errors of different layers add up like independent noise, as
+squares; the worst layers are taken out until the rest is within half of the tolerance. Left out:
+pairs of layers that hurt only together.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,13 @@ _LAYERS = (nn.Linear, nn.Conv2d, nn.Embedding, nn.MultiheadAttention)
 
 
 def layers_to_keep(
-    module: nn.Module, inputs: Tensor, *, bits: int, activations: bool, tolerance: float
+    module: nn.Module,
+    inputs: Tensor,
+    *,
+    bits: int,
+    activations: bool,
+    tolerance: float,
+    block: int | None = None,
 ) -> tuple[str, ...]:
     """Name the layers to keep float, the worst first.
 
@@ -27,8 +33,9 @@ def layers_to_keep(
         bits: of the weights.
         activations: whether inputs of layers are rounded (to 8 bits) too.
         tolerance: the relative error that the whole file may have.
+        block: numbers along the input that share a scale; all of an output channel's when None.
     """
-    errors = layer_errors(module, inputs, bits=bits, activations=activations)
+    errors = layer_errors(module, inputs, bits=bits, activations=activations, block=block)
     ranked = sorted(errors.items(), key=lambda item: (-item[1], item[0]))
     left = sum(error**2 for error in errors.values())
     kept = []
@@ -41,7 +48,7 @@ def layers_to_keep(
 
 
 def layer_errors(
-    module: nn.Module, inputs: Tensor, *, bits: int, activations: bool
+    module: nn.Module, inputs: Tensor, *, bits: int, activations: bool, block: int | None = None
 ) -> dict[str, float]:
     """Return each layer's own error when it alone is rounded, relative to the spread."""
     with torch.no_grad():
@@ -51,7 +58,7 @@ def layer_errors(
         for name, layer in module.named_modules():
             if not isinstance(layer, _LAYERS):
                 continue
-            with _rounded(layer, bits=bits, activations=activations):
+            with _rounded(layer, bits=bits, activations=activations, block=block):
                 distance = (module(inputs) - truth).norm(dim=-1).square().mean().sqrt().item()
             if distance > 0:  # zero: a layer of the other tower
                 errors[name] = distance / spread
@@ -63,7 +70,9 @@ def _quantised(value: nn.Parameter) -> bool:
 
 
 @contextmanager
-def _rounded(layer: nn.Module, *, bits: int, activations: bool) -> Iterator[None]:
+def _rounded(
+    layer: nn.Module, *, bits: int, activations: bool, block: int | None
+) -> Iterator[None]:
     """Round one layer's weights, and what it is given, for a while."""
     before = {
         name: value.clone()
@@ -77,7 +86,7 @@ def _rounded(layer: nn.Module, *, bits: int, activations: bool) -> Iterator[None
         )
     try:
         for name, value in before.items():
-            layer.get_parameter(name).copy_(round_weights(value, bits=bits))
+            layer.get_parameter(name).copy_(round_weights(value, bits=bits, block=block))
         yield
     finally:
         for name, value in before.items():
@@ -86,9 +95,17 @@ def _rounded(layer: nn.Module, *, bits: int, activations: bool) -> Iterator[None
             hook.remove()
 
 
-def round_weights(weights: Tensor, *, bits: int) -> Tensor:
-    """Round symmetrically, with one scale for each first index."""
-    most = 2 ** (bits - 1) - 1
+def round_weights(weights: Tensor, *, bits: int, block: int | None = None) -> Tensor:
+    """Round symmetrically, with one scale for each first index, or for each block of the second.
+
+    Where blocks do not fit, ONNX files have 8 bits and one scale for each first index, and so it is
+    here; Core ML's have fp16.
+    """
+    if block is not None and weights.shape[1] % block == 0:
+        blocks = weights.movedim(1, -1).unflatten(-1, (-1, block))
+        rounded = round_weights(blocks.flatten(0, -2), bits=bits)
+        return rounded.reshape(blocks.shape).flatten(-2).movedim(-1, 1)
+    most = 2 ** ((bits if block is None else 8) - 1) - 1
     largest = weights.flatten(1).abs().amax(dim=1).clamp(min=torch.finfo(weights.dtype).tiny)
     scale = (largest / most).reshape(-1, *[1] * (weights.ndim - 1))
     return (weights / scale).round().clamp(-most, most) * scale

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from students.exporters.calibration import Calibration
 from students.exporters.departures import first_departure
-from students.exporters.formats import TOLERANCES, WEIGHT_BITS, Variant, runner
+from students.exporters.formats import (
+    TOLERANCES,
+    WEIGHT_BITS,
+    WEIGHT_BLOCKS,
+    Variant,
+    runner,
+)
 from students.exporters.graph import Bytes, Graph, GraphName, ZeroShot, interface
 from students.exporters.judging import Judge, Verdict
 from students.exporters.metadata import facts, size_of
@@ -109,8 +115,9 @@ def _mixed(job: Job, graph: Graph, variant: Variant) -> Graph:
         graph.module,
         graph.inputs[:_SEARCHED_ROWS],
         bits=bits,
-        activations=variant.quantize in ("int8", "dynamic-int8"),
+        activations=variant.quantize not in variant.backend.float_activations,
         tolerance=_tolerance(job, variant),
+        block=WEIGHT_BLOCKS.get(variant.quantize),
     )
     return replace(graph, keep_float=kept)
 
@@ -138,8 +145,11 @@ def _write(job: Job, graph: Graph, variant: Variant) -> _Done:
         "relative_error": None,
         "latency_ms": None,
         "kept_float": list(graph.keep_float),
+        "about": variant.backend.about.get(variant.quantize, ""),
         **graph.interface,
     }
+    if variant.backend.inspect is not None:
+        variant.backend.inspect(graph, path, variant.quantize)
     if variant.backend.open is None:
         return _Done(graph, row)
     run = runner(variant, path, graph.interface)

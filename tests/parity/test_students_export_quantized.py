@@ -79,6 +79,17 @@ def test_weights_are_rounded_per_channel() -> None:
     torch.testing.assert_close(rounded, torch.tensor([[7, -4, 1], [7, 3, 0]]) * weights[:, :1] / 7)
 
 
+def test_blocks_have_scales_of_their_own() -> None:
+    weights = torch.tensor([[7.0, 3.4, 70.0, 34.0], [14.0, -7.0, 0.7, 0.34]])
+    wanted = torch.tensor([[7.0, 3.0, 70.0, 30.0], [14.0, -8.0, 0.7, 0.3]])
+    torch.testing.assert_close(round_weights(weights, bits=4, block=2), wanted)
+    filters = weights[:, :, None, None].expand(2, 4, 3, 3) * torch.rand(3, 3)
+    one = round_weights(filters[..., 1:2, 2:3].contiguous(), bits=4, block=2)
+    assert torch.equal(round_weights(filters, bits=4, block=2)[..., 1:2, 2:3], one)
+    narrow = torch.randn(5, 1, 3, 3)  # no whole block: 8 bits for each filter
+    assert torch.equal(round_weights(narrow, bits=4, block=2), round_weights(narrow, bits=8))
+
+
 def test_what_does_not_exist_is_refused_before_work() -> None:
     with pytest.raises(ValueError, match="litert has no int8; it has none"):
         variants(("onnx", "litert"), ("int8",))

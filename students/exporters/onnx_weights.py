@@ -1,0 +1,115 @@
+"""ONNX files with smaller weights and float32 arithmetic: fp16, and 4 bits in blocks.
+
+fp16: every matrix is kept in fp16 and cast where it is used; ONNX Runtime folds the casts when it
+loads the file, so that no step of the arithmetic is in fp16, which its CPU kernels mostly lack.
+4 bits: one scale for each 32 numbers along the input. Matrices become ONNX Runtime's `MatMulNBits`,
+token tables its `GatherBlockQuantized`, convolutions a standard `DequantizeLinear` before the float
+one. A convolution whose input has no whole number of blocks (the first one, depthwise ones) has 8
+bits and one scale for each output channel. Left out: fp16 arithmetic, zero points.
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from students.exporters.graph import Graph
+from students.exporters.onnx_quantized import excluded, float_model, save
+
+BLOCK = 32
+_OPSET = 21  # the first whose DequantizeLinear has blocks and 4 bits
+# Biases and norms stay float32: they are a thousandth of a file, and the arithmetic's own type.
+_SMALL = 1024
+
+
+def write_fp16(graph: Graph, path: Path) -> None:
+    """Write fp16 weights; input, output and arithmetic stay float32."""
+    model, _ = float_model(graph)
+    for weights, array in _matrices(model):
+        _replace(model, weights, "Cast", {"weights": array.astype(np.float16)}, to=1)
+    save(model, graph, path)
+
+
+def write_4bit_weights(graph: Graph, path: Path) -> None:
+    """Write 4-bit weights in blocks of 32; input, output and arithmetic stay float32."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    from onnxruntime.quantization.onnx_model import ONNXModel
+
+    model, scopes = float_model(graph, opset=_OPSET)
+    kept = excluded(scopes, graph.keep_float)
+    _round_convolutions(model, kept)
+    whole = ONNXModel(model)
+    whole.replace_gemm_with_matmul()
+    tables = {weights.name for weights, _ in _matrices(model)}
+    others = [node for node in model.graph.node if node.op_type == "Gather"]
+    kept += [node.name for node in others if node.input[0] not in tables]
+    quantizer = MatMulNBitsQuantizer(
+        model,
+        block_size=BLOCK,
+        is_symmetric=True,
+        nodes_to_exclude=kept,
+        op_types_to_quantize=("MatMul", "Gather"),
+        quant_axes=(("MatMul", 0), ("Gather", 1)),
+    )
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        quantizer.process()
+    finally:
+        logging.disable(before)
+    save(quantizer.model.model, graph, path)
+
+
+def _matrices(model: Any) -> Iterator[tuple[Any, np.ndarray]]:
+    """Yield every float32 initializer that is worth it, with its values."""
+    import onnx
+
+    for weights in list(model.graph.initializer):
+        matrix = weights.data_type == onnx.TensorProto.FLOAT and len(weights.dims) > 1
+        if matrix and np.prod(weights.dims) >= _SMALL:
+            yield weights, onnx.numpy_helper.to_array(weights)
+
+
+def _round_convolutions(model: Any, kept: list[str]) -> None:
+    import ml_dtypes
+
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    inputs = {node.input[1] for node in convolutions if node.name not in kept}
+    for weights, array in _matrices(model):
+        if weights.name not in inputs:
+            continue
+        if array.shape[1] % BLOCK == 0:
+            blocks = array.reshape(array.shape[0], -1, BLOCK, *array.shape[2:])
+            rounded, scale = _rounded(blocks, axis=(2,), most=7)
+            parts = {"weights": rounded.reshape(array.shape).astype(ml_dtypes.int4)}
+            parts["scale"] = scale.squeeze(2)
+            _replace(model, weights, "DequantizeLinear", parts, axis=1, block_size=BLOCK)
+        else:
+            rounded, scale = _rounded(array, axis=tuple(range(1, array.ndim)), most=127)
+            parts = {"weights": rounded.astype(np.int8), "scale": scale.reshape(-1)}
+            _replace(model, weights, "DequantizeLinear", parts, axis=0)
+
+
+def _rounded(array: np.ndarray, *, axis: tuple[int, ...], most: int) -> tuple[Any, np.ndarray]:
+    """Round symmetrically with one scale along `axis`, which stays with length 1."""
+    largest = np.abs(array).max(axis=axis, keepdims=True)
+    scale = np.maximum(largest / most, np.finfo(np.float32).tiny).astype(np.float32)
+    return np.clip(np.rint(array / scale), -most, most), scale
+
+
+def _replace(
+    model: Any, weights: Any, operation: str, parts: dict[str, np.ndarray], **settings: Any
+) -> None:
+    """Put in an initializer's place an operation that makes it from smaller parts."""
+    import onnx
+
+    made = [onnx.numpy_helper.from_array(v, f"{weights.name}.{k}") for k, v in parts.items()]
+    names = [each.name for each in made]
+    node = onnx.helper.make_node(
+        operation, names, [weights.name], name=f"{weights.name}.{operation}", **settings
+    )
+    model.graph.initializer.remove(weights)
+    model.graph.initializer.extend(made)
+    model.graph.node.insert(0, node)
