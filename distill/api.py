@@ -6,6 +6,7 @@ from distill.evaluation import evaluate, retention
 from distill.merging import MergeResult, merge
 from distill.objective import Objective
 from distill.standardizing import fit_standardization
+from distill.starting import train_several
 from distill.training import TrainResult, train
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "ops",
     "retention",
     "train",
+    "train_several",
 ]

@@ -20,6 +20,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from distill.shards import gathered, like
+
 _NAME = re.compile(r"step-(\d{8})")
 _FORMAT = 2
 _TENSORS = "tensors.safetensors"
@@ -32,6 +34,8 @@ def save_checkpoint(
     modules: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer,
     extra: Mapping[str, Any] | None = None,
+    *,
+    writes: bool = True,
 ) -> Path:
     """Write the state after `step` optimizer steps and return its folder.
 
@@ -41,18 +45,21 @@ def save_checkpoint(
         modules: by name, e.g. {"model": ..., "ema": ...}.
         optimizer: its tensors and its numbers are both kept.
         extra: JSON values that `load_checkpoint` hands back.
+        writes: false on the processes that only hand over their shards of the tensors.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; older checkpoints are whole.
     """
-    tensors, numbers = _state(modules, optimizer)
+    tensors, numbers = _state(modules, optimizer, writes)
+    target = folder / f"step-{step:08d}"
+    if not writes:
+        return target
     meta = {
         "format": _FORMAT,
         "step": step,
         "optimizer": {"numbers": numbers, "param_groups": _groups(optimizer)},
         "extra": dict(extra or {}),
     }
-    target = folder / f"step-{step:08d}"
     partial = folder / f"partial-{step:08d}-{os.getpid()}"
     try:
         shutil.rmtree(partial, ignore_errors=True)  # a killed process may have had this number
@@ -95,17 +102,24 @@ def load_checkpoint(
     for name, module in modules.items():
         prefix = f"{name}/"
         values = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        now = module.state_dict()
         try:
-            module.load_state_dict(values)
+            module.load_state_dict(
+                {k: like(v, now[k]) if k in now else v for k, v in values.items()}
+            )
         except RuntimeError as error:
             raise ValueError(
                 f"{path} holds another model than this run builds ({error}); use another out "
                 "folder, or remove the checkpoints to start over"
             ) from None
     state: dict[int, dict[str, Any]] = {}
+    learned = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
     for key, value in tensors.items():
         if key.startswith("optimizer/"):
             _, index, entry = key.split("/")
+            ours = learned.get(int(index), value)
+            # A step count is no shard of anything.
+            value = like(value, ours) if value.shape == ours.shape else value
             state.setdefault(int(index), {})[entry] = value
     for index, entries in meta["optimizer"]["numbers"].items():
         state.setdefault(int(index), {}).update(entries)
@@ -156,14 +170,19 @@ def _finished(folder: Path) -> list[Path]:
 
 
 def _state(
-    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, keep: bool
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
     """Return all tensors by path, and the optimizer's plain numbers by parameter."""
     tensors: dict[str, Tensor] = {}
+
+    def put(path: str, value: Tensor) -> None:
+        whole = gathered(value.detach())
+        if keep:  # a clone each: safetensors refuses tensors that share memory
+            tensors[path] = whole.cpu().clone().contiguous()
+
     for name, module in modules.items():
         for key, value in module.state_dict().items():
-            # A clone each: safetensors refuses tensors that share memory.
-            tensors[f"{name}/{key}"] = value.detach().cpu().clone().contiguous()
+            put(f"{name}/{key}", value)
     numbers: dict[str, dict[str, Any]] = {}
     for index, entries in optimizer.state_dict()["state"].items():
         # bitsandbytes keeps its tensors one dictionary deeper, and reads them at either depth.
@@ -171,7 +190,7 @@ def _state(
         flat = {k: v for part in (entries, *deeper) for k, v in part.items()}
         for key, value in flat.items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{key}"] = value.detach().cpu().clone().contiguous()
+                put(f"optimizer/{index}/{key}", value)
             elif not isinstance(value, dict):
                 numbers.setdefault(str(index), {})[key] = value
     return tensors, numbers

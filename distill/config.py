@@ -118,7 +118,8 @@ class RunConfig:
     Attributes:
         tokens: which patches and words a step computes; see docs/tokens.md.
         tokens_then: the policies after `tokens.until` of the steps, each until its own; after the
-            last one every token.
+            last one every token. On the command line once for each, as NAME=VALUE,...:
+            `--tokens-then image=resize,image-keep=0.5,until=0.97`.
         precision: "no" is float32; "bf16" is autocast (losses stay in float32).
         ema_decay: keep an exponential moving average and evaluate and save that; off when None.
         max_logit_scale: the scale (not its logarithm) is clamped to [1, this].
@@ -209,7 +210,15 @@ class RunConfig:
 # What may change between the parts of one run without making it another run.
 _FREE = (
     # "save_every" covers save_every_minutes: names are compared by how they begin.
-    *("out", "data.num_workers", "log_every", "save_every", "keep_checkpoints", "templates"),
+    *(
+        "out",
+        "data.num_workers",
+        "data.micro_batch_size",
+        "log_every",
+        "save_every",
+        "keep_checkpoints",
+        "templates",
+    ),
     *("evaluate_every", "evaluate_on", "compare_to"),
 )
 

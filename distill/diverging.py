@@ -5,15 +5,16 @@ needs the weights and the configuration alone; keys are written down for people 
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor
 
 from distill.config import RunConfig
-from distill.feeding import batches, teacher_dims
+from distill.feeding import batches, numbered_samples, teacher_dims
 from distill.preparing import accelerator_for
 from distill.run_log import write_json
 from distill.standardizing import standards_of_run
@@ -36,11 +37,13 @@ def note_skipped(folder: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(record) + "\n")
 
 
-def write_dump(folder: Path, module: nn.Module, config: RunConfig, record: dict[str, Any]) -> Path:
+def write_dump(
+    folder: Path, state: Mapping[str, Tensor], config: RunConfig, record: dict[str, Any]
+) -> Path:
     """Write everything that computes the step of `record` again; return the dump's folder."""
     dump = folder / f"diverged-step-{record['step']:08d}"
     dump.mkdir(parents=True, exist_ok=True)
-    tensors = {n: v.detach().cpu().clone().contiguous() for n, v in module.state_dict().items()}
+    tensors = {n: v.detach().cpu().clone().contiguous() for n, v in state.items()}
     save_file(tensors, dump / _WEIGHTS)
     write_json(dump / _DUMP, {**record, "config": config.as_json()})
     return dump
@@ -69,7 +72,8 @@ def replay_step(
     accelerator = accelerator_for(config.precision)
     dims = teacher_dims(dataset, config)
     standards = standards_of_run(dataset, replace(config, out=""), accelerator)
-    stepper = Stepper(student, config, dims, accelerator, standards)
+    count = numbered_samples(dataset, config)
+    stepper = Stepper(student, config, dims, accelerator, standards, num_samples=count)
     stepper.module.load_state_dict(load_file(Path(dump) / _WEIGHTS))
     stepper.tokens.count(dataset)
     step = record["step"]

@@ -5,12 +5,13 @@ encoder.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from distill.config import RunConfig
 from distill.locked_students import locked_teachers
 from distill.locking import LockedRows
 from distill.losses.adapters import Width
-from distill.token_phases import attention_wanted, phase_by_phase
+from distill.token_phases import attention_wanted, phase_by_phase, phases
 from reinforced_data import Batch, ReinforcedDataset
 from reinforced_data.reading.reader import StoredTeacher
 from students import Student
@@ -28,6 +29,11 @@ def teacher_dims(dataset: ReinforcedDataset, config: RunConfig) -> Sequence[Widt
     """Their widths."""
     widths = [teacher.widths for teacher in stored_teachers(dataset, config)]
     return [image if image == text else (image, text) for image, text in widths]
+
+
+def numbered_samples(dataset: ReinforcedDataset, config: RunConfig) -> int:
+    """How many samples the objective remembers; 0 where none."""
+    return dataset.num_rows if config.objective.fastclip else 0
 
 
 def carried_names(dataset: ReinforcedDataset, config: RunConfig) -> list[str]:
@@ -86,3 +92,46 @@ def batches(
         )
 
     return phase_by_phase(config, student.tokenizer, first, load)
+
+
+def check_one_reading(
+    dataset: ReinforcedDataset, students: Sequence[Student], configs: Sequence[RunConfig]
+) -> None:
+    """Refuse runs that do not read the same batches, bit for bit.
+
+    Raises:
+        ValueError: names every setting that differs, with the first run's value and the other's.
+    """
+    pairs = zip(students, configs, strict=True)
+    first, *others = [_reading(dataset, student, config) for student, config in pairs]
+    for config, other in zip(configs[1:], others, strict=True):
+        wrong = [
+            f"{n}: {value!r} and {other[n]!r}" for n, value in first.items() if value != other[n]
+        ]
+        if wrong:
+            raise ValueError(
+                f"{config.out or config.student.name} cannot share a pass over the store with "
+                f"{configs[0].out or configs[0].student.name}: they do not read the same "
+                f"({'; '.join(wrong)}). Give them the same values, or train them one by one"
+            )
+
+
+def _reading(dataset: ReinforcedDataset, student: Student, config: RunConfig) -> dict[str, Any]:
+    """Everything that the batches of a run are a function of, and what all runs share."""
+    data = config.data
+    names = ("batch_size", "views", "captions", "score_weights", "window_shards")
+    syntax = [(p.text_length, last) for p, last in phases(config) if p.text == "syntax"]
+    return {
+        **{f"data.{name}": getattr(data, name) for name in names},
+        "data.view_set": data.view_set,
+        "schedule.num_steps": config.schedule.num_steps,
+        "seed": config.seed,
+        "precision": config.precision,
+        "the stored teachers read": carried_names(dataset, config),
+        "the locked sides": config.lock.sides,
+        "image_size": student.preprocess.image_size,
+        "interpolation": student.preprocess.interpolation,
+        "tokenizer": student.tokenizer.config(),
+        "attention": attention_wanted(config),
+        "syntax phases": syntax,
+    }

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from distill.training_module import RowGradients, Taught, TrainingModule
 from teachers.contract import Embeddings
@@ -67,10 +68,12 @@ def cached_backward(
             texts=[gradient[start:end] for gradient in texts],
             others=others if last else (),
         )
-        # Processes add up once, in the last backward.
-        with nullcontext() if last else accelerator.no_sync(wrapped):
+        # Processes add up once, in the last backward; shards at once, to hold no whole gradients.
+        ddp = wrapped if isinstance(wrapped, DistributedDataParallel) else None
+        with nullcontext() if ddp is None or last else ddp.no_sync():
             torch.manual_seed(part.seed)
-            pulled = wrapped(part.images, part.tokens, pulling=pulling, kept=part.kept)
+            with accelerator.autocast():
+                pulled = wrapped(part.images, part.tokens, pulling=pulling, kept=part.kept)
             accelerator.backward(pulled["total"])
         start = end
     return terms

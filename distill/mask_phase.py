@@ -19,7 +19,7 @@ from torch import Tensor
 
 from distill.checkpoint import newest_checkpoint, save_checkpoint
 from distill.config import RunConfig
-from distill.feeding import teacher_dims
+from distill.feeding import numbered_samples, teacher_dims
 from distill.fit_result import FitResult
 from distill.mask_learning import MaskLearner
 from distill.mask_report import SIZES_FILE, found_sizes, sizes_table
@@ -112,7 +112,8 @@ def _fold(
     accelerator = accelerator_for(config.precision)
     dims = teacher_dims(dataset, config)
     standards = standards_of_run(dataset, config, accelerator)
-    stepper = Stepper(folded.student, config, dims, accelerator, standards)
+    count = numbered_samples(dataset, config)
+    stepper = Stepper(folded.student, config, dims, accelerator, standards, num_samples=count)
     heads = (done.stepper.module.objective, stepper.module.objective)
     heads[1].load_state_dict(heads[0].state_dict())
     optimizers = (done.stepper.optimizer, stepper.optimizer)

@@ -1,29 +1,25 @@
-"""The objective: named, weighted terms, and the module that computes them.
+"""The objective: named, weighted terms, as recipes carry them and the command line changes them.
 
-`Objective` is the plain description that recipes carry and the command line overrides;
-`Objective.build` makes the module, because some terms have adapters that train along. What each
-term is: docs/losses.md.
+`Objective.build` makes the module that computes them (`distill.objective_module`). What each term
+is: docs/losses.md.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, get_args, runtime_checkable
 
-import torch
-import torch.distributed as dist
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
-from distill.losses.adapters import AdapterKind, Standards, Width, width_of
-from distill.losses.feature import Distance, FeatureLoss
-from distill.losses.image_text import contrastive_and_affinity
-from distill.losses.interactive import InteractiveLoss
-from distill.losses.relational import RelationalKind, relational_loss
-from distill.losses.teacher_subsets import teacher_shares
-from distill.ops import Embeddings, gather_embeddings
-from distill.ops.gathering import gather_rows
+from distill.losses.adapters import AdapterKind, Standards, Width
+from distill.losses.fastclip import Version
+from distill.losses.feature import Distance
+from distill.losses.relational import RelationalKind
+from distill.ops import Embeddings
 from distill.ops.image_text import Targets
 from teachers.contract import Kind
+
+if TYPE_CHECKING:
+    from distill.objective_module import ObjectiveModule
 
 
 @runtime_checkable
@@ -36,7 +32,7 @@ class Term(Protocol):
 
 
 _TAUGHT = ("affinity", "feature", "interactive", "relational")
-_TERMS = ("contrastive", *_TAUGHT)
+_TERMS = ("contrastive", "fastclip", *_TAUGHT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +41,8 @@ class Objective:
 
     Attributes:
         contrastive: hard image-text loss (InfoNCE or sigmoid).
+        fastclip: contrastive loss against the whole data set (FastCLIP), by a running mean for each
+            sample; in place of `contrastive`, and softmax alone.
         affinity: affinity mimicking against the teachers' similarities (TinyCLIP, MobileCLIP).
         feature: distance to the teachers' rows through an adapter (CLIP-KD).
         interactive: contrastive loss of the student's rows against the teachers' (CLIP-KD).
@@ -65,12 +63,17 @@ class Objective:
         feature_standardize: fit PHI-S to each teacher's stored rows and learn standardised ones.
         feature_teacher_dropping: per sample, probability of leaving out each teacher but the one
             with the largest feature loss (UNIC).
+        fastclip_version: v0, v1 (the scale stays as it is) or v3 (the scale learns against `rho`).
+        fastclip_gamma: where the share of new values in the running mean ends.
+        fastclip_gamma_epochs: passes over the data until then, half of them in the paper.
+        fastclip_rho: how far v3 keeps the temperature from 0.
         relational_kind: softmax (KL between neighbourhoods) or distance (RKD).
         relational_scale: of the similarities in the softmax, for student and teachers.
         custom: your own terms by name: (weight, function of student and teachers).
     """
 
     contrastive: float = 1.0
+    fastclip: float = 0.0
     affinity: float = 0.0
     feature: float = 0.0
     interactive: float = 0.0
@@ -87,6 +90,10 @@ class Objective:
     feature_adapter: AdapterKind = "linear"
     feature_standardize: bool = False
     feature_teacher_dropping: float = 0.0
+    fastclip_version: Version = "v3"
+    fastclip_gamma: float = 0.2
+    fastclip_gamma_epochs: int = 18
+    fastclip_rho: float = 6.5
     relational_kind: RelationalKind = "softmax"
     relational_scale: float = 25.0
     custom: Mapping[str, tuple[float, Term]] = field(default_factory=dict)
@@ -117,6 +124,8 @@ class Objective:
                 "feature_standardize moves the mean, which changes cosines; use it with "
                 "feature_distance='mse'"
             )
+        if self.fastclip and self.kind == "sigmoid":
+            raise ValueError("fastclip is a softmax loss: leave kind='sigmoid' or fastclip out")
         clash = {*_TERMS, "total"} & set(self.custom)
         if clash:
             raise ValueError(f"custom terms may not be called {sorted(clash)}")
@@ -146,6 +155,7 @@ class Objective:
         student_dim: int,
         teacher_dims: Sequence[Width],
         standards: Sequence[Standards] | None = None,
+        num_samples: int = 0,
     ) -> "ObjectiveModule":
         """Make the module for a student and teachers of these widths.
 
@@ -153,6 +163,7 @@ class Objective:
             student_dim: width of the student's embeddings.
             teacher_dims: of each teacher; (image, text) where they differ, 0 for one it lacks.
             standards: what `fit_standardization` found per teacher; `feature_standardize` needs it.
+            num_samples: of the data, each with a number of its own; `fastclip` needs it.
 
         Raises:
             ValueError: the objective asks for teachers, or for what they do not have.
@@ -171,130 +182,16 @@ class Objective:
                 raise ValueError(f"{name} has {len(given)} numbers for {count} teachers")
         if self.standardizes and standards is None:
             raise ValueError("feature_standardize needs `standards`; see fit_standardization")
-        return ObjectiveModule(self, student_dim, teacher_dims, standards)
+        if self.fastclip and num_samples < 1:
+            raise ValueError("fastclip keeps a mean for each sample: how many are there?")
+        from distill.objective_module import ObjectiveModule  # which reads this description
+
+        return ObjectiveModule(self, student_dim, teacher_dims, standards, num_samples)
 
 
 _CHOICES = {
     "feature_distance": get_args(Distance),
     "feature_adapter": get_args(AdapterKind),
+    "fastclip_version": get_args(Version),
     "relational_kind": get_args(RelationalKind),
 }
-
-
-class ObjectiveModule(nn.Module):
-    """Computes every term of an `Objective` on the rows of all ranks."""
-
-    def __init__(
-        self,
-        objective: Objective,
-        student_dim: int,
-        teacher_dims: Sequence[Width],
-        standards: Sequence[Standards] | None = None,
-    ) -> None:
-        """Build what trains: the terms' adapters, custom terms that are modules."""
-        super().__init__()
-        self.objective = objective
-        widths = [(width_of(dims, "image"), width_of(dims, "text")) for dims in teacher_dims]
-        shares = objective.teacher_weights or [1.0] * len(widths)
-        # Affinity and interactive terms compare a teacher's images with its texts.
-        self._both = [k for k, (x, s) in enumerate(widths) if x == s > 0 and shares[k]]
-        if (objective.affinity or objective.interactive) and not self._both:
-            raise ValueError(
-                "affinity and interactive terms need a teacher with image and text embeddings; "
-                "set objective.affinity and objective.interactive to 0"
-            )
-        self._shares = [shares[k] for k in self._both]
-        scales = objective.teacher_scales or [objective.teacher_scale] * len(widths)
-        self._scales = [scales[k] for k in self._both]
-        self.feature = self.interactive = None
-        if objective.feature:
-            self.feature = FeatureLoss(
-                student_dim,
-                teacher_dims,
-                distance=objective.feature_distance,
-                adapter=objective.feature_adapter,
-                weights=objective.teacher_weights,
-                dropping=objective.feature_teacher_dropping,
-                standards=standards if objective.feature_standardize else None,
-            )
-        if objective.interactive:
-            both = [widths[k][0] for k in self._both]
-            self.interactive = InteractiveLoss(student_dim, both, self._shares)
-        modules = {n: t for n, (_, t) in objective.custom.items() if isinstance(t, nn.Module)}
-        self.custom = nn.ModuleDict(modules)
-
-    def forward(
-        self,
-        student: Embeddings,
-        teachers: Sequence[Embeddings],
-        caption_ids: Int64[Tensor, " n"],
-        group: dist.ProcessGroup | None = None,
-        seed: int = 0,
-        row_weights: Float[Tensor, " n"] | None = None,
-        samples: Int64[Tensor, " n"] | None = None,
-    ) -> dict[str, Float[Tensor, ""]]:
-        """Return each raw term by name, and `total`, their weighted sum.
-
-        All terms see the whole batch of `group`; where others than the image-text loss are on,
-        every rank gathers all rows. `seed` is what the step draws from (teacher dropping), the same
-        on every rank, `samples` a number of each sample's own. `row_weights` weigh the pairs of
-        contrastive and affinity, of no other term.
-        """
-        spec = self.objective
-        ids = caption_ids if spec.equal_captions_are_positives else None
-        p = spec.affinity_teacher_dropping
-        shares = None if samples is None else teacher_shares(samples, self._shares, p, seed)
-        terms = self._image_text(student, teachers, ids, row_weights, group, shares)
-        if self.feature or self.interactive or spec.relational or spec.custom:
-            student = gather_embeddings(student, group)
-            teachers = [gather_embeddings(teacher, group) for teacher in teachers]
-            ids = ids if ids is None else gather_rows(ids, group)
-        if self.feature is not None:
-            terms["feature"] = self.feature(student, teachers, seed)
-        if self.interactive is not None:
-            terms["interactive"] = self.interactive(student, [teachers[k] for k in self._both], ids)
-        if spec.relational:
-            terms["relational"] = relational_loss(
-                student,
-                teachers,
-                kind=spec.relational_kind,
-                scale=spec.relational_scale,
-                weights=spec.teacher_weights,
-            )
-        for name, (_, term) in spec.custom.items():
-            terms[name] = term(student, teachers)
-        weights = spec.weights()
-        weighted = [weights[name] * value for name, value in terms.items() if weights[name]]
-        # DDP wants a gradient for every parameter, also when no weighted term reads the scale.
-        heads = [head for head in (student.logit_scale, student.logit_bias) if head is not None]
-        unused = sum((0 * head for head in heads), torch.zeros_like(student.logit_scale))
-        return {**terms, "total": sum(weighted, unused)}
-
-    def _image_text(
-        self,
-        student: Embeddings,
-        teachers: Sequence[Embeddings],
-        ids: Tensor | None,
-        row_weights: Tensor | None,
-        group: dist.ProcessGroup | None,
-        shares: Tensor | None,
-    ) -> dict[str, Tensor]:
-        """Contrastive and affinity terms, as far as they are switched on."""
-        spec = self.objective
-        if not (spec.contrastive or spec.affinity):
-            return {}
-        pair = contrastive_and_affinity(
-            student,
-            [teachers[k] for k in self._both] if spec.affinity else (),
-            kind=spec.kind,
-            teacher_weights=self._shares,
-            teacher_scale=self._scales,
-            teacher_shares=shares,
-            targets=spec.targets,
-            positives=ids,
-            label_smoothing=spec.label_smoothing,
-            row_weights=row_weights,
-            group=group,
-        )
-        terms = {"contrastive": pair.contrastive}
-        return {**terms, "affinity": pair.affinity} if spec.affinity else terms

@@ -13,16 +13,14 @@ from timm.optim import Lamb, Lion
 
 from distill.config import ScheduleConfig
 from distill.optimizer_config import OptimizerConfig, OptimizerName
-from distill.parameter_groups import parameter_groups
-from distill.training_module import TrainingModule
 from teachers.quantization import import_bitsandbytes
 
 Groups = list[dict[str, Any]]
 
 
-def build_optimizer(module: TrainingModule, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer that a configuration names, over everything in `module` that learns."""
-    return OPTIMIZERS[config.name](parameter_groups(module, config), config)
+def build_optimizer(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimizer that a configuration names, over `parameter_groups`."""
+    return OPTIMIZERS[config.name](groups, config)
 
 
 def _adamw(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:

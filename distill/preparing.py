@@ -6,7 +6,6 @@ import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
 
 from students import Student
 
@@ -29,11 +28,6 @@ def accelerator_for(precision: str) -> Accelerator:
                 "ignores the number. Take `distill show accelerate cpu2`, which says how",
                 stacklevel=2,
             )
-    if accelerator.distributed_type == DistributedType.FSDP:
-        raise ValueError(
-            "this trainer does not shard yet: checkpoints and evaluation would see one rank's "
-            "part. Launch with `distill show accelerate ddp`"
-        )
     return accelerator
 
 

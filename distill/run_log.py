@@ -22,11 +22,25 @@ from rich.progress import (
 from torch.utils.tensorboard import SummaryWriter
 
 
+def progress_bars(show: bool) -> Progress:
+    """A place for the bars of one or several runs; a context manager."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not show,
+    )
+
+
 class RunLog:
     """Writes records; a context manager. On ranks other than 0, and without a folder, silent."""
 
     def __init__(
-        self, folder: Path | None, *, title: str, num_steps: int, first_step: int, show: bool
+        self, folder: Path | None, *, title: str, num_steps: int, first_step: int, bars: Progress
     ) -> None:
         """Open the files; a resumed run appends to its own log after dropping later records."""
         self._file = self._board = None
@@ -39,21 +53,11 @@ class RunLog:
             os.replace(partial, path)  # a kill between opening and writing would lose the log
             self._file = path.open("a")
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not show,
-        )
+        self._progress = bars
         self._task = self._progress.add_task(title, total=num_steps, completed=first_step, note="")
 
     def __enter__(self) -> "RunLog":
-        """Start the bar."""
-        self._progress.start()
+        """Nothing has to start."""
         return self
 
     def __exit__(
@@ -62,8 +66,7 @@ class RunLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop the bar and close the files."""
-        self._progress.stop()
+        """Close the files."""
         if self._file is not None:
             self._file.close()
         if self._board is not None:

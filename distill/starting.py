@@ -3,6 +3,7 @@
 What `distill train`, the demo and the ladder share. A run is a function of its `RunConfig`.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from distill.locked_students import locked_width, without_locked_encoders
 from distill.model_loading import load_model
 from distill.recipes.demo import SPECS
 from distill.stages import stage_configs
-from distill.training import TrainResult, run
+from distill.training import TrainResult, run, run_several
 from reinforced_data import ReinforcedDataset, open_dataset
 from students import (
     CATALOG,
@@ -47,11 +48,44 @@ def train_from_config(config: RunConfig, *, show: bool = True) -> TrainResult:
 def _train_one(config: RunConfig, show: bool) -> TrainResult:
     """Open the store, build the student with `config.seed`, and train it."""
     dataset = open_dataset(config.data.store, config.data.view_set)
-    return run(_student(config, dataset), dataset, config, show=show)
+    return run(student_of(config, dataset), dataset, config, show=show)
 
 
-def _student(config: RunConfig, dataset: ReinforcedDataset) -> Student:
-    """Build the student, without the encoders that the store stands for."""
+def train_several(
+    configs: Sequence[RunConfig],
+    *,
+    students: Sequence[Student] | None = None,
+    show: bool = True,
+) -> list[TrainResult]:
+    """Train several students from one pass over a store: each batch is read and decoded once.
+
+    Each run has the folder, log, checkpoints and result that it would have alone, on the CPU to the
+    last bit; the same call resumes each of them.
+
+    Args:
+        configs: complete, each with a folder of its own. They must agree in what is read: store,
+            batch, seed, steps, captions, teachers; and so must the students in the size of their
+            pictures and in their tokenizer.
+        students: built already, one for each; what each configuration names when None.
+        show: draw a progress bar for each.
+
+    Raises:
+        DivergedError: a run diverged; the others are finished first.
+        ValueError: what cannot share a pass, and in what it differs.
+    """
+    folders = [config.out for config in configs]
+    stores = {config.data.store for config in configs}
+    if len(configs) == 0 or len(set(folders)) < len(folders) or not all(folders):
+        raise ValueError(f"each run needs a folder of its own in `out`, got {folders}")
+    if len(stores) > 1:
+        raise ValueError(f"one pass is over one store, got {', '.join(sorted(stores))}")
+    dataset = open_dataset(configs[0].data.store, configs[0].data.view_set)
+    built = students or [student_of(config, dataset) for config in configs]
+    return run_several(built, dataset, configs, show=show)
+
+
+def student_of(config: RunConfig, dataset: ReinforcedDataset) -> Student:
+    """Build a configuration's student, without the encoders that the store stands for."""
     name, student = Path(config.out).name, None
     if len(config.lock.sides) < 2:
         width = locked_width(dataset, config)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distill.config import RunConfig
+from distill.diverging import DivergedError
 from distill.evaluation import retention
 from distill.evaluation.splits import evaluate_splits
 from distill.fit_result import FitResult
@@ -14,7 +15,7 @@ from distill.mask_phase import shrink
 from distill.objective import Objective
 from distill.recipes import find_recipe
 from distill.run_log import write_json
-from distill.trainer import fit
+from distill.trainer import fit, fit_several
 from reinforced_data import ReinforcedDataset, expand_sources, open_dataset
 from students import Student
 from students.composing import PartialStudent
@@ -137,17 +138,63 @@ def run(
         ValueError: the objective does not fit the student, or what is evaluated is not there.
     """
     dataset = dataset.with_view_set(config.data.view_set)
+    student = _ready(student, dataset, config, teachers)
+    if config.masks.on:
+        student = shrink(student, dataset, config, show=show)
+    done = fit(student, dataset, config, show=show)
+    return _finish(config, done, teachers, dataset.missing)
+
+
+def run_several(
+    students: Sequence[Student | None],
+    dataset: ReinforcedDataset,
+    configs: Sequence[RunConfig],
+    *,
+    show: bool = True,
+) -> list[TrainResult]:
+    """Do what `run` does for each, from one pass over the store.
+
+    Raises:
+        DivergedError: of the first run that diverged; the others are finished first.
+        ValueError: as for `run`, or the runs cannot share a pass.
+    """
+    for config in configs:
+        if config.masks.on or config.student.stages:
+            raise ValueError(
+                f"{config.out}: masks and stages train several students in a row, which cannot "
+                "share a pass with others: train this one by itself"
+            )
+    dataset = dataset.with_view_set(configs[0].data.view_set)
+    pairs = zip(students, configs, strict=True)
+    ready = [_ready(student, dataset, config, ()) for student, config in pairs]
+    done = fit_several(ready, dataset, configs, show=show)
+    results = [
+        _finish(config, one, (), dataset.missing)
+        for config, one in zip(configs, done, strict=True)
+        if isinstance(one, FitResult)
+    ]
+    for one in done:
+        if isinstance(one, DivergedError):
+            raise one
+    return results
+
+
+def _ready(
+    student: Student | None,
+    dataset: ReinforcedDataset,
+    config: RunConfig,
+    teachers: Sequence[ClipModel],
+) -> Student:
+    """Find out before training whether everything fits; leave out encoders that are stored."""
     if config.lock.sides and not isinstance(student, PartialStudent):
         student = without_locked_encoders(student, dataset, config, teachers)
     if student is None:
         raise ValueError("which student? Only one whose sides are both stored needs none")
     _check_kind(student, config.objective)
+    _check_fastclip(student, config)
     _check_weights(config)
     _check_evaluation(config)
-    if config.masks.on:
-        student = shrink(student, dataset, config, show=show)
-    done = fit(student, dataset, config, show=show)
-    return _finish(config, done, teachers, dataset.missing)
+    return student
 
 
 def _check_kind(student: Student, objective: Objective) -> None:
@@ -155,6 +202,21 @@ def _check_kind(student: Student, objective: Objective) -> None:
         raise ValueError(
             f"objective.kind='sigmoid' needs a bias, and {student.name} has none: build it with "
             "build_student(..., kind='sigmoid'), or leave objective.kind out"
+        )
+
+
+def _check_fastclip(student: Student, config: RunConfig) -> None:
+    if not config.objective.fastclip:
+        return
+    if student.kind == "sigmoid":
+        raise ValueError(
+            f"objective.fastclip is a softmax loss, and {student.name} has a bias: build it with "
+            "kind='softmax', or leave objective.fastclip out"
+        )
+    if config.data.captions.kind == "sum":
+        raise ValueError(
+            "objective.fastclip keeps one mean for each sample, and data.captions.kind='sum' reads "
+            "two texts of it at a time: take another kind"
         )
 
 

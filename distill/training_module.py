@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from distill.objective import ObjectiveModule
+from distill.objective_module import ObjectiveModule
 from students import Student
 from students.tokens.reduction import TokenReduction
 from teachers.contract import Embeddings
@@ -22,6 +22,8 @@ class Taught(NamedTuple):
     caption_ids: Tensor
     row_weights: Tensor | None = None
     samples: Tensor | None = None  # a number of each sample's own, where the objective draws by it
+    numbers: Tensor | None = None  # through all of the data, where the objective remembers samples
+    epoch: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,15 @@ class TrainingModule(nn.Module):
         """Every term, added up over the texts."""
         found = [
             self.objective(
-                pairs, one.teachers, one.caption_ids, group, seed, one.row_weights, one.samples
+                pairs,
+                one.teachers,
+                one.caption_ids,
+                group,
+                seed,
+                one.row_weights,
+                one.samples,
+                one.numbers,
+                one.epoch,
             )
             for pairs, one in zip(rows, taught, strict=True)
         ]

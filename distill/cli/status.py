@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.box import SIMPLE_HEAD
@@ -25,28 +25,36 @@ class Status:
     Reads the folder alone: no lock, nothing written, while others write.
 
     Attributes:
-        path: a reinforced dataset's or a run's folder; any fsspec URL.
+        paths: folders of reinforced datasets or runs; any fsspec URL.
     """
 
-    path: Annotated[str, tyro.conf.Positional]
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional]
 
 
 def run_status(arguments: Sequence[str], console: Console) -> Outcome:
-    """Find out what the folder is, and print it."""
-    asked = parse(Status, "status", arguments)
+    """Find out what each folder is, and print it."""
+    paths = parse(Status, "status", arguments).paths
+    if not paths:
+        raise ValueError("status of what? Give the folder of a store or of a run, or several")
+    found = [_status(path, console) for path in paths]
+    return Outcome(values=found[0] if len(found) == 1 else {"runs": found})
+
+
+def _status(path: str, console: Console) -> dict[str, Any]:
+    """Print one folder's, and return it as JSON values."""
     from distill.progress import is_run, run_progress
     from reinforced_data.store.progress import store_progress
     from reinforced_data.store.storage import Storage
 
-    storage = Storage(asked.path)
+    storage = Storage(path)
     if storage.exists("sources.json"):
-        store = store_progress(asked.path)
+        store = store_progress(path)
         _print_store(store, console)
-        return Outcome(values=store.to_json())
+        return store.to_json()
     if is_run(storage):
-        run = run_progress(asked.path)
+        run = run_progress(path)
         _print_run(run, console)
-        return Outcome(values=run.to_json())
+        return run.to_json()
     raise ValueError(
         f"{storage.name} is neither a reinforced dataset (it has no sources.json) nor a training "
         "run (no config.json, no log.jsonl): give the folder that distill reinforce or distill "

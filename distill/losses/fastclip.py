@@ -75,6 +75,7 @@ class FastCLIPLoss(nn.Module):
         self.version, self.gamma, self.gamma_epochs = version, gamma, gamma_epochs
         self.rho, self.eps = rho, eps
         self.register_buffer("log_u", torch.full((2, num_samples), -torch.inf))
+        self._before: tuple[Tensor, Tensor] | None = None
 
     def forward(
         self,
@@ -112,6 +113,14 @@ class FastCLIPLoss(nn.Module):
         return loss + (gather_rows(log_u.T, group).mean() + self.rho) / student.logit_scale
 
     @torch.no_grad()
+    def put_back(self) -> None:
+        """Undo the last forward's update, as if its step had never been."""
+        if self._before is not None:
+            samples, known = self._before
+            self.log_u[:, samples] = known
+            self._before = None
+
+    @torch.no_grad()
     def _update(
         self,
         log_g: Float[Tensor, "2 n"],
@@ -128,5 +137,6 @@ class FastCLIPLoss(nn.Module):
         kept = torch.full_like(known, 1 - gamma).log() + known
         moved = torch.where(known.isneginf(), log_g, torch.logaddexp(kept, log_gamma + log_g))
         everybody, theirs = gather_rows(samples, group), gather_rows(moved.T, group)
+        self._before = everybody, self.log_u[:, everybody]
         self.log_u[:, everybody] = theirs.T.to(self.log_u)
         return moved

@@ -6,6 +6,7 @@ from distill.config import RunConfig
 from distill.recipes.aclip import aclip
 from distill.recipes.clipa import clipa
 from distill.recipes.demo import demo, demo_teacher
+from distill.recipes.fastclip import fastclip
 from distill.recipes.finetuning import evaclip_finetune, ft_clip
 from distill.recipes.locked import lit, llm2clip, locked_text, sail
 from distill.recipes.mobileclip2 import mobileclip2
@@ -19,6 +20,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "demo": demo,
     "demo_teacher": demo_teacher,
     "evaclip_finetune": evaclip_finetune,
+    "fastclip": fastclip,
     "ft_clip": ft_clip,
     "mobileclip2": mobileclip2,
     "siglip": siglip,
@@ -52,6 +54,7 @@ __all__ = [
     "demo",
     "demo_teacher",
     "evaclip_finetune",
+    "fastclip",
     "find_recipe",
     "ft_clip",
     "lit",

@@ -116,7 +116,7 @@ def probe_source(
         towers = []
         for teacher in members:
             say(f"timing {teacher.name}")
-            items = seen.pixels[_drawn(teacher.preprocess)], seen.texts
+            items = seen.of(teacher)
             towers.append(time_towers(teacher, *items, batch_size=batch_size, seconds=seconds))
         say("writing the piece as a store")
         settings |= {"codec": stored_as(codec), "batch_size": batch_size}
@@ -177,6 +177,15 @@ class _Seen:
     core_seconds: float = 0.0
     pixels: dict[_Drawn, list[np.ndarray]] = field(default_factory=dict)
 
+    def of(self, teacher: Teacher) -> tuple[Sequence[np.ndarray], Sequence[str]]:
+        """What a teacher looks at and reads; what it cannot costs nothing."""
+        views = self.pixels[_drawn(teacher.preprocess)] if _sees(teacher) else ()
+        return views, self.texts if "text" in teacher.modalities else ()
+
+
+def _sees(teacher: Teacher) -> bool:
+    return "image" in teacher.modalities
+
 
 def _drawn(look: Preprocess) -> _Drawn:
     return look.image_size, look.interpolation
@@ -192,7 +201,7 @@ def _prepare(
     captions_from: str | None,
 ) -> _Seen:
     """Do in this thread what the threads of `reinforce` do; keep the first views and all texts."""
-    looks = {_drawn(teacher.preprocess): teacher.preprocess for teacher in teachers}
+    looks = {_drawn(t.preprocess): t.preprocess for t in teachers if _sees(t)}
     seen = _Seen(pixels={drawn: [] for drawn in looks})
     for piece in pieces:
         texts: dict[str, None] = {}

@@ -40,6 +40,7 @@ class Batch:
         weights: of each sample in the image-text loss, 1 on average over the whole step; None
             where all weigh the same.
         attention: a teacher's ranks of each view's patches, where they were asked for.
+        numbers: each sample's own among all of the store, the same in every epoch.
     """
 
     keys: list[str]
@@ -50,6 +51,7 @@ class Batch:
     step: int
     weights: Float32[Tensor, " b"] | None = None
     attention: UInt8[Tensor, "b rows columns"] | None = None
+    numbers: Int64[Tensor, " b"] | None = None
 
     @property
     def tokens(self) -> Int64[Tensor, "b context"]:
@@ -101,5 +103,12 @@ class Batch:
         )
         weights = None if self.weights is None else function(self.weights)
         attention = None if self.attention is None else function(self.attention)
-        pixels = function(self.pixels)
-        return replace(self, pixels=pixels, texts=texts, weights=weights, attention=attention)
+        numbers = None if self.numbers is None else function(self.numbers)
+        return replace(
+            self,
+            pixels=function(self.pixels),
+            texts=texts,
+            weights=weights,
+            attention=attention,
+            numbers=numbers,
+        )

@@ -134,6 +134,7 @@ class BatchDataset(Dataset[Batch]):
             step=step,
             weights=None if read.weights is None else torch.from_numpy(read.weights[rows]),
             attention=torch.from_numpy(read.attention[rows]) if self._reading.attention else None,
+            numbers=torch.from_numpy(self._order.numbers(read.shards, read.rows)[rows]),
         )
 
     def rows(self, step: int) -> StepRows:

@@ -56,6 +56,7 @@ class SampleOrder:
         # Only the exceptions are kept: a billion row numbers would not fit.
         self._excluded = [np.unique(np.array(list(rows), dtype=np.int64)) for rows in excluded]
         self._counts = np.array(num_rows, dtype=np.int64)
+        self._starts = np.cumsum(self._counts) - self._counts
         self._counts -= [len(rows) for rows in self._excluded]
         self.batch_size = batch_size
         self.window_shards = window_shards
@@ -86,6 +87,10 @@ class SampleOrder:
             first, window = stop, window + 1
         found, rows = (np.concatenate(part) for part in zip(*parts, strict=True))
         return Place(epoch, found, rows)
+
+    def numbers(self, shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Number samples through all shards, unusable rows too: the same in every epoch."""
+        return self._starts[shards] + rows
 
     def coming(self, step: int) -> tuple[int, int]:
         """Return epoch and number of the window after the one in which a step ends."""

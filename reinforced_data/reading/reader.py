@@ -47,9 +47,7 @@ class ReinforcedDataset:
         self.caption_sets = tuple(name for name in self._caption_sets if name != ORIGINAL)
         self.view_set: str = view_set_of(self._views)
         self.num_views: int = self._views.identity["num_views"]
-        self.teachers: tuple[StoredTeacher, ...] = stored_teachers(
-            self.store.storage, self.columns, self._views
-        )
+        self.teachers = stored_teachers(self.store.storage, self.columns, self._views)
         self._commits: dict[str, dict[int, Commit]] = {}
 
     def __getstate__(self) -> dict[str, str]:
@@ -87,13 +85,15 @@ class ReinforcedDataset:
         return sum(num_rows) - sum(map(len, excluded))
 
     @property
+    def num_rows(self) -> int:
+        """How many samples there are, with those that cannot be used."""
+        return sum(commit.rows for commit in self._committed(self.index).values())
+
+    @property
     def skipped(self) -> dict[str, int]:
         """Null rows by reason, over all columns."""
-        reasons = Counter[str]()
-        for column in self.columns:
-            for commit in self._committed(column).values():
-                reasons.update(skip.reason for skip in commit.skipped)
-        return dict(reasons)
+        commits = (commit for c in self.columns for commit in self._committed(c).values())
+        return dict(Counter(skip.reason for commit in commits for skip in commit.skipped))
 
     @property
     def missing(self) -> dict[str, int]:

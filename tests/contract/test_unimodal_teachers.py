@@ -102,6 +102,21 @@ def test_a_store_has_one_column_of_each(world):
     assert report.ok, report
 
 
+def test_a_plan_of_each_costs_the_one_tower_and_the_one_column(world, capsys):
+    folder, specs = world
+    command = ["plan", folder / "source", "--teachers", *specs, "--num-views", 2, "--json"]
+    command += ["--probe-samples", 12, "--tower-seconds", 0.01, "--codec", "float32"]
+    assert main([str(part) for part in command]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    image, text = plan["measured"]["towers"]
+    assert image["image_seconds"] > 0 == image["text_seconds"]
+    assert text["text_seconds"] > 0 == text["image_seconds"]
+    rows = {c["kind"]: c["per_sample"] for c in plan["measured"]["columns"]}
+    written = open_dataset(folder / "store").teachers
+    assert rows["image_embeddings"] > 4 * 2 * written[0].embed_dim  # two views, four bytes
+    assert rows["text_embeddings"] > 4 * written[1].embed_dim
+
+
 def test_sail_from_the_command_line(world, tmp_path, capsys):
     """Two heads, no encoder in training; the saved student is encoders and heads."""
     folder, (image, text) = world

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from distill import Objective, train
 from distill.accelerate_configs import config_path
+from distill.cli import main
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from distill.run_log import read_log
 from distill.token_phases import phases, policy_at
@@ -254,3 +255,28 @@ def test_two_processes_equal_one(store, tmp_path):
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=0, atol=2e-6)
+
+
+def test_phases_from_the_command_line(store, tmp_path, capsys):
+    """CLIPA: most of the run on few tokens, then more, then a tuning on all."""
+    vit_student().save(tmp_path / "start")
+    command = ["train", "clipa", "--student.name", tmp_path / "start", "--data.store", store]
+    command += ["--data.batch-size", 8, "--data.micro-batch-size", 0, "--data.num-workers", 0]
+    command += ["--schedule.num-steps", 8, "--schedule.warmup-steps", 1, "--precision", "no"]
+    command += ["--tokens.text-length", 5, "--tokens.until", 0.5, "--log-every", 1]
+    command += [
+        "--tokens-then",
+        "image=resize,image-keep=0.5,until=0.75",
+        "--out",
+        tmp_path / "run",
+    ]
+    command += ["--tokens-then=text=truncate,text-length=6,until=0.875"]
+    assert main([str(part) for part in command]) == 0
+    records = [r for r in read_log(tmp_path / "run") if "tokens/image" in r]
+    seen = [(r["tokens/image"], r["tokens/text"]) for r in records]
+    whole = seen[-1]
+    assert [text for _, text in seen] == [5] * 4 + [8, 8, 6, 8]
+    assert seen[0][0] < seen[4][0] < whole[0] == seen[6][0]
+    assert main([*map(str, command), "--tokens-then", "resize"]) == 2
+    assert "NAME=VALUE" in capsys.readouterr().err
+    assert main([*map(str, command), "--tokens-then", "image=resized"]) == 2

@@ -4,6 +4,9 @@ the test run switches on, cannot be traced."""
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from reinforced_data import reinforce
 from reinforced_data.testing import tiny_teacher, write_source
@@ -38,15 +41,66 @@ for name, value in weights[0].items():
 """
 
 
-def test_compiled_towers_train_to_the_eager_weights(tmp_path):
+# Two phases and every token, each with its own shapes: three graphs of a tower at least.
+POLICIES = """
+import dataclasses
+import sys
+import torch
+from torch._dynamo.utils import counters
+from distill import Objective, train
+from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from reinforced_data.testing import TOKENIZER
+from students import StudentSpec, TextSpec, build_student
+from students.tokens.policy import TokenPolicy
+
+store, image = sys.argv[1:]
+spec = StudentSpec(
+    image="test_vit",
+    text=TextSpec(width=16, layers=1, heads=2, context_length=TOKENIZER.context_length),
+    embed_dim=16,
+    image_size=64,
+)
+recipe = RunConfig(
+    data=DataConfig(batch_size=8, num_workers=0),
+    objective=Objective(contrastive=0.5, affinity=0.5),
+    optimizer=OptimizerConfig(lr=1e-3, eps=1e-3),
+    schedule=ScheduleConfig(num_steps=6, warmup_steps=1),
+    tokens=TokenPolicy(image=image, image_keep=0.5, text="truncate", text_length=5, until=0.34),
+    tokens_then=(TokenPolicy(image=image, image_keep=0.75, until=0.67),),
+)
+weights = []
+for compiled in (False, True):
+    torch.manual_seed(0)
+    student = build_student(spec, tokenizer=TOKENIZER)
+    result = train(student, store, recipe=dataclasses.replace(recipe, compile=compiled), show=False)
+    weights.append(student.state_dict())
+    print(compiled, [cost["tokens/image"] for cost in result.cost])
+assert counters["stats"]["unique_graphs"] >= 3, counters
+print(counters["graph_break"])
+for name, value in weights[0].items():
+    torch.testing.assert_close(weights[1][name], value, rtol=0, atol=1e-5)
+"""
+
+
+def run(script: str, tmp_path: Path, *arguments: str) -> None:
     source = write_source(tmp_path / "source", 24)
     store = tmp_path / "store"
     reinforce(source, store, teachers=[tiny_teacher()], num_views=2, progress=False)
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(store)],
+        [sys.executable, "-c", script, str(store), *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_compiled_towers_train_to_the_eager_weights(tmp_path):
+    run(SCRIPT, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("image", ["random", "merge", "resize"])
+def test_compiled_towers_follow_the_token_policies(tmp_path, image):
+    run(POLICIES, tmp_path, image)

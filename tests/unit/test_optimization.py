@@ -34,6 +34,10 @@ def module_of(image="smallconv-4", **objective) -> TrainingModule:
     return TrainingModule(student, Objective(**objective).build(16, [16] if objective else []))
 
 
+def build(module, config) -> torch.optim.Optimizer:
+    return build_optimizer(parameter_groups(module, config), config)
+
+
 def by_name(module, groups):
     names = {id(value): name for name, value in module.named_parameters()}
     return {names[id(value)]: group for group in groups for value in group["params"]}
@@ -76,7 +80,7 @@ def test_strays_are_named():
 def test_towers_have_rates_of_their_own():
     module = module_of()
     config = OptimizerConfig(lr=1e-3, image_lr=4e-4, text_lr=4e-5)
-    optimizer = build_optimizer(module, config)
+    optimizer = build(module, config)
     set_learning_rate(optimizer, 5e-4)  # half of the peak
     found = by_name(module, optimizer.param_groups)
     assert math.isclose(found["student.module.visual.head.weight"]["lr"], 2e-4)
@@ -166,7 +170,7 @@ def test_impossible_rates_are_refused(values):
 
 
 def stepped(name, module, steps=3):
-    optimizer = build_optimizer(module, OptimizerConfig(name=name, lr=1e-3))
+    optimizer = build(module, OptimizerConfig(name=name, lr=1e-3))
     set_learning_rate(optimizer, 1e-3)
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
@@ -193,7 +197,7 @@ def test_lion_keeps_half_of_what_adamw_keeps_and_moves_by_the_rate():
     assert state_bytes(stepped("lion", module)) * 2 <= state_bytes(stepped("adamw", module_of()))
     module = module_of()
     before = {name: value.detach().clone() for name, value in module.named_parameters()}
-    optimizer = build_optimizer(module, OptimizerConfig(name="lion", weight_decay=0.0, lr=1e-3))
+    optimizer = build(module, OptimizerConfig(name="lion", weight_decay=0.0, lr=1e-3))
     set_learning_rate(optimizer, 1e-3)
     for value in module.parameters():
         value.grad = torch.randn_like(value)
@@ -210,7 +214,7 @@ def test_every_optimizer_lowers_a_loss(name):
     target = torch.randn(48, 16)
     student = build_student(TinyEncoder(seed=2), image_size=16, tokenizer=TOKENIZER)
     module = TrainingModule(student, Objective().build(16, []))
-    optimizer = build_optimizer(module, OptimizerConfig(name=name, lr=2e-2, weight_decay=0.0))
+    optimizer = build(module, OptimizerConfig(name=name, lr=2e-2, weight_decay=0.0))
     set_learning_rate(optimizer, 2e-2)
     losses = []
     for _ in range(60):

@@ -1,0 +1,264 @@
+"""A student in shards on two processes (FSDP2 over gloo) = the whole one on one process."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from distill import Objective, train
+from distill.accelerate_configs import config_path
+from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from distill.gradient_cache import MicroBatch, cached_backward
+from distill.mask_config import MaskConfig
+from distill.sharding import Sharding, check_can_shard, sharding_plugin
+from distill.shards import gathered
+from distill.testing import end, start
+from distill.training_module import Taught, TrainingModule
+from reinforced_data import reinforce
+from reinforced_data.testing import TOKENIZER, tiny_teacher, write_source
+from students import StudentSpec, TextSpec, build_student, load_student
+from students.tokens.policy import TokenPolicy
+from teachers.clip_model import unit_rows
+from teachers.contract import Embeddings
+
+SPEC = StudentSpec(
+    image="test_vit",
+    text=TextSpec(width=16, layers=2, heads=2, context_length=TOKENIZER.context_length),
+    embed_dim=16,
+    image_size=64,
+)
+SHARES = (5, 3)
+MICRO_SIZES = (0, 2)
+LAUNCH = {  # what `accelerate launch` makes of fsdp2.yaml
+    "ACCELERATE_USE_CPU": "true",
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP",
+    "FSDP_MIN_NUM_PARAMS": "30000",  # the blocks of the image tower; text goes with the rest
+}
+TOKENS = TokenPolicy(image="random", image_keep=0.5, text="truncate", text_length=5, until=0.5)
+RUN = RunConfig(
+    data=DataConfig(batch_size=8, num_workers=0),
+    objective=Objective(contrastive=0.3, affinity=0.7, feature=1.0),
+    # A large epsilon: Adam divides rounding errors by themselves where gradients vanish.
+    optimizer=OptimizerConfig(lr=1e-2, eps=1e-3, max_grad_norm=0.5),
+    schedule=ScheduleConfig(num_steps=4, warmup_steps=1),
+    log_every=1,
+    save_every=2,
+)
+RUNS = {
+    "plain": replace(RUN, objective=replace(RUN.objective, fastclip=0.5)),
+    "average-tokens-decay": replace(
+        RUN,
+        ema_decay=0.5,
+        tokens=TOKENS,
+        tokens_then=(TokenPolicy(image="merge", image_keep=0.5, until=0.75),),
+        optimizer=replace(RUN.optimizer, image_layer_decay=0.7),
+        data=replace(RUN.data, micro_batch_size=2),
+        activation_checkpointing=True,
+    ),
+    "lion": replace(RUN, optimizer=OptimizerConfig(name="lion", lr=1e-4)),
+}
+
+
+def vit_student():
+    torch.manual_seed(5)
+    return build_student(SPEC, tokenizer=TOKENIZER)
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor, Taught]:
+    draw = torch.Generator().manual_seed(11)
+    total = sum(SHARES)
+    images = torch.randn(total, 3, 64, 64, generator=draw, dtype=torch.float64)
+    tokens = torch.randint(1, TOKENIZER.vocab_size, (total, 8), generator=draw)
+    image, text = (torch.randn(total, 12, generator=draw, dtype=torch.float64) for _ in range(2))
+    scale = torch.tensor(20.0, dtype=torch.float64)
+    teacher = Embeddings(unit_rows(image), unit_rows(text), scale)
+    return images, tokens, Taught([teacher], torch.arange(total))
+
+
+def gradients(accelerator: Accelerator, size: int, share: slice) -> dict[str, torch.Tensor]:
+    """Terms and whole gradients of a batch, in micro-batches of a size or at once."""
+    student = vit_student()
+    assert student.tower_names  # found in float32
+    student.double()
+    torch.manual_seed(3)
+    module = TrainingModule(student, RUN.objective.build(student.embed_dim, [12])).train()
+    plugin, sharding = sharding_plugin(accelerator), None
+    if plugin is not None:
+        sharding = Sharding(student, plugin, accelerator)
+        sharding.cut(student)
+        cut = [m for m in student.modules() if isinstance(m, FSDPModule)]
+        whole = [n for n, p in student.named_parameters() if not isinstance(p, DTensor)]
+        assert len(cut) > 3 and whole == ["module.logit_scale"]
+    group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
+    images, tokens, taught = batch()
+    (teacher,) = taught.teachers
+    mine = teacher._replace(image=teacher.image[share], text=teacher.text[share])
+    images, tokens, ids = images[share], tokens[share], taught.caption_ids[share]
+    if size:
+        count = -(-max(SHARES) // size)  # as many on each process: each forward gathers
+        cuts = pairwise(len(images) * number // count for number in range(count + 1))
+        parts = [
+            MicroBatch(images=images[i:j], tokens=[tokens[i:j]], seed=i, kept=None) for i, j in cuts
+        ]
+        taught = [Taught([mine], ids)]
+        terms = cached_backward(module, parts, accelerator=accelerator, taught=taught, group=group)
+    else:
+        terms = module(images, [tokens], [Taught([mine], ids)], group=group)
+        terms["total"].backward()
+    if sharding is not None:
+        sharding.average(module.parameters())
+    grads = {n: p.grad for n, p in module.named_parameters()}
+    assert all(gradient is not None for gradient in grads.values())
+    found = {n: gathered(g).clone() for n, g in grads.items() if g is not None}
+    return found | {name: value.detach() for name, value in terms.items()}
+
+
+def work(rank: int, folder: str) -> None:
+    """One of two processes: gradients, whole runs, and the second half of each run again."""
+    torch.set_num_threads(1)
+    os.environ |= LAUNCH | {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1"}
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    accelerator, before = Accelerator(cpu=True), sum(SHARES[:rank])
+    share = slice(before, before + SHARES[rank])
+    found = {size: gradients(accelerator, size, share) for size in MICRO_SIZES}
+    torch.save(found, f"{folder}/{rank}.pt")
+    for name, config in RUNS.items():
+        out = Path(folder) / name
+        result = train(vit_student(), f"{folder}/store", recipe=config, out=out, show=False)
+        weights = result.student.module.state_dict()
+        torch.save(dict(weights), f"{folder}/{name}-{rank}.pt")
+        again = Path(folder) / f"{name}-again"
+        if rank == 0:
+            half(out, again)
+        torch.distributed.barrier()
+        train(vit_student(), f"{folder}/store", recipe=config, out=again, show=False)
+    torch.distributed.destroy_process_group()
+
+
+def half(out: Path, again: Path) -> None:
+    """A run's folder as it was after two of four steps."""
+    again.mkdir()
+    shutil.copy(out / "config.json", again)
+    name = "checkpoints/step-00000002"
+    shutil.copytree(out / name, again / name)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sharding")
+    source = write_source(folder / "source", 24, samples_per_shard=10)
+    teachers = [tiny_teacher("a", seed=1), tiny_teacher("b", seed=2, embed_dim=12)]
+    reinforce(source, folder / "store", teachers=teachers, num_views=2, progress=False)
+    processes = [start(work, rank, str(folder)) for rank in range(2)]
+    for process in processes:
+        process.join(300)  # they wait for each other at every block: slow on a busy machine
+    assert [end(process) for process in processes] == [0, 0]
+    return folder
+
+
+@pytest.mark.parametrize("size", MICRO_SIZES)
+def test_loss_and_gradients_are_those_of_one_process(world, size):
+    expected = gradients(Accelerator(cpu=True), size, slice(None))
+    for rank in range(2):
+        found = torch.load(world / f"{rank}.pt")[size]
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
+    assert max(value.abs().max() for value in expected.values()) > 1e-2
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_sharded_run_ends_where_one_process_does(world, name, tmp_path):
+    train(vit_student(), world / "store", recipe=RUNS[name], out=tmp_path / "one", show=False)
+    one, two = (load_file(f / "model.safetensors") for f in (tmp_path / "one", world / name))
+    first, second = (torch.load(world / f"{name}-{rank}.pt") for rank in range(2))
+    start = vit_student().module.state_dict()
+    assert max((value - start[key]).abs().max() for key, value in one.items()) > 3e-4
+    apart = torch.cat([(two[key] - value).flatten() for key, value in one.items()]).abs()
+    if name == "lion":  # its step is a sign: a gradient of rounding errors may go either way
+        assert (apart > 2e-6).float().mean() < 0.01 and apart.max() <= 8e-4 + 1e-6
+    else:
+        assert apart.max() <= 2e-6
+    for key, value in two.items():
+        assert torch.equal(first[key], value) and torch.equal(second[key], value)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_resumed_sharded_run_is_the_undisturbed_one_bit_for_bit(world, name):
+    whole, again = (load_file(world / n / "model.safetensors") for n in (name, f"{name}-again"))
+    assert all(torch.equal(value, again[key]) for key, value in whole.items())
+
+
+def test_a_sharded_runs_checkpoint_goes_on_without_shards(world, tmp_path):
+    half(world / "plain", tmp_path / "out")
+    config = RUNS["plain"]
+    train(vit_student(), world / "store", recipe=config, out=tmp_path / "out", show=False)
+    mine, theirs = (load_student(folder) for folder in (tmp_path / "out", world / "plain"))
+    for key, value in theirs.module.state_dict().items():
+        found = mine.module.state_dict()[key]
+        torch.testing.assert_close(found, value, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"compile": True}, "--compile False"),
+        ({"channels_last": True}, "--channels-last False"),
+        ({"masks": MaskConfig(keep=0.5, steps=2, warmup_steps=1)}, "--masks.keep 1"),
+        ({"optimizer": OptimizerConfig(name="lamb")}, "take adamw or lion"),
+        (
+            {
+                "tokens": TokenPolicy(image="attentive", image_keep=0.5, image_scores="ema"),
+                "ema_decay": 0.9,
+            },
+            "image_scores",
+        ),
+    ],
+)
+def test_what_does_not_go_with_shards_is_refused_with_a_way_out(changes, said):
+    with pytest.raises(ValueError, match="a sharded student") as error:
+        check_can_shard(replace(RUN, **changes))
+    assert said in str(error.value) and "accelerate ddp" in str(error.value)
+
+
+@pytest.mark.slow
+def test_the_shipped_configuration_shards_on_the_cpu_too(world, tmp_path):
+    """Through `accelerate launch` and the command line; without shards the probe would fail."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from torch.distributed.fsdp import FSDPModule\n"
+        "from distill import stepping\n"
+        "from distill.cli import main\n"
+        "step = stepping.Stepper.step\n"
+        "def checked(self, batch, number):\n"
+        "    assert isinstance(self.student, FSDPModule)\n"
+        "    return step(self, batch, number)\n"
+        "stepping.Stepper.step = checked\n"
+        "sys.exit(main())\n"
+    )
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(config_path("fsdp2"))]
+    command = [sys.executable, *launch, "--num_processes", "2", str(script), "train", "demo"]
+    command += ["--data.store", str(world / "store"), "--out", str(tmp_path / "out")]
+    command += ["--schedule.num-steps", "2", "--schedule.warmup-steps", "1"]
+    command += ["--data.batch-size", "8", "--channels-last", "False", "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert load_student(tmp_path / "out").encode_text(["a red picture"]).shape[0] == 1
