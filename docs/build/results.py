@@ -109,7 +109,12 @@ def read(path: Path) -> tuple[Rows, list[str]]:
     """Read a CSV and the comments in it."""
     lines = path.read_text().splitlines()
     notes = [line.lstrip("# ") for line in lines if line.startswith("#")]
-    return list(csv.DictReader(line for line in lines if not line.startswith("#"))), notes
+    rows = [*csv.DictReader(line for line in lines if not line.startswith("#"))]
+    for row in rows:
+        if "provenance" in row:  # commit 0123abc, torch 2.14.1, ...
+            commit, _, row["machine"] = row.pop("provenance").partition(", ")
+            row["commit"] = commit.removeprefix("commit ")
+    return rows, notes
 
 
 def top1(rows: Rows, split: str) -> dict[str, dict[str, str]]:
@@ -172,9 +177,8 @@ def _commits(folder: Path) -> list[str]:
 
 
 def _without_constants(rows: Rows) -> tuple[list[str], list[list[str]]]:
-    columns = [name for name in rows[0] if name not in _constants(rows) and name != "provenance"]
-    if len({row.get("provenance") for row in rows}) > 1:
-        columns.append("provenance")
+    same = _constants(rows)
+    columns = [name for name in rows[0] if name not in same]
     return columns, [[row[name] for name in columns] for row in rows]
 
 
