@@ -102,7 +102,20 @@ def accepted(verb: str) -> set[str]:
     """List the names of a verb's options, both forms of a switch among them."""
     names = {option.name for option in options(verb) if not option.positional}
     switches = {option.name for option in options(verb) if not option.kind}
-    return names | {_opposite(name) for name in switches} | {"--json", "--help"}
+    said = set(re.findall(r"--[a-z][\w.-]*\w", _usage(verb) or ""))
+    return names | {_opposite(name) for name in switches} | said | {"--json", "--help"}
+
+
+@cache
+def _usage(verb: str) -> str | None:
+    """Return what a verb that takes a recipe says of itself: its class does not know all."""
+    if verb not in RECIPE_VERBS:
+        return None
+    tree = ast.parse((ROOT / "distill" / "cli" / f"{verb}.py").read_text())
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_USAGE":
+            return ast.literal_eval(node.value)
+    return None
 
 
 def _opposite(switch: str) -> str:
@@ -179,6 +192,8 @@ def _default(value: ast.expr | None) -> str | None:
     """Write the default as it would be typed; None where there is none."""
     if value is None:
         return None
+    if isinstance(value, ast.Name) and value.id in _sources().aliases:
+        return _default(_sources().aliases[value.id])
     try:
         plain = ast.literal_eval(value)
     except ValueError:
@@ -215,13 +230,14 @@ def as_markdown() -> str:
     parts = []
     for verb in summaries():
         shown = [option for option in options(verb) if _belongs(option, verb)]
-        words = ["distill", verb, "RECIPE" if verb in RECIPE_VERBS else ""]
+        words = ["distill", verb]
         words += [o.name if o.default is None else f"[{o.name}]" for o in shown if o.positional]
-        usage = " ".join(filter(None, [*words, "[OPTIONS]", "[--json]"]))
-        parts += [f"## distill {verb}", _description(verb), f"```text\n{usage}\n```"]
+        usage = _usage(verb) or " ".join([*words, "[OPTIONS]", "[--json]"])
+        about = "" if verb in RECIPE_VERBS else _description(verb)
+        parts += [f"## distill {verb}", about, f"```text\n{usage.strip()}\n```"]
         if verb in RECIPE_VERBS:
             parts.append(
-                "The recipe's values hold where an option is left out: `distill show RECIPE`."
+                "The recipe's values hold where an option is left out, not the defaults here."
             )
         if len(shown) < len(options(verb)):
             parts.append("It takes every option of [distill train](#distill-train) too.")
