@@ -31,7 +31,7 @@ def card_facts(run: Path | None, *, licence: str = "") -> CardFacts:
     return CardFacts(
         origins=tuple(dict.fromkeys(_origins(config, store))),
         data=(("reinforced dataset", store.name),),
-        recipe=tuple(_recipe(config)),
+        recipe=tuple(recipe_facts(config)),
         metrics={k: v for k, v in metrics.items() if k.rpartition("/")[2] not in NOT_SCORES},
         retention=result.get("retention") or {},
         licence=licence,
@@ -41,7 +41,7 @@ def card_facts(run: Path | None, *, licence: str = "") -> CardFacts:
 def _origins(config: Mapping[str, Any], store: Path) -> Iterator[Origin]:
     donor = config["student"].get("donor")
     if donor:
-        yield Origin(name=_short(donor), role="donor", licence=_licence(donor))
+        yield Origin(name=_short(donor), role="donor", licence=known_licence(donor))
     if not (store / "columns").is_dir():
         return
     wanted = config["data"].get("teachers")
@@ -49,12 +49,13 @@ def _origins(config: Mapping[str, Any], store: Path) -> Iterator[Origin]:
         teacher = column.identity.get("teacher")
         if column.kind == "image_embeddings" and teacher and (not wanted or teacher in wanted):
             licence = column.facts.get("teacher", {}).get("licence")
-            yield Origin(name=_short(str(teacher)), licence=licence or _licence(str(teacher)))
-        if column.kind == "captions" and column.identity.get("model"):
-            yield Origin(name=_short(str(column.identity["model"])), role="captioner")
+            yield Origin(name=_short(str(teacher)), licence=licence or known_licence(str(teacher)))
+        if column.kind == "captions" and column.identity.get("captioner"):
+            yield Origin(name=_short(str(column.identity["captioner"])), role="captioner")
 
 
-def _licence(name: str) -> str | None:
+def known_licence(name: str) -> str | None:
+    """Return the licence of an open_clip name's weights; None where nobody looked."""
     model, slash, tag = name.partition("/")
     return licence_of(model, tag) if slash and "/" not in tag else None
 
@@ -64,7 +65,8 @@ def _short(name: str) -> str:
     return Path(name).name if Path(name).is_absolute() else name
 
 
-def _recipe(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def recipe_facts(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Say in a few words what a run's configuration asks for."""
     yield "steps", f"{config['schedule']['num_steps']:,} of {config['data']['batch_size']:,} pairs"
     weights = config["objective"]
     named = [name for name in ("contrastive", "affinity", "feature") if weights.get(name)]

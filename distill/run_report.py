@@ -7,24 +7,41 @@ objective has a term of the teachers, a control where it was given weights of a 
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from distill.evaluation.confusions import confusions
 from distill.evaluation.evaluator import NOT_SCORES
-from distill.report import Confusion, Curve, ReportData, Row
+from distill.report import ReportData, Row, find_ladders, read_ladder
 from distill.report.data import Role
-from distill.retrieval_cases import retrieval_cases
-from distill.run_log import read_log
-from reinforced_data import open_dataset
-from reinforced_data.source import expand_sources
-from reinforced_data.store.layout import open_store
-from students import load_student
+from distill.run_curves import curves
+from distill.run_data import HealthWanted, health_sections
+from distill.run_exports import Exported, read_export, read_profile
+from distill.run_gaps import what_is_missing
+from distill.run_origins import origins
+from distill.run_pictures import search
 
 _TAUGHT = ("affinity", "feature", "interactive", "relational")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What a report shows besides runs.
+
+    Attributes:
+        ladders: tables of benchmarks/ladder.py, or folders with such.
+        exports: folders that `distill export` wrote.
+        profiles: files that `distill profile --json` printed.
+        health: whether the store is read for the data-health sections; auto: up to 20 GB.
+    """
+
+    ladders: Sequence[Path] = ()
+    exports: Sequence[Path] = ()
+    profiles: Sequence[Path] = ()
+    health: HealthWanted = "auto"
 
 
 def report_of_runs(
@@ -33,6 +50,9 @@ def report_of_runs(
     teachers: Sequence[Path] = (),
     title: str = "",
     pictures_of: str | None = None,
+    beside: Beside | None = None,
+    command: str = "",
+    step: Callable[[str], None] = lambda what: None,
 ) -> ReportData:
     """Collect what the page shows.
 
@@ -43,34 +63,80 @@ def report_of_runs(
         title: of the page; the runs' common folder when empty.
         pictures_of: split whose pictures are searched; the last one that the first run was
             evaluated on when None.
+        beside: tables, exports and profiles.
+        command: what was typed, for the page.
+        step: told what comes next.
 
     Raises:
-        ValueError: a folder holds no finished run, or two have one name.
+        ValueError: a folder holds no finished run, or two have one name; or a file beside them is
+            not what it should be.
     """
+    beside = beside or Beside()
     results = {folder: _result(folder) for folder in [*teachers, *runs]}
     names = _names([*teachers, *runs])
     rows = [_row(names[f], results[f], f, "teacher") for f in teachers]
     against = rows[0].metrics if rows else {}
     rows += [_row(names[f], results[f], f, "student", against) for f in runs]
     best = max(runs, key=lambda folder: _order(_config(folder), results[folder]))
-    source, notes = _pictures(best, pictures_of)
-    student = load_student(best)
     refused = [results[folder].get("refused", {}) for folder in runs]
-    return ReportData(
+    data = ReportData(
         title=title or f"Runs in {os.path.commonpath([str(f.parent) for f in runs])}",
-        command=f"distill report {' '.join(str(folder) for folder in runs)}",
+        command=command,
         reference=rows[0].name if teachers else "",
         subject=names[best] if any(row.distilled for row in rows) else "",
         rows=rows,
         curves=[curve for row, f in zip(rows, results, strict=True) for curve in curves(f, row)],
-        retrieval=[] if source is None else retrieval_cases(student, source),
-        confusions=[] if source is None else [Confusion(*c) for c in confusions(student, source)],
-        lineage=_lineage(best),
-        notes=notes,
+        notes=[f"{names[f]}: {text}" for f in results for text in results[f].get("warnings", ())],
         timings={names[f]: results[f]["seconds"] for f in results if "seconds" in results[f]},
         environment=environment(),
         skipped={why: sum(r.get(why, 0) for r in refused) for r in refused for why in r},
     )
+    data, exports = _with_tables(data, beside, names)
+    data, reasons = _with_subject(data, best, pictures_of, step)
+    step("Hashing what it comes from")
+    own = [export for export in exports if export.run in (best, None)]
+    data = replace(data, lineage=origins(best, own))
+    step("Looking at the data")
+    health, why_not = health_sections(_config(best)["data"]["store"], beside.health)
+    reasons |= {"Data health": why_not} if why_not else {}
+    data = replace(data, health=health)
+    return replace(data, missing=what_is_missing(data, reasons))
+
+
+def _with_tables(
+    data: ReportData, beside: Beside, names: Mapping[Path, str]
+) -> tuple[ReportData, list[Exported]]:
+    """Add ladders, exports and profiles; what belongs to no run is noted."""
+    exports = [read_export(folder, list(names)) for folder in beside.exports]
+    profiles = {path: read_profile(path, names) for path in beside.profiles}
+    measured = [m for e in exports if e.run is not None for m in e.measured(names[e.run])]
+    strange = [f"{e.folder} holds weights of none of these runs." for e in exports if e.run is None]
+    strange += [
+        f"{path} is a profile of none of these runs." for path in profiles if not profiles[path]
+    ]
+    more = replace(
+        data,
+        ladders=[read_ladder(path) for given in beside.ladders for path in find_ladders(given)],
+        exports=[row for export in exports for row in export.rows()],
+        measured=[*measured, *(m for found in profiles.values() for m in found)],
+        notes=[*data.notes, *strange],
+    )
+    return more, exports
+
+
+def _with_subject(
+    data: ReportData, best: Path, split: str | None, step: Callable[[str], None]
+) -> tuple[ReportData, dict[str, str]]:
+    """Add what the best student does with pictures, and why where it cannot be seen."""
+    step("Searching pictures")
+    searched = search(best, _config(best), split)
+    more = replace(
+        data,
+        retrieval=searched.cases,
+        confusions=searched.confusions,
+        confusion_matrix=searched.matrix,
+    )
+    return more, dict(searched.missing)
 
 
 def environment() -> dict[str, str]:
@@ -84,38 +150,9 @@ def environment() -> dict[str, str]:
     }
 
 
-def curves(folder: Path, row: Row) -> list[Curve]:
-    """Loss by step; the contrastive term is the one that every run has."""
-    records = [record for record in read_log(folder) if "loss/contrastive" in record]
-    return [
-        Curve(
-            name=row.name,
-            series="contrastive loss",
-            steps=[int(record["step"]) for record in records],
-            values=[record["loss/contrastive"] for record in records],
-            role=row.role,
-        )
-    ]
-
-
 def scores(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out counts and losses."""
     return {key: x for key, x in metrics.items() if key.rpartition("/")[2] not in NOT_SCORES}
-
-
-def _pictures(best: Path, split: str | None) -> tuple[str | None, list[str]]:
-    """Return the source to search, or None and why."""
-    splits = _config(best)["evaluate_on"]
-    if split is not None and split not in splits:
-        raise ValueError(f"{best} was not evaluated on {split!r}; it has {', '.join(splits)}")
-    if not splits:
-        return None, ["No pictures are shown: the best student was evaluated on nothing."]
-    source = splits[next(reversed(splits)) if split is None else split]
-    try:
-        expand_sources(source)
-    except ValueError as error:
-        return None, [f"No pictures are shown: {error}"]
-    return source, []
 
 
 def _result(folder: Path) -> dict[str, Any]:
@@ -174,17 +211,3 @@ def _order(config: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[bool, 
     """A distilled student before others, then by the first score."""
     taught = any(config["objective"].get(term) for term in _TAUGHT)
     return taught, next(iter(scores(result["metrics"]).values()), 0.0)
-
-
-def _lineage(best: Path) -> list[tuple[str, str]]:
-    """From the source's shards to the student, as far as the folders say."""
-    folder = _config(best)["data"]["store"]
-    try:
-        shards, dataset = open_store(folder).sources, open_dataset(folder)
-    except ValueError:
-        # A store that has moved, or went with its cluster: its name is all there is to say.
-        return [("store", folder), ("student", str(best))]
-    more = f" and {len(shards) - 1} more" if len(shards) > 1 else ""
-    chain = [("source", f"{shards[0]}{more}"), ("store", folder)]
-    chain += [("teacher", teacher.name) for teacher in dataset.teachers]
-    return [*chain, ("student", str(best))]

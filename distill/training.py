@@ -13,6 +13,7 @@ from distill.fit_result import FitResult
 from distill.locked_students import without_locked_encoders
 from distill.mask_phase import shrink
 from distill.objective import Objective
+from distill.provenance import provenance
 from distill.recipes import find_recipe
 from distill.run_log import write_json
 from distill.trainer import fit, fit_several
@@ -24,7 +25,7 @@ from teachers import ClipModel
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a run came to; `OUT/result.json` holds the same.
+    """What a run came to; `OUT/result.json` holds the same, and which code made it.
 
     Attributes:
         student: trained, in eval mode.
@@ -257,7 +258,8 @@ def _finish(
         cost=done.cost,
     )
     if config.out and done.is_main_process:
-        write_json(Path(config.out) / "result.json", result.as_json())
+        made_by = {"provenance": provenance()}
+        write_json(Path(config.out) / "result.json", result.as_json() | made_by)
     return result
 
 

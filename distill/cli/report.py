@@ -1,12 +1,14 @@
 """`distill report`: one page of any runs."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
@@ -16,12 +18,18 @@ from distill.cli.parsing import parse
 class Report:
     """Write one HTML page of finished trainings, and the same numbers as JSON beside it.
 
-    Scores, sizes, learning curves, what the best student finds for texts and pictures, which
-    classes it confuses, and where it comes from. The page needs no network and no script.
+    Scores, costs, learning curves, ladders, what the best student finds for texts and pictures,
+    which classes it confuses, the health of its data, and where it comes from, from the shards to
+    the exported files. What is not there is said. The page needs no network and no script.
 
     Attributes:
         runs: folders that distill train wrote, of students.
         teachers: folders that distill train wrote, shown as teachers; kept shares are of the first.
+        ladders: tables of benchmarks/ladder.py (ladder-NAME.csv), or folders of such.
+        exports: folders that distill export wrote: files with their hashes, sizes and times.
+        profiles: files of what distill profile RUN --json printed.
+        health: whether the best student's store is read for the data-health sections; auto: where
+            it holds at most 20 GB.
         out: the page.
         title: of the page.
         pictures_of: the split whose pictures are searched; by default the last one.
@@ -29,6 +37,10 @@ class Report:
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     teachers: tuple[Path, ...] = ()
+    ladders: tuple[Path, ...] = ()
+    exports: tuple[Path, ...] = ()
+    profiles: tuple[Path, ...] = ()
+    health: Literal["auto", "always", "never"] = "auto"
     out: Path = Path("report.html")
     title: str = ""
     pictures_of: str | None = None
@@ -38,15 +50,30 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     """Collect, write, say where."""
     asked = parse(Report, "report", arguments)
     from distill.report import print_rows, write_report, write_report_json
-    from distill.run_report import report_of_runs
+    from distill.run_report import Beside, report_of_runs
 
     if not asked.runs:
         raise ValueError("a report needs the folder of a finished run, or several")
-    data = report_of_runs(
-        asked.runs, teachers=asked.teachers, title=asked.title, pictures_of=asked.pictures_of
+    beside = Beside(
+        ladders=asked.ladders,
+        exports=asked.exports,
+        profiles=asked.profiles,
+        health=asked.health,
     )
+    with console.status("Reading the runs") as status:
+        data = report_of_runs(
+            asked.runs,
+            teachers=asked.teachers,
+            title=asked.title,
+            pictures_of=asked.pictures_of,
+            beside=beside,
+            command=shlex.join(["distill", "report", *arguments]),
+            step=status.update,
+        )
     page = write_report(asked.out, data)
     numbers = write_report_json(asked.out.with_suffix(".json"), data)
     print_rows(data.rows, console)
+    for what, why in data.missing:
+        console.print(f"[dim]not on the page: {escape(what)}: {escape(why)}[/]", highlight=False)
     console.print(f"{page}, {numbers}", highlight=False)
-    return Outcome(values={"page": str(page), "json": str(numbers)})
+    return Outcome(values={"page": str(page), "json": str(numbers), "missing": dict(data.missing)})

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from distill.demo.settings import BEST, SPLITS, DemoSettings
-from distill.report import ExportedFile, ReportData, Row
+from distill.report import ExportedFile, ReportData, Row, Step
 from distill.retrieval_cases import retrieval_cases
-from distill.run_report import curves, environment, scores
+from distill.run_curves import curves
+from distill.run_report import environment, scores
 from students import Student
 
 _TERMS = {
@@ -99,11 +100,11 @@ def _export(row: Mapping[str, Any]) -> ExportedFile:
     )
 
 
-def _lineage(settings: DemoSettings) -> list[tuple[str, str]]:
+def _lineage(settings: DemoSettings) -> list[Step]:
     return [
-        ("source", str(settings.glyphs / "train")),
-        ("store", str(settings.store)),
-        ("teachers", "teacher-a, teacher-b"),
-        ("student", BEST),
-        ("files", "export/"),
+        Step(what="source", which=str(settings.glyphs / "train")),
+        Step(what="store", which=str(settings.store)),
+        Step(what="teachers", which="teacher-a, teacher-b"),
+        Step(what="student", which=BEST),
+        Step(what="files", which="export/"),
     ]

@@ -2,9 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from distill.evaluation.embedding import AnySource, embed_source
 from distill.evaluation.zero_shot import embed_classes
@@ -19,12 +22,31 @@ class Confused(NamedTuple):
         chosen: what the model says.
         count: how many of them.
         total: samples of that label.
+        cosine: of the two classes' texts: near 1 the model cannot tell the names apart.
     """
 
     label: str
     chosen: str
     count: int
     total: int
+    cosine: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confusions:
+    """The confusions of zero-shot classification.
+
+    Attributes:
+        pairs: the most frequent ones, most frequent first.
+        classes: those of the first pairs, in their order, so that neighbours stand together.
+        shares: of class i's samples, the share that is taken for class j.
+        labelled: how many samples have a label.
+    """
+
+    pairs: list[Confused]
+    classes: list[str]
+    shares: list[list[float]]
+    labelled: int
 
 
 def confusions(
@@ -34,25 +56,36 @@ def confusions(
     templates: Sequence[str] = ("{}",),
     most: int = 12,
     limit: int | None = None,
-) -> list[Confused]:
+) -> Confusions:
     """List the most frequent confusions of zero-shot classification, among the source's labels.
 
     Returns:
-        At most `most`, most frequent first; empty where the source has no labels.
+        At most `most` pairs and as many classes; all empty where the source has no labels.
     """
     found = embed_source(model, source, limit=limit)
     if not any(label is not None for label in found.labels):
-        return []
+        return Confusions(pairs=[], classes=[], shares=[], labelled=0)
     images, labels = found.labelled()
     names = sorted(set(labels))
     with evaluating(model), torch.no_grad():
         rows = embed_classes(model, names, templates)
     chosen = [names[place] for place in (images @ rows.T).argmax(1).tolist()]
-    totals = Counter(labels)
-    pairs = Counter(pair for pair in zip(labels, chosen, strict=True) if pair[0] != pair[1])
+    totals, answers = Counter(labels), Counter(zip(labels, chosen, strict=True))
     # Equally frequent ones by the share of their class, then by name.
-    ranked = sorted(pairs.items(), key=lambda p: (-p[1], totals[p[0][0]], p[0]))
-    return [
-        Confused(label=label, chosen=pick, count=count, total=totals[label])
-        for (label, pick), count in ranked[:most]
-    ]
+    wrong = [(pair, count) for pair, count in answers.items() if pair[0] != pair[1]]
+    ranked = sorted(wrong, key=lambda p: (-p[1], totals[p[0][0]], p[0]))[:most]
+    classes = list(dict.fromkeys(name for pair, _ in ranked for name in pair))[:most]
+    return Confusions(
+        pairs=[
+            Confused(*pair, count, totals[pair[0]], _cosine(rows, names, pair))
+            for pair, count in ranked
+        ],
+        classes=classes,
+        labelled=len(labels),
+        shares=[[answers[a, b] / max(1, totals[a]) for b in classes] for a in classes],
+    )
+
+
+def _cosine(rows: Float[Tensor, "c d"], names: Sequence[str], pair: tuple[str, str]) -> float:
+    a, b = (rows[names.index(name)] for name in pair)
+    return float(a @ b)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from distill.health_page.collecting import collect
 from distill.health_page.data import HealthData, Histogram, Shown
@@ -47,11 +48,21 @@ def write_health(
     return write_page(Path(path), render(data))
 
 
+def health_fragment(report: AuditReport, *, samples: int = 4096, seed: int = 0) -> Markup:
+    """The page's headline and sections alone, escaped, for a page around them; see `collect`."""
+    data = collect(open_store(report.store), report, samples=samples, seed=seed)
+    return Markup(_rendered("fragment.html.j2", data))
+
+
 def render(data: HealthData) -> str:
     """The page as text."""
+    return _rendered("health.html.j2", data)
+
+
+def _rendered(template: str, data: HealthData) -> str:
     return (
         environment("distill.health_page")
-        .get_template("health.html.j2")
+        .get_template(template)
         .render(
             data=data,
             headline=_headline(data),

@@ -2,25 +2,35 @@
 
 from distill.report.data import (
     Confusion,
+    ConfusionMatrix,
     Curve,
     ExportedFile,
     ImageToTextCase,
+    Measured,
     ReportData,
     RetrievalCase,
     Row,
+    Step,
 )
+from distill.report.ladder import Ladder, find_ladders, read_ladder
 from distill.report.terminal import print_rows
 from distill.report.writing import write_report, write_report_json
 
 __all__ = [
     "Confusion",
+    "ConfusionMatrix",
     "Curve",
     "ExportedFile",
     "ImageToTextCase",
+    "Ladder",
+    "Measured",
     "ReportData",
     "RetrievalCase",
     "Row",
+    "Step",
+    "find_ladders",
     "print_rows",
+    "read_ladder",
     "write_report",
     "write_report_json",
 ]

@@ -1,4 +1,4 @@
-"""The charts of a report: scores, size against score, curves, timings. Inline SVG, no library.
+"""The charts of a report: scores, curves, timings. Inline SVG, no library.
 
 Each takes the report's own rows and returns markup. Values that are not finite are left out.
 """
@@ -9,15 +9,13 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from distill.report.axes import Frame, log_ticks, nice_ticks, plain
+from distill.report.axes import Frame, nice_ticks, plain
 from distill.report.data import Curve, Kind, Number, Row
 from distill.report.svg import WIDTH, add, drawing, mark, markup, shortened, text_width
-from distill.report.wording import count, duration, metric_name, percent, split_name, tick
+from distill.report.wording import duration, is_fraction, metric_name, percent, split_name
 
 _LONGEST_NAME_PX = 230
 _MOST_POINTS = 80
-# Left, top, width, height.
-Box = tuple[Number, Number, Number, Number]
 
 
 def score_chart(rows: Sequence[Row], key: str, *, reference: Row | None = None) -> Markup:
@@ -45,46 +43,16 @@ def score_chart(rows: Sequence[Row], key: str, *, reference: Row | None = None) 
     return markup(root)
 
 
-def size_chart(rows: Sequence[Row], key: str) -> Markup:
-    """Image parameters (logarithmic) against the score, teachers drawn in."""
-    shown = [
-        row for row in rows
-        if math.isfinite(row.metrics.get(key, math.nan)) and row.image_params > 0
-    ]  # fmt: skip
-    root = drawing(300, f"image parameters against {metric_name(key)} {split_name(key)}")
-    if not shown:
-        return markup(root)
-    sizes, scores = [row.image_params for row in shown], [row.metrics[key] for row in shown]
-    x_ticks = log_ticks(min(sizes), max(sizes))
-    y_ticks = nice_ticks(min(0.0, *scores), max(scores), most=6)
-    frame = Frame(
-        left=40, top=34, right=WIDTH - 24, bottom=252, log_x=True,
-        x_range=(min(x_ticks[0], min(sizes) / 1.4), max(x_ticks[-1], max(sizes) * 1.4)),
-        y_range=(y_ticks[0], y_ticks[-1]),
-    )  # fmt: skip
-    frame.draw_x(root, x_ticks, tick, "image parameters")
-    frame.draw_y(root, y_ticks, lambda value: f"{100 * value:g}", f"{metric_name(key)}, %")
-    taken = [
-        (frame.x(s) - 7, frame.y(v) - 7, 14.0, 14.0) for s, v in zip(sizes, scores, strict=True)
-    ]
-    for row in shown:
-        x, y = frame.x(row.image_params), frame.y(row.metrics[key])
-        title = f"{row.name}: {count(row.image_params)}, {percent(row.metrics[key])} %"
-        mark(root, row.kind, x, y, title)
-        _label_point(root, shortened(row.name, 200), x, y, taken)
-    return markup(root)
-
-
 def curve_chart(curves: Sequence[Curve], kinds: Mapping[str, Kind]) -> Markup:
     """The curves of one series, named at their right ends; `kinds` gives a curve its colour."""
     drawn = [(curve, points) for curve in curves if (points := _thinned(curve))]
     height = max(270, 15 * len(drawn) + 90)
     series = curves[0].series
-    root = drawing(height, f"{metric_name(series)} over steps")
+    root = drawing(height, f"{metric_name(series)} {split_name(series)} over steps")
     if not drawn:
         return markup(root)
     values = [value for _, points in drawn for _, value in points]
-    as_percent = metric_name(series) != series.replace("_", " ") or "retention" in series
+    as_percent = is_fraction(series)
     y_ticks = nice_ticks(min(values), max(values), most=6)
     last_step = max(1.0, *(points[-1][0] for _, points in drawn))
     frame = Frame(
@@ -180,25 +148,3 @@ def _spread(
     for index, y in zip(order, placed, strict=True):
         result[index] = max(y, top)
     return result
-
-
-def _label_point(root: ET.Element, name: str, x: Number, y: Number, taken: list[Box]) -> None:
-    """Name a point where there is room beside it; where there is none its tooltip must do."""
-    width = text_width(name)
-    places = (
-        (x + 10, y - 7),
-        (x - 10 - width, y - 7),
-        (x - width / 2, y - 24),
-        (x - width / 2, y + 10),
-    )
-    for left, top in places:
-        box = (left, top, width, 14.0)
-        inside = left >= 42 and left + width <= WIDTH - 2 and 20 <= top <= 240
-        if inside and not any(_overlap(box, other) for other in taken):
-            taken.append(box)
-            add(root, "text", name, class_="label", x=left, y=top + 11)
-            return
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]

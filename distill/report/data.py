@@ -4,6 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from markupsafe import Markup
+
+from distill.report.ladder import Ladder
+
 Role = Literal["teacher", "student"]
 # How a row is told apart in words, colour and shape: a teacher, or one of three students.
 Kind = Literal["teacher", "distilled", "control", "undistilled"]
@@ -63,6 +67,31 @@ class ExportedFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the image tower of a row costs in one form; the score is the row's.
+
+    Attributes:
+        name: the `Row`'s.
+        form: "onnx int8", "torch on cpu".
+        latency_ms, bytes: of one picture; of the file or the weights.
+    """
+
+    name: str
+    form: str
+    latency_ms: Number | None
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of the way from the source to a file: what it is, which one, and what is known."""
+
+    what: str
+    which: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Curve:
     """One line of a chart; the curves of one `series` ("loss", "top1", ...) share a chart."""
 
@@ -85,32 +114,49 @@ class Curve:
 class RetrievalCase:
     """A text and the images a model ranked first: (PNG, JPEG or WebP bytes, caption, is it a hit).
 
-    `model` is shown when a report holds cases of several models.
+    `model` is shown when a report holds cases of several models; `rank` is the place of the first
+    hit, from 1, among all `among` images (0: not said).
     """
 
     query_text: str
     images: Sequence[tuple[bytes, str, bool]]
     model: str = ""
+    rank: int = 0
+    among: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageToTextCase:
-    """An image and the texts a model ranked first: (text, is it a hit)."""
+    """An image and the texts a model ranked first: (text, is it a hit); as `RetrievalCase`."""
 
     image: bytes
     texts: Sequence[tuple[str, bool]]
     caption: str = ""
     model: str = ""
+    rank: int = 0
+    among: int = 0
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """`count` of the `total` samples of class `label` are taken for `chosen`."""
+    """`count` of the `total` samples of class `label` are taken for `chosen`.
+
+    `cosine`: of the texts of the two classes.
+    """
 
     label: str
     chosen: str
     count: int
     total: int
+    cosine: Number | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfusionMatrix:
+    """Of the classes that are taken for each other most: `shares[i][j]` of class i go to j."""
+
+    classes: Sequence[str]
+    shares: Sequence[Sequence[Number]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +168,10 @@ class ReportData:
             image parameters.
         subject: name of the distilled student that the headline speaks of; empty: the best one.
         timings: stage -> seconds, in order.
-        lineage: (what, which one) from the source to the exported file, in order.
+        lineage: from the source to the exported files, in order.
         skipped: reason -> count of samples left out.
+        health: the sections of the data-health page, escaped by its own template.
+        missing: (what, why and how it gets there) for what this page could show and does not.
     """
 
     title: str
@@ -137,7 +185,12 @@ class ReportData:
     curves: Sequence[Curve] = ()
     retrieval: Sequence[RetrievalCase | ImageToTextCase] = ()
     confusions: Sequence[Confusion] = ()
-    lineage: Sequence[tuple[str, str]] = ()
+    confusion_matrix: ConfusionMatrix | None = None
+    ladders: Sequence[Ladder] = ()
+    measured: Sequence[Measured] = ()
+    health: Markup | None = None
+    missing: Sequence[tuple[str, str]] = ()
+    lineage: Sequence[Step] = ()
     timings: Mapping[str, Number] = field(default_factory=dict)
     notes: Sequence[str] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)

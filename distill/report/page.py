@@ -12,12 +12,25 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from distill.report import wording
-from distill.report.charts import curve_chart, duration_chart, score_chart, size_chart
+from distill.report.charts import curve_chart, duration_chart, score_chart
+from distill.report.confusion_chart import confusion_chart
 from distill.report.data import Curve, ImageToTextCase, Kind, ReportData, RetrievalCase, Row
+from distill.report.ladder import GROUPS, Ladder
+from distill.report.ladder_chart import ladder_chart
+from distill.report.pareto import (
+    BYTES,
+    LATENCY,
+    PARAMETERS,
+    measured_points,
+    parameter_points,
+    pareto_chart,
+)
 from distill.report.pictures import picture_uri
 from distill.report.summary import Summary, kept, summarise
 from distill.report.svg import legend_icon
 
+# What it is of, the drawing, and a few words more.
+Chart = tuple[str, Markup, str]
 _KINDS: tuple[Kind, ...] = ("teacher", "distilled", "control", "undistilled")
 _FILTERS = ("percent", "count", "size", "duration", "milliseconds", "scientific",
             "split_name", "metric_name", "printable")  # fmt: skip
@@ -54,9 +67,12 @@ def render(data: ReportData) -> str:
             table_keys=_table_keys(data.rows, summary),
             all_keys=list(dict.fromkeys(key for row in data.rows for key in row.metrics)),
             score_charts=_score_charts(data, summary),
-            size_charts=_size_charts(data, summary),
+            cost_charts=_cost_charts(data, summary),
+            ladders=[_ladder(ladder) for ladder in data.ladders],
+            confusion_chart=data.confusion_matrix and confusion_chart(data.confusion_matrix),
             curve_charts=_curve_charts(data),
             duration_chart=duration_chart(data.timings) if data.timings else None,
+            several_models=len({case.model for case in data.retrieval}) > 1,
             text_cases=[_text_case(c) for c in data.retrieval if isinstance(c, RetrievalCase)],
             image_cases=[_image_case(c) for c in data.retrieval if isinstance(c, ImageToTextCase)],
         )
@@ -115,28 +131,54 @@ def _table_row(row: Row, summary: Summary) -> dict[str, Any]:
     return {"row": row, "kept": shares, "tags": tags, "icon": legend_icon(row.kind)}
 
 
-def _score_charts(data: ReportData, summary: Summary) -> list[tuple[str, Markup]]:
-    return [(key, score_chart(data.rows, key, reference=summary.reference)) for key in summary.keys]
+def _score_charts(data: ReportData, summary: Summary) -> list[Chart]:
+    charts = (score_chart(data.rows, key, reference=summary.reference) for key in summary.keys)
+    return [(key, chart, "") for key, chart in zip(summary.keys, charts, strict=True)]
 
 
-def _size_charts(data: ReportData, summary: Summary) -> list[tuple[str, Markup]]:
-    # A plot of one size is a column of dots.
-    if len({row.image_params for row in data.rows}) < 2:
-        return []
-    return [(key, size_chart(data.rows, key)) for key in summary.keys]
+def _cost_charts(data: ReportData, summary: Summary) -> list[list[Chart]]:
+    """One line of charts a cost; a plot of one cost alone is a column of dots and left out."""
+    lines = []
+    for cost in (PARAMETERS, LATENCY, BYTES):
+        line = []
+        for key in summary.keys:
+            points = parameter_points(data.rows, key)
+            if cost is not PARAMETERS:
+                points = measured_points(data.rows, data.measured, key, cost)
+            if len({point.cost for point in points}) > 1:
+                line.append((key, pareto_chart(points, key, cost), f"by {cost.title}"))
+        lines.append(line)
+    return list(filter(None, lines))
 
 
-def _curve_charts(data: ReportData) -> list[tuple[str, Markup]]:
+def _curve_charts(data: ReportData) -> list[Chart]:
     kinds: dict[str, Kind] = {row.name: row.kind for row in data.rows}
     groups: dict[str, list[Curve]] = {}
     for curve in data.curves:
         groups.setdefault(curve.series, []).append(curve)
-    return [(series, curve_chart(curves, kinds)) for series, curves in groups.items()]
+    return [(series, curve_chart(curves, kinds), "") for series, curves in groups.items()]
+
+
+def _ladder(ladder: Ladder) -> dict[str, Any]:
+    """Charts of equal steps and of equal compute; the teachers stand in the first."""
+    keys = [key for key in ladder.metrics if key.rpartition("/")[2] == "top1"] or ladder.metrics[:1]
+    charts = []
+    for name, groups in (("Equal steps", GROUPS[:2]), ("Equal compute", GROUPS[2:])):
+        if any(ladder.of(group) for group in groups):
+            charts.append((name, [(key, ladder_chart(ladder, groups, key), "") for key in keys]))
+    groups = [(group, ladder.of(group)) for group in GROUPS if ladder.of(group)]
+    return {"table": ladder, "shown": keys, "charts": charts, "groups": groups}
 
 
 def _text_case(case: RetrievalCase) -> dict[str, Any]:
     images = [(picture_uri(image), caption, hit) for image, caption, hit in case.images]
-    return {"query": case.query_text, "images": images, "model": case.model}
+    return {
+        "query": case.query_text,
+        "images": images,
+        "model": case.model,
+        "rank": case.rank,
+        "among": case.among,
+    }
 
 
 def _image_case(case: ImageToTextCase) -> dict[str, Any]:
@@ -145,4 +187,6 @@ def _image_case(case: ImageToTextCase) -> dict[str, Any]:
         "caption": case.caption,
         "texts": list(case.texts),
         "model": case.model,
+        "rank": case.rank,
+        "among": case.among,
     }

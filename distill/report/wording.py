@@ -85,6 +85,11 @@ def metric_name(key: str) -> str:
     return name.replace("_", " ")
 
 
+def is_fraction(key: str) -> bool:
+    """Whether a curve's values are fractions, shown in percent: "seen/top1", not "logit scale"."""
+    return "/" in key or metric_name(key) != key.replace("_", " ") or "retention" in key
+
+
 def printable(text: str) -> str:
     """Replace what could break a page or a terminal: controls, surrogates, direction overrides."""
     return _UNPRINTABLE.sub("\ufffd", _SPACE.sub(" ", text))

@@ -38,7 +38,11 @@ def write_report_json(path: str | Path, data: ReportData) -> Path:
         "curves": [asdict(curve) for curve in data.curves],
         "command": data.command,
         "environment": dict(data.environment),
-        "lineage": [list(pair) for pair in data.lineage],
+        "lineage": [asdict(step) for step in data.lineage],
+        "confusions": [asdict(pair) for pair in data.confusions],
+        "ladders": [asdict(ladder) for ladder in data.ladders],
+        "measured": [asdict(each) for each in data.measured],
+        "missing": dict(data.missing),
         "notes": list(data.notes),
         "skipped": dict(data.skipped),
     }

@@ -1,22 +1,37 @@
-"""`distill report` on runs that were really trained: roles, shares, pictures, lineage."""
+"""`distill report` on runs that were really trained: what it says, and what a browser shows."""
 
+import contextlib
+import hashlib
+import io
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
+from browsing import needs_chromium, run_page
 
 from distill.cli import main
 from reinforced_data import ViewPolicy, reinforce
 from reinforced_data.testing import TOKENIZER, encoded, sample, tiny_teacher, write_source
 from students import StudentSpec, TextSpec, build_student
 
-COLOURS = {"red": (200, 30, 30), "green": (30, 190, 40), "<b>blue": (40, 60, 210)}
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+SECTIONS = (
+    *("results", "costs", "curves", "ladder-1", "ladder-2", "text-to-image", "image-to-text"),
+    *("confusions", "health", "exports", "time", "origin", "missing"),
+)
+SCRIPT = "<script>alert(1)</script> blue"
+COLOURS = {"red": (200, 30, 30), "green": (30, 190, 40), SCRIPT: (40, 60, 210)}
 
 
 def written(folder, name: str, **changes: object) -> list[str]:
     settings = {
+        "evaluate-every": 2,
         "data.store": folder / "store",
         "data.batch-size": 6,
         "data.num-workers": 0,
@@ -83,8 +98,14 @@ def test_roles_shares_pictures_and_lineage(place, tmp_path, capsys):
     assert {c["name"] for c in numbers["curves"]} == set(rows) and len(
         numbers["curves"][0]["steps"]
     )
-    assert [what for what, _ in numbers["lineage"]] == ["source", "store", "teacher", "student"]
-    assert "data:image/png" in page and "&lt;b&gt;blue" in page and "<b>blue" not in page
+    steps = {step["what"]: step for step in numbers["lineage"]}
+    assert list(steps) == ["source", "store", "teacher", "recipe", "code", "student"]
+    assert steps["source"]["facts"]["shards"] == "2"
+    assert steps["teacher"]["facts"]["licence"].startswith("not known")
+    weights = (place / "taught" / "model.safetensors").read_bytes()
+    assert steps["student"]["facts"]["sha256"] == hashlib.sha256(weights).hexdigest()
+    assert json.loads((place / "taught" / "result.json").read_text())["provenance"]["versions"]
+    assert "data:image/png" in page and "&lt;script&gt;alert(1)" in page and "<script" not in page
 
 
 def test_a_source_that_has_gone_costs_the_pictures_alone(place, tmp_path, capsys):
@@ -94,8 +115,9 @@ def test_a_source_that_has_gone_costs_the_pictures_alone(place, tmp_path, capsys
     (run / "config.json").write_text(config.replace(str(place / "store"), "/gone/store"))
     assert main(["report", str(run), "--out", str(tmp_path / "page.html")]) == 0
     numbers = json.loads((tmp_path / "page.json").read_text())
-    assert "/gone/source" in numbers["notes"][0]
-    assert numbers["lineage"][0] == ["store", "/gone/store"]
+    assert "/gone/source" in numbers["missing"]["Retrieval, with pictures"]
+    assert numbers["lineage"][0]["which"] == "/gone/store"
+    assert "/gone/store" in numbers["missing"]["Data health"]
     assert "data:image/png" not in (tmp_path / "page.html").read_text()
 
 
@@ -110,3 +132,54 @@ def test_input_of_report_is_refused(place, tmp_path, capsys, run, options, says)
     out = tmp_path / "page.html"
     assert main(["report", str(place / run), "--out", str(out), *options]) == 2
     assert says in " ".join(capsys.readouterr().err.split()) and not out.exists()
+
+
+@pytest.fixture(scope="module")
+def folder(place, tmp_path_factory):
+    """A page of everything there is, and the page around it that looks at it."""
+    folder = tmp_path_factory.mktemp("page")
+    runs = [str(place / name) for name in ("taught", "plain", "given")]
+    assert main(["export", runs[0], str(folder / "export"), "--quantize", "none", "int8"]) == 0
+    profiles = []
+    for run in runs:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert main(["profile", run, "--repeats", "2", "--warmup", "1", "--json"]) == 0
+        profiles.append(folder / f"{Path(run).name}.json")
+        profiles[-1].write_text(printed.getvalue())
+    line = ["report", *runs[:2], "--teachers", runs[2], "--out", str(folder / "page.html")]
+    line += ["--ladders", str(RESULTS), "--exports", str(folder / "export")]
+    assert main([*line, "--profiles", *map(str, profiles)]) == 0
+    shutil.copy(Path(__file__).with_name("look_at_page.html"), folder / "look.html")
+    return folder
+
+
+def test_files_weights_and_measurements_are_tied_to_their_run(folder):
+    numbers = json.loads((folder / "page.json").read_text())
+    forms = {(each["name"], each["form"]) for each in numbers["measured"]}
+    assert {("taught", "onnx"), ("taught", "onnx int8"), ("plain", "torch on cpu")} <= forms
+    files = [step for step in numbers["lineage"] if step["what"] == "file"]
+    assert len(files) == 4 and {step["facts"]["now"] for step in files} == {"as exported"}
+    assert "seen/top1" in {curve["series"] for curve in numbers["curves"]}
+    assert "Exported files" not in numbers["missing"] and "Ladder" not in numbers["missing"]
+
+
+@needs_chromium
+@pytest.mark.parametrize(("scheme", "dark"), [("1", False), ("0", True)])
+def test_a_browser_shows_all_of_it(folder, tmp_path, scheme, dark):
+    asked, console = [], tmp_path / "console.txt"
+    flags = [f"--blink-settings=preferredColorScheme={scheme}", "--enable-logging=stderr"]
+    looks = run_page(folder, "look.html", flags=flags, asked=asked, console=console)
+    assert isinstance(looks, list), looks
+    for look in looks:
+        assert look["overflow"] <= 0 and look["wide"] == [] and look["texts"] == []
+        assert look["faint"] == []
+        assert (look["ground"] < 40) if dark else (look["ground"] > 240)
+        assert set(SECTIONS) <= set(look["heights"])
+        assert min(look["heights"].values()) > 40
+        assert look["pictures"] and look["requests"] == 0
+    assert set(asked) <= {"/look.html", "/page.html", "/favicon.ico"}
+    said = [line for line in console.read_text(errors="replace").splitlines() if "CONSOLE" in line]
+    # The browser itself looks for an icon of the page around.
+    assert [line for line in said if "favicon" not in line and "404" not in line] == []
+    page = (folder / "page.html").read_text()
+    assert SCRIPT.replace("<", "&lt;").replace(">", "&gt;") in page and "<script" not in page

@@ -8,7 +8,7 @@ import pytest
 
 from distill.report import Curve, Row
 from distill.report.axes import log_ticks, nice_ticks
-from distill.report.charts import curve_chart, duration_chart, score_chart, size_chart
+from distill.report.charts import curve_chart, duration_chart, score_chart
 
 
 def row(name, score, params=1000, **more):
@@ -59,22 +59,6 @@ def test_kinds_differ_in_shape_and_not_in_colour_alone():
     assert [e[1].tag for e in marks] == ["circle", "rect", "circle", "path"]
     # The two circles: a ring and a larger disc.
     assert marks[0][1].get("r") != marks[2][1].get("r")
-
-
-def test_size_chart_is_logarithmic():
-    chart = size_chart([row("s", 0.1, 10), row("m", 0.1, 100), row("l", 0.1, 1000)], "top1")
-    small, middle, large = (float(e.get("cx")) for e in ET.fromstring(chart).iter("circle"))
-    assert middle - small == pytest.approx(large - middle, abs=0.2)
-
-
-def test_labels_of_near_points_do_not_overlap():
-    chart = size_chart([row(f"student-{i}", 0.4 + i / 500, 1000 + i) for i in range(9)], "top1")
-    boxes = [(float(e.get("x")), float(e.get("y"))) for e in ET.fromstring(chart).iter("text")
-             if e.get("class") == "label"]  # fmt: skip
-    assert boxes
-    for i, (x, y) in enumerate(boxes):
-        for other_x, other_y in boxes[:i]:
-            assert abs(y - other_y) >= 13.9 or abs(x - other_x) >= 50
 
 
 def test_curves_are_thinned_to_means_and_end_at_the_last_step():

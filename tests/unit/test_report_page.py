@@ -17,6 +17,7 @@ from distill.report import (
     ReportData,
     RetrievalCase,
     Row,
+    Step,
     write_report,
     write_report_json,
 )
@@ -81,7 +82,8 @@ def nasty_report(num_rows=12):
             RetrievalCase(query_text="broken", images=[(b"<svg>", "no picture", False)]),
             ImageToTextCase(image=picture(), caption=NASTY[1], texts=[(t, False) for t in NASTY]),
         ],
-        lineage=[(text, text) for text in NASTY], skipped={NASTY[0]: 3},
+        lineage=[Step(what=t, which=t, facts={t: t}) for t in NASTY],
+        missing=[(text, text) for text in NASTY], skipped={NASTY[0]: 3},
     )  # fmt: skip
 
 
@@ -123,7 +125,7 @@ def test_every_row_and_section_is_there(page):
     words = "".join(page.words)
     for row in nasty_report().rows[1:4]:
         assert row.name in words
-    for section in ("results", "sizes", "curves", "text-to-image", "image-to-text", "exports"):
+    for section in ("results", "costs", "curves", "text-to-image", "image-to-text", "exports"):
         assert section in page.attributes("id")
     assert "best student" in words and "44.1\u00a0kB" in words
 
