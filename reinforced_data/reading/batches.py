@@ -33,6 +33,9 @@ _MAX_CACHED_TEXTS = 1 << 17
 # One a step would cost least at a time, but what stays open lies between what a step frees, and the
 # heap grows by a batch's arrays each time.
 _OPENED_A_STEP = 4
+# A window's first steps read pages that nobody has touched, which is dear enough: they look ahead
+# only where few steps are left to do it.
+_FIRST_STEPS, _FEW_STEPS = 8, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +159,12 @@ class BatchDataset(Dataset[Batch]):
     def _look_ahead(self, step: int) -> None:
         """Do a little for the next window, or its first batch would have to do all of it.
 
-        Some shards are opened a step, and when all are open the window is shuffled. What cannot be
-        opened is left to the step that needs it, if there will be one.
+        Some shards are opened a step, and when all are open the window is shuffled, a part a step.
+        What cannot be opened is left to the step that needs it, if there will be one.
         """
+        behind, before = self._order.around(step)
+        if behind < _FIRST_STEPS and before > _FEW_STEPS:
+            return
         window = self._order.coming(step)
         closed = [shard for shard in self._order.window(*window) if shard not in self._shards]
         if not closed:

@@ -1,6 +1,7 @@
 """Fifty thousand synthetic rows: all of them are read, each as it was written, and no more."""
 
 import hashlib
+import pickle
 import tracemalloc
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from reinforced_data import open_dataset
 from reinforced_data.reading import order
-from reinforced_data.reading.order import view_indices
+from reinforced_data.reading.order import SampleOrder, view_indices
 from reinforced_data.store.arrow_rows import Texts, numbers
 from reinforced_data.testing import TOKENIZER
 from reinforced_data.testing_stores import caption_of, expected_rows, key_of, synthetic_store
@@ -121,3 +122,39 @@ def test_equal_draws_keep_their_places(monkeypatch):
     key = int.from_bytes(hashlib.sha256(b"0/0/shards").digest()[:16], "little")
     raw = FewBits(key).random_raw(5_000)
     assert found.tolist() == np.argsort(raw, kind="stable").tolist()
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 1 << 14, (1 << 14) + 1, 100_000])
+def test_a_shuffle_in_parts_is_the_order_of_its_random_numbers(size):
+    key = int.from_bytes(hashlib.sha256(b"7/2/window 3").digest()[:16], "little")
+    raw = np.random.Philox(key=key).random_raw(size)
+    found = np.empty(size, np.int64)
+    assert len(list(order._permuting(found, 7, 2, "window 3"))) == -(-size // (1 << 14))
+    assert found.tolist() == np.argsort(raw, kind="stable").tolist()
+
+
+def test_a_window_is_prepared_little_by_little_and_is_the_same():
+    """Also where a loader is sent to a worker in the middle of it."""
+    settings = {"batch_size": 64, "window_shards": 2, "seed": 0}
+    shards = ([30_000] * 4, [()] * 4)
+    asked = SampleOrder(*shards, **settings)
+    ahead = SampleOrder(*shards, **settings)
+    for _ in range(2):
+        ahead.prepare(0, 1)
+    sent = pickle.loads(pickle.dumps(ahead))
+    assert not ahead._windows and not sent._windows
+    for _ in range(8):
+        ahead.prepare(0, 1)
+        sent.prepare(0, 1)
+    assert (0, 1) in ahead._windows and (0, 1) in sent._windows
+    step = asked.steps_per_epoch - 1
+    for order_ in (ahead, sent):
+        for found, wanted in zip(order_.batch(step)[1:], asked.batch(step)[1:], strict=True):
+            assert found.tolist() == wanted.tolist()
+
+
+def test_steps_are_counted_from_their_windows_ends():
+    """Windows of 60 and 30 rows, batches of 8: the eighth step ends in the second window."""
+    around = SampleOrder([30] * 3, [()] * 3, batch_size=8, window_shards=2, seed=0).around
+    assert [around(step) for step in (0, 6, 7, 8, 10)] == [(0, 6), (6, 0), (0, 3), (1, 2), (3, 0)]
+    assert around(11) == around(0), "the next epoch's first"
