@@ -8,20 +8,21 @@ import warnings
 from pathlib import Path
 
 import torch
-from torch.export import ExportedProgram
+from torch import nn
 
 from students.exporters.graph import Graph
 from students.exporters.parity import Runner
-from students.exporters.tracing import traced
+from students.exporters.tracing import flat
 
 
 def write(graph: Graph, path: Path) -> None:
     """Write float32."""
-    save(traced(graph), path)
+    save(flat(graph), graph, path)
 
 
-def save(program: ExportedProgram, path: Path) -> None:
-    """Lower an exported program to XNNPACK and write it."""
+def save(module: nn.Module, graph: Graph, path: Path) -> None:
+    """Lower a module that stands for a graph's to XNNPACK, and write it."""
+    program = torch.export.export(module, (graph.example,))
     with warnings.catch_warnings():
         # Its own: deprecated importlib.resources, and what lowering says of torch's internals.
         warnings.simplefilter("ignore")

@@ -16,7 +16,9 @@ import numpy as np
 from students.exporters import (
     coreml,
     executorch,
+    executorch_quantized,
     litert,
+    litert_quantized,
     onnx,
     onnx_layers,
     onnx_quantized,
@@ -110,8 +112,14 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             extra="mobile",
             any_batch=False,
             token_dtype="int64",
-            write={"none": executorch.write},
+            write={
+                "none": executorch.write,
+                "fp16": executorch_quantized.write_fp16,
+                "int8": executorch_quantized.write_int8,
+                "dynamic-int8": executorch_quantized.write_dynamic_int8,
+            },
             open=executorch.open_file,
+            about=executorch_quantized.ABOUT,
         ),
         "litert": Format(
             suffix=".tflite",
@@ -119,8 +127,14 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             extra="mobile",
             any_batch=False,
             token_dtype="int32",
-            write={"none": litert.write},
+            write={
+                "none": litert.write,
+                "fp16": litert_quantized.write_fp16,
+                "int8": litert_quantized.write_int8,
+                "dynamic-int8": litert_quantized.write_dynamic_int8,
+            },
             open=litert.open_file,
+            about=litert_quantized.ABOUT,
         ),
         "coreml": Format(
             suffix=".mlpackage",
@@ -203,10 +217,12 @@ def _check_known(name: str, quantize: str) -> None:
     if quantize not in QUANTIZATIONS:
         raise unknown_name("quantisation", quantize, QUANTIZATIONS)
     if quantize not in FORMATS[name].write:
+        others = ", ".join(other for other, row in FORMATS.items() if quantize in row.write)
         raise ValueError(
-            f"{name} has no {quantize}; it has {', '.join(FORMATS[name].write)}. Write "
-            f"FORMAT:QUANTIZE (as in {name}:{next(iter(FORMATS[name].write))}) to quantise formats "
-            "differently in one export"
+            f"{name} has no {quantize}, which {others} has; it has "
+            f"{', '.join(FORMATS[name].write)}. Write FORMAT:QUANTIZE (as in "
+            f"{name}:{next(iter(FORMATS[name].write))}) to quantise formats differently in one "
+            "export"
         )
 
 

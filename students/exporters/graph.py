@@ -52,6 +52,12 @@ class Graph:
         repeated = self.inputs.repeat(-(-rows // len(self.inputs)), *[1] * (self.inputs.ndim - 1))
         return repeated[:rows].contiguous()
 
+    def batches(self) -> list[Tensor]:
+        """Return the inputs as whole calls; a remainder that fills none is left out."""
+        rows = self.batch_size or 1
+        whole = [part for part in self.inputs.split(rows) if len(part) == rows]
+        return whole or [self.example]
+
     @property
     def properties(self) -> dict[str, str]:
         """Flatten for formats that keep only strings."""
@@ -74,7 +80,7 @@ class Bytes(nn.Module):
 
     def forward(self, pictures: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n d"]:
         """Embed bytes."""
-        return self.tower(((pictures.float() - self.mean) / self.std).permute(0, 3, 1, 2))
+        return self.tower(((pictures.to(self.mean) - self.mean) / self.std).permute(0, 3, 1, 2))
 
 
 class ZeroShot(nn.Module):
@@ -91,7 +97,7 @@ class ZeroShot(nn.Module):
 
     def forward(self, pixels: Tensor) -> Float[Tensor, "n classes"]:
         """Score every class."""
-        return self.tower(pixels) @ self.classes.T + self.bias
+        return self.tower(pixels) @ self.classes.float().T + self.bias
 
 
 def interface(

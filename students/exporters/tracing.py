@@ -14,14 +14,23 @@ from students.exporters.graph import Graph
 
 
 def traced(graph: Graph) -> ExportedProgram:
-    """Trace a graph; what asked for a memory layout asks for the plain one."""
+    """Trace a graph; what asks for a memory layout asks for the plain one."""
     program = torch.export.export(graph.module, (graph.example,))
+    module = _module(program)
+    return torch.export.export(module, (graph.example,)) if _plain(module) else program
+
+
+def flat(graph: Graph) -> fx.GraphModule:
+    """Trace a graph likewise, into a module whose operators can be changed."""
+    module = _module(torch.export.export(graph.module, (graph.example,)))
+    _plain(module)
+    return module
+
+
+def _module(program: ExportedProgram) -> fx.GraphModule:
     module = program.module()
     assert isinstance(module, fx.GraphModule)
-    if not _plain(module):
-        return program
-    module.recompile()
-    return torch.export.export(module, (graph.example,))
+    return module
 
 
 def _plain(module: fx.GraphModule) -> bool:
@@ -33,6 +42,7 @@ def _plain(module: fx.GraphModule) -> bool:
             node.args = tuple(map(_one_plain, node.args))
             node.kwargs = {name: _one_plain(value) for name, value in node.kwargs.items()}
             changed = True
+    module.recompile()
     return changed
 
 

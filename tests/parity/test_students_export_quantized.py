@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from students import OpenClipSpec, Student, build_student, export
-from students.exporters.formats import TOLERANCES, variants
+from students.exporters.formats import FORMATS, QUANTIZATIONS, TOLERANCES, variants
 from students.exporters.graph import Graph
 from students.exporters.onnx_quantized import write_dynamic_int8
 from students.exporters.parity import made_up_samples
@@ -91,8 +91,12 @@ def test_blocks_have_scales_of_their_own() -> None:
 
 
 def test_what_does_not_exist_is_refused_before_work() -> None:
-    with pytest.raises(ValueError, match="litert has no int8; it has none"):
-        variants(("onnx", "litert"), ("int8",))
+    for name, row in FORMATS.items():
+        for each in set(QUANTIZATIONS) - set(row.write):
+            with pytest.raises(
+                ValueError, match=f"{name} has no {each}, which .* has; it has none"
+            ):
+                variants((name,), (each,))
     with pytest.raises(ValueError, match="no quantisation 'int9'; did you mean 'int8'"):
         variants(("onnx:int9",), ("none",))
     assert [str(each) for each in variants(("onnx:int8", "litert"), ("none",))] == [

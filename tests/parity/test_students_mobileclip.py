@@ -1,4 +1,4 @@
-"""MobileCLIP2-S0, with random weights: its inference form gives what its training form gives."""
+"""Catalog students with random weights: inference form and files give what training gives."""
 
 from pathlib import Path
 
@@ -48,17 +48,27 @@ def test_the_folded_form_agrees_relative_to_the_spread() -> None:
 
 
 @pytest.mark.slow
-def test_the_exported_towers_agree(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format_name", ["onnx", "executorch", "litert"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("MobileCLIP2-S0", "MobileCLIP-S1"),
+        *("TinyCLIP-ViT-8M-16-Text-3M", "mobilenetv4-small-text6"),
+    ],
+)
+def test_the_exported_towers_agree(tmp_path: Path, name: str, format_name: str) -> None:
     torch.manual_seed(0)
-    student = build_student("MobileCLIP2-S0")
+    student = build_student(name)
     liven(student.module.visual)
     for part in student.module.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.reset_running_stats()
             part.momentum = None  # the mean over all batches seen
     samples = made_up_samples(student.tokenizer, count=8)
+    student.train()
     with torch.no_grad():
         for _ in range(2):
             student.encode_image([image for image, _ in samples])
-    report = export(student, tmp_path / "out", samples=samples)
+    report = export(student.eval(), tmp_path / "out", formats=(format_name,), samples=samples)
+    assert [row["tower"] for row in report.rows] == ["image", "text"]
     assert max(row["relative_error"] for row in report.rows) <= 1e-4
