@@ -223,6 +223,15 @@ def test_every_block_is_fenced_and_of_a_known_language(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_what_is_made_or_benchmarked_is_there(page):
+    text = page.read_text()
+    targets = set(re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([\w-]+)", text, re.MULTILINE)) <= targets
+    scripts = re.findall(r"\bpython (benchmarks/[\w/]+\.py)", text)
+    assert all((ROOT / script).is_file() for script in scripts), scripts
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_what_is_not_run_names_what_exists(page):
     for block in blocks(page, "bash", "console"):
         for verb, arguments in calls(block):
