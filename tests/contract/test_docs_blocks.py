@@ -211,6 +211,15 @@ def calls(block: Block) -> Iterator[tuple[str, list[str]]]:
             yield verb, arguments
 
 
+def needed(verb: str, arguments: list[str]) -> set[str]:
+    """List the options that a verb cannot do without; `...` stands for them."""
+    if {"...", "--students"} & set(arguments):
+        return set()
+    options = command_line.options(verb)
+    always = {option.name for option in options if option.default is None and not option.positional}
+    return always | ({"--data.store", "--out"} if verb in command_line.RECIPE_VERBS else set())
+
+
 def run_page(page: Path) -> dict:
     """Run a page's blocks in the current folder; return what its Python has named."""
     for name in given(page.read_text()):
@@ -274,6 +283,8 @@ def test_what_is_not_run_names_what_exists(page):
             named = {word.partition("=")[0] for word in arguments if word.startswith("--")}
             unknown = named - command_line.accepted(verb)
             assert not unknown, f"line {block.line}: distill {verb} has no {unknown}"
+            missing = needed(verb, arguments) - named
+            assert not missing, f"line {block.line}: distill {verb} also needs {missing}"
     for block in blocks(page, "python"):
         for node in ast.walk(ast.parse(block.code)):
             if isinstance(node, ast.ImportFrom):
