@@ -37,6 +37,7 @@ from distill.shards import gathered
 from distill.standardizing import standards_of_run
 from distill.stepping import Stepper
 from reinforced_data import Batch, ReinforcedDataset
+from reinforced_data.stop_signals import StopSignals
 from students import Student
 
 
@@ -103,7 +104,7 @@ class Run:
             self.clock = Clock()
             yield
 
-    def take(self, batch: Batch, step: int, signal: int) -> int:
+    def take(self, batch: Batch, step: int, signals: StopSignals) -> int:
         """Take a step, and write down what is due; return the signal that any process got, or 0.
 
         Then the run is saved, and nothing but the end may follow.
@@ -126,7 +127,7 @@ class Run:
         due = end_of_masks or self._due(step, config.save_every)
         if not (due or logged or self.accelerator.num_processes == 1):
             return 0
-        stop, late = self._exchange(signal)
+        stop, late = self._exchange(signals.received)  # also one that came during the step
         stop = stop if step < self.last else 0
         if due or late or stop:
             self.save(step)

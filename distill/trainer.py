@@ -112,7 +112,7 @@ def _loop(
             if number in failed or step <= run.first:
                 continue
             try:
-                stops[run.config.out] = run.take(batch, step, signals.received)
+                stops[run.config.out] = run.take(batch, step, signals)
             except DivergedError as error:
                 failed[number] = error
         if any(stops.values()):
