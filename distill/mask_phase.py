@@ -10,12 +10,13 @@ anywhere goes on to the same bits.
 import json
 import random
 import statistics
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from distill.checkpoint import newest_checkpoint, save_checkpoint
 from distill.config import RunConfig
@@ -156,9 +157,21 @@ def _cost(
 
 
 def measured_cost(
-    student: Student, annotation: Annotation, sizes: tuple[Size, ...], seed: int = 0
+    student: Student,
+    annotation: Annotation,
+    sizes: tuple[Size, ...],
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Cost:
-    """Time students of drawn sizes, one picture and one text, and fit the linear model."""
+    """Time students of drawn sizes, one picture and one text, and fit the linear model.
+
+    Args:
+        student: not masked.
+        annotation: of the student.
+        sizes: that may shrink.
+        seed: of the drawn sizes.
+        clock: in seconds; the processor's own time where other programs disturb.
+    """
     drawn = random.Random(seed)
     state = torch.get_rng_state()
     measured: list[tuple[dict[str, int], float]] = []
@@ -171,16 +184,21 @@ def measured_cost(
             for size in sizes
         }
         small = shrunk_student(student, asked).to(student.device).eval()
-        side = small.preprocess.image_size
-        pixels = torch.zeros(1, 3, side, side, device=small.device)
-        tokens = small.tokenizer(["a"]).to(small.device)
-
-        def once(small: Student = small, given: tuple[Tensor, Tensor] = (pixels, tokens)) -> None:
-            with torch.inference_mode():
-                small.encode_image(given[0])
-                float(small.encode_text(given[1]).sum())  # waits for a device
-
-        measured.append((asked, latency_ms(once, 2, _CALLS)[0]))
+        measured.append((asked, pair_ms(small, clock)))
     torch.set_rng_state(state)
     assert statistics.fmean(ms for _, ms in measured) > 0
     return latency_cost(latency_features(annotation, sizes), measured)
+
+
+def pair_ms(student: Student, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Milliseconds of one picture and one text."""
+    side = student.preprocess.image_size
+    pixels = torch.zeros(1, 3, side, side, device=student.device)
+    tokens = student.tokenizer(["a"]).to(student.device)
+
+    def once() -> None:
+        with torch.inference_mode():
+            student.encode_image(pixels)
+            float(student.encode_text(tokens).sum())  # waits for a device
+
+    return latency_ms(once, 2, _CALLS, clock)[0]

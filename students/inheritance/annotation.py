@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from students.inheritance.naming import repeated_parts, role_path
+from students.inheritance.single_heads import with_single_heads
 from students.inheritance.tracing import Trace, trace
 from students.student import TowerName
 from teachers.clip_model import ClipModel
@@ -131,7 +132,7 @@ def annotate(model: ClipModel) -> Annotation:
         ),
     }
     towers: dict[TowerName, TowerAxes] = {
-        name: _tower(model.module, trace(model.module, method, given))
+        name: with_single_heads(_tower(model.module, trace(model.module, method, given)))
         for name, (method, given) in inputs.items()
     }
     used = {slot.key for tower in towers.values() for slot in tower.slots.values()}

@@ -17,7 +17,7 @@ from students.inheritance.annotation import Annotation, TowerAxes, annotate
 from students.masks.convolutional_rules import fastvit, modified_resnet, timm_resnet
 from students.masks.sizes import MULTIPLE, Size, width
 from students.masks.transformer_rules import bert, transformer
-from students.small_towers import PREFIX
+from students.small_towers import PREFIX, VIT_PREFIX
 from students.student import Student, TowerName
 
 # By name: transformers is an optional library.
@@ -95,6 +95,8 @@ def _tower_sizes(
         if image.startswith(PREFIX):
             total = int(image.removeprefix(PREFIX))
             return [width(place, axes, total, smallest, "width", MULTIPLE // 4)]
+        if image.startswith(VIT_PREFIX):  # its width says everything, of its MLPs too
+            return [width(place, axes, part.blocks[0].attn.num_heads, smallest, "heads", 1)]
     if type(part).__name__ in BERTS:
         return bert(place, axes, smallest, part)
     rule = _RULES.get(type(part))

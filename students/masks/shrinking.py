@@ -17,7 +17,7 @@ from open_clip.timm_model import TimmModel
 from students.building import build_student
 from students.masks.convolutional_rules import fastvit_units, resnet_planes
 from students.masks.families import trunk
-from students.small_towers import PREFIX
+from students.small_towers import PREFIX, VIT_PREFIX
 from students.spec import OpenClipSpec, StudentSpec, TextSpec
 from students.student import Student
 
@@ -148,6 +148,9 @@ def _spec(
         return spec
     if spec.image.startswith(PREFIX):
         return replace(spec, image=f"{PREFIX}{image['width']}")
+    if spec.image.startswith(VIT_PREFIX):
+        channels = _transformer_values(student, "image", image)[0]
+        return replace(spec, image=f"{VIT_PREFIX}{channels}")
     options = _timm_options(student, image)
     return replace(spec, image_options={**spec.image_options, **options})
 

@@ -139,9 +139,7 @@ def width(
         for axis in axes.axes.values()
         if grows(axis)
     )
-    heads = any(axes.axes[member.axis].kind == "heads" for member in members)
-    # A single head cannot be told from none, so it does not inherit (docs/inheritance.md).
-    least = min(total, max(least_of(total, smallest, step), 2 if heads else 1))
+    least = min(total, least_of(total, smallest, step))
     return Size(name=f"{place}.{field}", total=total, step=step, least=least, members=members)
 
 

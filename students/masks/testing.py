@@ -81,6 +81,7 @@ FAMILIES: dict[str, Callable[[], Student]] = {
     "timm ViT": lambda: timm_tower("vit_base_patch16_224", **VIT, init_values=1.0),
     "SigLIP ViT": lambda: timm_tower("vit_base_patch16_siglip_224", **VIT),
     "FastViT": lambda: timm_tower("fastvit_mci0", 64, **MCI),
+    "SmallViT": lambda: timm_tower("smallvit-64"),
     "SmallConv": lambda: timm_tower("smallconv-16"),
 }
 

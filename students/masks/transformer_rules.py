@@ -15,11 +15,11 @@ def transformer(place: TowerName, axes: TowerAxes, smallest: float, part: Any) -
     heads = [axis for axis in axes.axes.values() if axis.kind == "heads"]
     units = list(mlps(axes).values())
     if not heads or not units or "blocks" not in axes.containers:
-        return "its attention has one head, or its blocks were not understood"
+        return "its blocks were not understood"
     rest = {axis.name for axis in units}
     found = [evenly(place, axes, "mlp", units, smallest)]
-    if _width_is_free(axes, part):
-        total = heads[0].size
+    total = heads[0].size
+    if _width_is_free(axes, part) and total > 1:
         found.insert(0, width(place, axes, total, smallest, "heads", 1, besides=rest))
     return [*found, *depth(place, axes, "blocks", "layers", smallest)]
 
@@ -36,12 +36,13 @@ def bert(place: TowerName, axes: TowerAxes, smallest: float, part: Any) -> list[
     heads = [axis for axis in axes.axes.values() if axis.kind == "heads"]
     units = list(mlps(axes).values())
     if not heads or not units:
-        return "its attention has one head"
+        return "its blocks were not understood"
     found = [evenly(place, axes, "mlp", units, smallest)]
     head = part.config.hidden_size // heads[0].size
     first = axes.slots.get("projection.0.weight")
     middle = axes.axes[first.dims[0][0]] if first else None
-    if "projection.weight" in axes.slots and not (middle and head % 2):
+    free = "projection.weight" in axes.slots and not (middle and head % 2)
+    if free and heads[0].size > 1:
         rest = {axis.name for axis in (*units, *([middle] if middle else []))}
         grown = width(place, axes, heads[0].size, smallest, "heads", 1, besides=rest)
         more: tuple[Member, ...] = ()
