@@ -169,6 +169,22 @@ def test_a_wider_student_computes_what_its_donor_does(family: str) -> None:
     assert not torch.allclose(weight[:, :half], weight[:, half:])
 
 
+@pytest.mark.parametrize("make", [open_clip_vit, timm_vit])
+def test_one_head_takes_the_one_that_counts(make: Callable[..., nn.Module]) -> None:
+    donor = student_of(make(), text_tower(width=64, heads=4), seed=1)
+    student = student_of(make(16, 1), text_tower(width=16, heads=1), seed=2)
+    plan = plan_inheritance(student, donor, selector="leading")
+    heads = [axis for axis in plan.towers["image"].axes.values() if axis.kind == "heads"]
+    assert {(len(axis.indices), axis.donor_size) for axis in heads} == {(1, 4)}
+    plant_dead_units(donor, plan)
+    assert inherit(student, donor).inherited == 1
+    assert difference(donor, student) < 1e-5
+    # And back: several heads are copies of the one.
+    several = student_of(make(), text_tower(width=64, heads=4), seed=3)
+    assert inherit(several, student).inherited == 1
+    assert difference(student, several) < 1e-5
+
+
 def test_unequal_copies_too_where_no_norm_counts_them() -> None:
     donor = student_of(SmallConv(5, 16), seed=1)
     student = student_of(SmallConv(7, 16), seed=2)

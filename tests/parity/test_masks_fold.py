@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from students import load_student
+from students.inheritance import annotate
 from students.inheritance.measuring import contrastive
 from students.inheritance.testing import difference, inputs_for, randomise
 from students.masks import fold, sizes_of, unmask
+from students.masks.folding import check_foldable
 from students.masks.moments import carry_moments
 from students.masks.testing import FAMILIES, masked, open_clip_vit, smaller
 from students.student import Student
@@ -52,6 +54,29 @@ def test_a_masked_student_is_its_folded_one(family: str, tmp_path) -> None:
     weights = folded.module.state_dict()
     assert weights.keys() == again.keys()
     assert all(torch.equal(value, again[key]) for key, value in weights.items())
+
+
+@pytest.mark.parametrize("family", ["open_clip ViT", "SmallViT", "BERT"])
+def test_down_to_one_head_and_one_block(family: str) -> None:
+    student = randomise(FAMILIES[family](), 1)
+    masks = masked(student)
+    sizes = {name: size.least for name, size in masks.sizes.items()}
+    assert {value for name, value in sizes.items() if name.endswith(("heads", "layers"))} == {1}
+    masks.choose(sizes)
+    pixels, tokens = inputs_for(student)
+    with torch.no_grad():
+        before = (student.encode_image(pixels), student.encode_text(tokens))
+        folded = fold(student, masks, sizes).student
+        after = (folded.encode_image(pixels), folded.encode_text(tokens))
+    for rows, other in zip(before, after, strict=True):
+        torch.testing.assert_close(rows, other, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_the_smallest_sizes_can_be_built(family: str) -> None:
+    student = FAMILIES[family]()
+    annotation = annotate(student)
+    check_foldable(student, annotation, sizes_of(student, annotation))
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "FastViT"])
