@@ -17,6 +17,7 @@ from distill.accelerate_configs import config_path
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from distill.gradient_cache import MicroBatch, cached_backward
 from distill.mask_config import MaskConfig
+from distill.mask_report import SIZES_FILE
 from distill.training_module import Taught, TrainingModule
 from reinforced_data import reinforce
 from reinforced_data.testing import TOKENIZER, tiny_teacher, write_source
@@ -123,8 +124,8 @@ def test_two_processes_micro_batches_and_checkpointing_find_the_student_of_one(t
     for other in ("micro", "two"):
         for part in ("stages/1-masks", "stages/2-folded", "."):
             same(tmp_path / "one" / part, tmp_path / other / part)
-    found = json.loads((tmp_path / "two" / "stages" / "2-folded" / "sizes.json").read_text())
-    assert sum(found["parameters"]["text"]) > 0 and found["sizes"]["image.mlp"][1] < 256
+    found = json.loads((tmp_path / "two" / "stages" / "2-folded" / SIZES_FILE).read_text())
+    assert found["sizes"]["image.heads"] == [4, 3] and found["sizes"]["image.layers"] == [3, 2]
 
 
 def same(one: Path, other: Path) -> None:
