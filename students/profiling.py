@@ -38,6 +38,7 @@ class TowerProfile:
             the working memory that single operations may use inside.
         latency_ms: median time of a batch.
         latency_p95_ms: its 95th percentile.
+        memory_bytes: the peak of a process of its own, where one was (`exporters.profiling`).
     """
 
     tower: Literal["image", "text"]
@@ -48,6 +49,7 @@ class TowerProfile:
     peak_bytes: int
     latency_ms: float
     latency_p95_ms: float
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

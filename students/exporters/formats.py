@@ -56,7 +56,10 @@ class Format:
         any_batch: whether a file takes any number of rows; else it has a fixed number.
         token_dtype: what token ids are in its text files.
         write: how to write each quantisation that exists here.
-        open: loads a file in the format's own runtime; None where none runs on this machine.
+        open: loads a file in the format's own runtime, with `threads=`; None where none runs on
+            this machine.
+        runtime: the module that runs files.
+        own_threads: whether the runtime takes its own number of threads, whatever it is told.
         intermediates: shows what a file's layers give, where the runtime can (see `departures`).
         inspect: checks a file's structure, in the precision it was asked for.
         takes_bytes: whether picture files can normalise bytes themselves.
@@ -71,7 +74,9 @@ class Format:
     any_batch: bool
     token_dtype: str
     write: Mapping[str, Write]
-    open: Callable[[Path], Runner] | None
+    open: Callable[..., Runner] | None
+    runtime: str = ""
+    own_threads: bool = False
     intermediates: Intermediates | None = None
     inspect: Callable[[Graph, Path, str], None] | None = None
     takes_bytes: bool = True
@@ -103,6 +108,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 "dynamic-int8": onnx_quantized.write_dynamic_int8,
             },
             open=onnx.open_file,
+            runtime="onnxruntime",
             intermediates=onnx_layers.intermediates,
             about=_ONNX_ABOUT,
         ),
@@ -120,6 +126,8 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             },
             open=executorch.open_file,
             about=executorch_quantized.ABOUT,
+            runtime="executorch.runtime",
+            own_threads=True,
         ),
         "litert": Format(
             suffix=".tflite",
@@ -135,6 +143,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             },
             open=litert.open_file,
             about=litert_quantized.ABOUT,
+            runtime="ai_edge_litert.interpreter",
         ),
         "coreml": Format(
             suffix=".mlpackage",
@@ -149,6 +158,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 "4bit-weights": coreml.write_4bit_weights,
             },
             open=coreml.open_file if sys.platform == "darwin" else None,
+            runtime="coremltools",
             inspect=coreml.inspect,
             takes_bytes=False,
             runs_on="macOS",
