@@ -168,7 +168,7 @@ def main() -> None:
     warnings.simplefilter("ignore", UserWarning)
     found = []
     for setting in SETTINGS:
-        pictures = [_jpeg(number, setting.side) for number in range(asked.pictures)]
+        pictures = [jpeg(number, setting.side) for number in range(asked.pictures)]
         found += rows(setting, pictures, asked.rounds)
     _print(found)
     with (asked.results / "views.csv").open("w", newline="") as file:
@@ -177,7 +177,8 @@ def main() -> None:
         writer.writerows(found)
 
 
-def _jpeg(seed: int, side: int) -> bytes:
+def jpeg(seed: int, side: int) -> bytes:
+    """A square JPEG of noise and shapes, side pixels wide."""
     buffer = io.BytesIO()
     photograph(seed, side, side).save(buffer, "JPEG", quality=90, subsampling=2)
     return buffer.getvalue()

@@ -52,6 +52,12 @@ FILES: dict[str, Measured] = {
         text="Images per second of processor time in one thread, from the bytes of a JPEG. "
         "[Views](views.md#throughput) says what is compared with what.",
     ),
+    "view-workers": Measured(
+        title="Views in two worker processes at once",
+        command="python benchmarks/view_workers.py",
+        text="Images per second of processor time, alone and beside a second worker: how much of "
+        "it is kept. What the wall clock says needs two free cores; the load stands in the table.",
+    ),
     "image-text-loss-cpu": Measured(
         title="The image-text loss on a CPU",
         command="python benchmarks/ops/image_text_loss.py",
