@@ -62,7 +62,9 @@ def departure(graph: Graph, name: str, folder: Path) -> str:
     return first_departure(graph, 1e-4, seen=seen, rewrite=rewrite)
 
 
-@pytest.mark.parametrize("name", ["onnx", "executorch", "litert"])
+@pytest.mark.parametrize(
+    "name", ["onnx", "litert", pytest.param("executorch", marks=pytest.mark.slow)]
+)
 def test_the_layer_that_departs_first_is_named(name: str, tmp_path: Path) -> None:
     said = departure(layers(1.05), name, tmp_path)
     assert "the first layer to depart is bend: relative error" in said

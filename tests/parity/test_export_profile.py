@@ -1,7 +1,6 @@
 """Files are timed in their own runtimes, each in a process whose peak memory is its own."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +17,23 @@ TOKENIZER = WordTokenizer.fit(["a red cat on two dogs"], context_length=8)
 FORMATS = ("onnx", "executorch", "litert")
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(folder: Path, formats: tuple[str, ...]) -> Path:
+    """A student in `folder/run`, and its files in `folder/out`."""
     torch.manual_seed(0)
     vision = {"layers": 1, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 32}
     text = {"layers": 1, "width": 32, "heads": 2}
     spec = OpenClipSpec(model="ViT-B-32", vision=vision, text=text, embed_dim=16)
     student = build_student(spec, tokenizer=TOKENIZER)
-    folder = tmp_path_factory.mktemp("profile")
     student.save(folder / "run")
-    export(student, folder / "out", formats=FORMATS, samples=made_up_samples(TOKENIZER, count=4))
+    export(student, folder / "out", formats=formats, samples=made_up_samples(TOKENIZER, count=4))
     return folder
 
 
+@pytest.mark.parametrize("formats", [FORMATS[:1], pytest.param(FORMATS, marks=pytest.mark.slow)])
 def test_the_model_and_every_file_are_in_one_answer(
-    place: Path, capsys: pytest.CaptureFixture[str]
+    formats: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    place = exported(tmp_path, formats)
     asked = ["profile", str(place / "run"), "--files", str(place / "out"), "--batch-size", "2"]
     out = place / "out" / "profile.json"
     assert main([*asked, "--warmup", "1", "--repeats", "3", "--out", str(out), "--json"]) == 0
@@ -44,7 +44,7 @@ def test_the_model_and_every_file_are_in_one_answer(
         (tower, form) for tower in ("image", "text") for form in ("training", "inference")
     ]
     assert [(row["form"], row["tower"]) for row in values["files"]] == [
-        (name, tower) for name in FORMATS for tower in ("image", "text")
+        (name, tower) for name in formats for tower in ("image", "text")
     ]
     for row in [*values["towers"], *values["files"]]:
         assert 0 < row["latency_ms"] <= row["latency_p95_ms"]
@@ -56,9 +56,9 @@ def test_the_model_and_every_file_are_in_one_answer(
 
 
 def test_one_file_alone_and_what_does_not_run(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = shutil.copytree(place / "out", tmp_path / "out")
+    out = exported(tmp_path, ("onnx",)) / "out"
     assert main(["profile", str(out / "onnx/image.onnx"), "--repeats", "2"]) == 0
     said = capsys.readouterr().out
     assert "onnx" in said and "training" not in said and "text" not in said
