@@ -69,6 +69,14 @@ FILES: dict[str, Measured] = {
         command="python benchmarks/token_dropping.py",
         text="The image tower's forward and backward. What a policy is: [Fewer tokens](tokens.md).",
     ),
+    "quantised": Measured(
+        title="Smaller files, each evaluated in its own runtime",
+        command="python benchmarks/quantised.py",
+        text="The demo's larger teacher, built as students are, on 1,297 validation glyphs; one "
+        "seed, calibrated on 32 pictures. Bytes are relative to four for each number of the "
+        "tower; errors to the mean distance between different inputs. "
+        "[Export](export.md#smaller-files) says what a precision is.",
+    ),
     "codecs": Measured(
         title="What a codec loses",
         command="python benchmarks/codecs.py",

@@ -22,7 +22,7 @@ from students.exporters.token_tables import add_constant, constant, home, tables
 from students.exporters.tracing import flat
 
 ABOUT = {
-    "fp16": "fp16 weights and arithmetic; float32 input and output",
+    "fp16": "fp16 arithmetic and linear layers; the file keeps convolutions in float32",
     "int8": "8-bit layers and token table; ranges of activations from calibration",
     "dynamic-int8": "8-bit linear layers and token table; convolutions float32",
 }
@@ -42,7 +42,10 @@ def write_dynamic_int8(graph: Graph, path: Path) -> None:
 
 
 def write_fp16(graph: Graph, path: Path) -> None:
-    """Write weights and activations in half precision; input and output stay as they are."""
+    """Write it to compute in half precision; input and output stay as they are.
+
+    XNNPACK's files keep the weights of convolutions in float32.
+    """
     half = _Half(copy.deepcopy(graph.module))
     save(flat(replace(graph, module=half)), graph, path)
 
