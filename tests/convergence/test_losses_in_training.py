@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from distill import Objective, train
@@ -29,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from inheritance import STARTS, Row, config_of
 from ladder import ALL_ROWS, in_order
 from ladder_rows import CODEC_ROWS, MISREPLAYED, Place, rate_from
-from ladder_tokens import ATTENDED
+from ladder_tokens import ATTENDED, VIT
 from ladder_world import World
 
 TAUGHT = Objective(
@@ -245,6 +246,32 @@ def test_starts_differ_and_steps_are_counted_to_the_goal(place):
     curves = [[(10, 3.0), (20, 2.0), (30, 2.5)], [(10, 3.0), (20, 2.6), (30, 2.5)]]
     row = Row(name="x", rate=1.0, curves=curves, top1=[0.0, 0.0])
     assert row.steps_to([2.5, 2.4]) == [20, math.inf]
+
+
+@pytest.mark.slow
+def test_the_rows_of_a_stored_attention_train_on_the_store_that_the_ladder_writes(place, tmp_path):
+    """A ViT trained for its attention, a store with it, and the two rows, in real processes."""
+
+    def toy(config: RunConfig, out: Path | str) -> RunConfig:
+        small = dataclasses.replace(config.data, batch_size=8, num_workers=0)
+        return dataclasses.replace(
+            config, data=small, out=str(out), log_every=1, evaluate_on={}, evaluate_every=0
+        )
+
+    source = str(Path(place.store).parent / "source")
+    world = dataclasses.replace(world_of(place), folder=tmp_path, train=source)
+    store = world.store_attended(
+        lambda where, steps: toy(ALL_ROWS[VIT](where, steps), ""), 2, 1, Console(quiet=True)
+    )
+    names = [teacher.name for teacher in open_dataset(store).teachers]
+    assert names == ["teacher-a", "teacher-b", "attention-teacher"]
+    for name in (name for name in ALL_ROWS if name.startswith(ATTENDED)):
+        row = ALL_ROWS[name](world.place(store, teaching=place.teaching), 10)
+        assert train_from_config(toy(row, tmp_path / name), show=False).refused == {}
+        records = [record for record in read_log(tmp_path / name) if "loss/total" in record]
+        # Half of 64 patches and the class token; then, for the last tenth, all.
+        assert {record["tokens/image"] for record in records[:9]} == {33}
+        assert records[-1]["tokens/image"] == 65
 
 
 def test_a_damaged_or_unwritable_standardization_is_named(store, tmp_path):

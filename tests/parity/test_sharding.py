@@ -72,9 +72,18 @@ RUNS = {
 }
 
 
+RESUMED = "average-tokens-decay"
+
+
 def vit_student():
     torch.manual_seed(5)
     return build_student(SPEC, tokenizer=TOKENIZER)
+
+
+def norm_student():
+    """Convolutions with BatchNorm."""
+    torch.manual_seed(5)
+    return build_student(replace(SPEC, image="smallconv-4", image_size=16), tokenizer=TOKENIZER)
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor, Taught]:
@@ -127,7 +136,7 @@ def gradients(accelerator: Accelerator, size: int, share: slice) -> dict[str, to
 
 
 def work(rank: int, folder: str) -> None:
-    """One of two processes: gradients, whole runs, and the second half of each run again."""
+    """One of two processes: gradients, whole runs, and the second half of one of them again."""
     torch.set_num_threads(1)
     os.environ |= LAUNCH | {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1"}
@@ -143,11 +152,17 @@ def work(rank: int, folder: str) -> None:
         result = train(vit_student(), f"{folder}/store", recipe=config, out=out, show=False)
         weights = result.student.module.state_dict()
         torch.save(dict(weights), f"{folder}/{name}-{rank}.pt")
-        again = Path(folder) / f"{name}-again"
-        if rank == 0:
-            half(out, again)
-        torch.distributed.barrier()
-        train(vit_student(), f"{folder}/store", recipe=config, out=again, show=False)
+    again = Path(folder) / "again"
+    if rank == 0:
+        half(Path(folder) / RESUMED, again)
+    torch.distributed.barrier()
+    train(vit_student(), f"{folder}/store", recipe=RUNS[RESUMED], out=again, show=False)
+    two_steps = replace(RUN, schedule=ScheduleConfig(num_steps=2, warmup_steps=1))
+    for name, sharded in (("norms", "true"), ("norms-ddp", "false")):
+        os.environ["ACCELERATE_USE_FSDP"] = sharded
+        out, student = f"{folder}/{name}", norm_student()
+        train(student, f"{folder}/store", recipe=two_steps, out=out, show=False)
+        assert isinstance(student, FSDPModule) == (name == "norms")
     torch.distributed.destroy_process_group()
 
 
@@ -199,10 +214,18 @@ def test_a_sharded_run_ends_where_one_process_does(world, name, tmp_path):
         assert torch.equal(first[key], value) and torch.equal(second[key], value)
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_a_resumed_sharded_run_is_the_undisturbed_one_bit_for_bit(world, name):
-    whole, again = (load_file(world / n / "model.safetensors") for n in (name, f"{name}-again"))
+def test_a_resumed_sharded_run_is_the_undisturbed_one_bit_for_bit(world):
+    whole, again = (load_file(world / n / "model.safetensors") for n in (RESUMED, "again"))
     assert all(torch.equal(value, again[key]) for key, value in whole.items())
+
+
+def test_batch_norm_is_as_under_ddp(world):
+    sharded, ddp = (load_file(world / n / "model.safetensors") for n in ("norms", "norms-ddp"))
+    start = norm_student().module.state_dict()
+    moved = [n for n in ddp if n.endswith("running_mean") and not torch.equal(ddp[n], start[n])]
+    assert moved
+    for key, value in ddp.items():
+        torch.testing.assert_close(sharded[key], value, rtol=0, atol=2e-6)
 
 
 def test_a_sharded_runs_checkpoint_goes_on_without_shards(world, tmp_path):
