@@ -48,7 +48,7 @@ def sharding_plugin(accelerator: Accelerator) -> FullyShardedDataParallelPlugin 
     refused = {
         "fsdp_version: 1": plugin.fsdp_version != 2,
         "fsdp_offload_params": isinstance(plugin.cpu_offload, CPUOffloadPolicy),
-        "fsdp_activation_checkpointing (take --activation-checkpointing True)": bool(
+        "fsdp_activation_checkpointing (take --activation-checkpointing)": bool(
             plugin.activation_checkpointing
         ),
     }
@@ -70,8 +70,8 @@ def check_can_shard(config: RunConfig) -> None:
     policies = (config.tokens, *config.tokens_then)
     scored = any(p.image == "attentive" and p.image_scores == "ema" for p in policies)
     refused = {
-        "compile (a compiled tower hides its blocks): --compile False": config.compile,
-        "channels_last (shards are contiguous): --channels-last False": config.channels_last,
+        "compile (a compiled tower hides its blocks): --no-compile": config.compile,
+        "channels_last (shards are contiguous): --no-channels-last": config.channels_last,
         "masks (they reach over whole weights): --masks.keep 1": config.masks.on,
         "tokens.image_scores=ema (the moving average is in shards): take teacher": scored,
         f"optimizer.name={config.optimizer.name} (it needs whole weights): take "
@@ -98,6 +98,8 @@ class Sharding:
         self, student: Student, plugin: FullyShardedDataParallelPlugin, accelerator: Accelerator
     ) -> None:
         """Keep a whole copy on the CPU."""
+        for parameter in student.parameters():  # some convolutions are built channels-last
+            parameter.data = parameter.data.contiguous()
         for tensor in (*student.parameters(), *student.buffers()):
             dist.broadcast(tensor.detach(), 0)
         # While the towers still run by themselves; afterwards nobody could ask.

@@ -241,8 +241,8 @@ def test_a_sharded_runs_checkpoint_goes_on_without_shards(world, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"compile": True}, "--compile False"),
-        ({"channels_last": True}, "--channels-last False"),
+        ({"compile": True}, "--no-compile"),
+        ({"channels_last": True}, "--no-channels-last"),
         ({"masks": MaskConfig(keep=0.5, steps=2, warmup_steps=1)}, "--masks.keep 1"),
         ({"optimizer": OptimizerConfig(name="lamb")}, "take adamw or lion"),
         (
@@ -280,7 +280,7 @@ def test_the_shipped_configuration_shards_on_the_cpu_too(world, tmp_path):
     command = [sys.executable, *launch, "--num_processes", "2", str(script), "train", "demo"]
     command += ["--data.store", str(world / "store"), "--out", str(tmp_path / "out")]
     command += ["--schedule.num-steps", "2", "--schedule.warmup-steps", "1"]
-    command += ["--data.batch-size", "8", "--channels-last", "False", "--json"]
+    command += ["--data.batch-size", "8", "--no-channels-last", "--json"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
