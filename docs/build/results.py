@@ -94,13 +94,13 @@ FILES: dict[str, Measured] = {
 LADDERS: dict[str, Measured] = {
     "glyphs": Measured(
         title="The ladder on glyphs",
-        command="make bench",
+        command="make ladder",
         text="Characters that the demo renders. `unseen pairs` is a typeface that no model saw, "
         "`unseen characters` are names that none saw either.",
     ),
     "emoji64": Measured(
         title="The ladder on emoji64",
-        command="python benchmarks/ladder.py --data emoji64",
+        command="make ladder DATA=emoji64",
         text="Five artists' emoji and their names to train on; the test is a sixth artist's.",
     ),
 }
@@ -143,7 +143,7 @@ def _head(measured: Measured) -> list[str]:
 def _ladder(path: Path) -> list[str]:
     name = path.stem.removeprefix("ladder-")
     rows, notes = read(path)
-    command = f"python benchmarks/ladder.py --data {name}"
+    command = f"make ladder DATA={name}"
     unknown = Measured(title=f"The ladder on {name}", command=command, text="")
     parts = _head(LADDERS.get(name, unknown))
     splits = list(dict.fromkeys(line["metric"].partition("/")[0] for line in rows))

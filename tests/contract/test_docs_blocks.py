@@ -7,13 +7,17 @@ exist; Python that is not run has to import what exists.
 """
 
 import ast
+import hashlib
 import importlib
+import io
+import json
 import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -102,6 +106,36 @@ def student() -> None:
     Path("names.txt").write_text("red\ngreen\nblue\n")
 
 
+def datacompdr() -> None:
+    """Pictures, and what Apple publishes of such: random rows of two teachers of 768 numbers."""
+    random = np.random.default_rng(0)
+    apple, own = [], []
+    crop = json.dumps([[[2, 3, 20, 24], [[9, -0.27], [3, -30.453]]]] * 10)
+    for number, word, picture in shades(0, 12):
+        rows = {
+            "image_emb": random.normal(size=(10, 1536)),
+            "text_emb": random.normal(size=(3, 1536)),
+        }
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **rows)
+        about = {"uid": f"{number:032x}", "sha256": hashlib.sha256(picture).hexdigest()}
+        texts = [f"something {word}", f"{word} all over"]
+        apple.append(
+            {
+                "__key__": f"{number:06d}",
+                "url.txt": f"http://x/{number}.png",
+                "syn.json": json.dumps({"syn_text": texts}),
+                "paug.json": json.dumps({"param_aug": crop}),
+                "npz": file.getvalue(),
+                "json": json.dumps(about),
+            }
+        )
+        uid = json.dumps({"uid": about["uid"]})
+        own.append(sample(number, png=picture, txt=f"a {word} picture", json=uid))
+    write_source(Path("apple/DataCompDR-12M"), apple)
+    write_source(Path("cc/pictures"), own)
+
+
 def results() -> None:
     sizes, gains = (1e6, 2e6, 4e6, 8e6, 16e6), {"long": 0.4, "short": 0.35}
     lines = [
@@ -120,6 +154,7 @@ GIVEN: dict[str, Callable[[], object]] = {
     "cc3m-dr": cc3m_dr,
     "student": student,
     "results": results,
+    "datacompdr": datacompdr,
     "demo-teacher": lambda: saved("runs/demo/teacher-a", "demo-teacher-large", 0),
     "demo-teacher-b": lambda: saved("runs/demo/teacher-b", "demo-teacher-small", 1),
 }
@@ -176,6 +211,15 @@ def calls(block: Block) -> Iterator[tuple[str, list[str]]]:
             yield verb, arguments
 
 
+def needed(verb: str, arguments: list[str]) -> set[str]:
+    """List the options that a verb cannot do without; `...` stands for them."""
+    if {"...", "--students"} & set(arguments):
+        return set()
+    options = command_line.options(verb)
+    always = {option.name for option in options if option.default is None and not option.positional}
+    return always | ({"--data.store", "--out"} if verb in command_line.RECIPE_VERBS else set())
+
+
 def run_page(page: Path) -> dict:
     """Run a page's blocks in the current folder; return what its Python has named."""
     for name in given(page.read_text()):
@@ -223,6 +267,15 @@ def test_every_block_is_fenced_and_of_a_known_language(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_what_is_made_or_benchmarked_is_there(page):
+    text = page.read_text()
+    targets = set(re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([\w-]+)", text, re.MULTILINE)) <= targets
+    scripts = re.findall(r"\bpython (benchmarks/[\w/]+\.py)", text)
+    assert all((ROOT / script).is_file() for script in scripts), scripts
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_what_is_not_run_names_what_exists(page):
     for block in blocks(page, "bash", "console"):
         for verb, arguments in calls(block):
@@ -230,6 +283,8 @@ def test_what_is_not_run_names_what_exists(page):
             named = {word.partition("=")[0] for word in arguments if word.startswith("--")}
             unknown = named - command_line.accepted(verb)
             assert not unknown, f"line {block.line}: distill {verb} has no {unknown}"
+            missing = needed(verb, arguments) - named
+            assert not missing, f"line {block.line}: distill {verb} also needs {missing}"
     for block in blocks(page, "python"):
         for node in ast.walk(ast.parse(block.code)):
             if isinstance(node, ast.ImportFrom):
