@@ -14,6 +14,7 @@ class BundleFormat:
         runtime: the Python file that opens a tower, in `shipped/`; it becomes `runtime.py`.
         requirements: what the sample needs, numpy and Pillow aside.
         snippets: more files of `shipped/` -> (name in the bundle, what the card says of it).
+        beside: more files of the export -> what the card says of them.
         page: whether there is a web page.
         on: where the sample runs.
     """
@@ -22,6 +23,7 @@ class BundleFormat:
     runtime: str
     requirements: tuple[str, ...]
     snippets: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    beside: Mapping[str, str] = field(default_factory=dict)
     page: bool = False
     on: str = "Linux, macOS and Windows"
 
@@ -34,6 +36,18 @@ BUNDLE_FORMATS: Mapping[str, BundleFormat] = MappingProxyType(
             requirements=("onnxruntime",),
             snippets={"ClipOnnx.kt": ("Clip.kt", "the same on Android, with ONNX Runtime Mobile")},
             page=True,
+        ),
+        "ort": BundleFormat(
+            name="ONNX Runtime Mobile",
+            runtime="runtime_onnx.py",
+            requirements=("onnxruntime",),
+            snippets={"ClipOnnx.kt": ("Clip.kt", "the same on Android")},
+            beside={
+                "required_operators.config": (
+                    "for ONNX Runtime's `build.py --minimal_build --include_ops_by_config`: the "
+                    "operators that the export's files need, and no others"
+                )
+            },
         ),
         "executorch": BundleFormat(
             name="ExecuTorch",

@@ -16,7 +16,8 @@ from typing import Any, TypedDict
 
 from students.bundling.browser import check_runtime
 from students.bundling.folder import METADATA_FILE, BundleOptions, complete_bundle
-from students.exporters.publishing import publish
+from students.bundling.formats import BUNDLE_FORMATS
+from students.exporters.publishing import publish, recover
 from students.loading import load_student
 from students.student import Student
 from teachers.contract import Tokenizer
@@ -64,6 +65,7 @@ def bundle(
         ValueError: no export there, a format that it lacks, or a folder that holds something else.
     """
     exported, out, options = Path(exported), Path(out), options or BundleOptions()
+    recover(out)
     metadata = _read_export(exported)
     groups = _groups(metadata)
     for name in formats or ():
@@ -135,7 +137,10 @@ def _write_one(
         kept = {key: value for key, value in entry.items() if key not in ("path", "tower")}
         towers[entry["tower"]] = {"file": name, **kept}
     known = {"towers": towers, "versions": metadata["versions"]}
-    complete_bundle(folder, student, entries[0]["format"], known, options)
+    kind = entries[0]["format"]
+    for name in BUNDLE_FORMATS[kind].beside:
+        shutil.copyfile(exported / kind / name, folder / name)
+    complete_bundle(folder, student, kind, known, options)
 
 
 def _check_target(out: Path) -> None:

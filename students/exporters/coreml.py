@@ -142,10 +142,18 @@ def _rounded(graph: Graph, quantize: str, rounding: Mapping[str, Any]) -> Any:
 
 
 def _weights_of(model: Any, modules: tuple[str, ...]) -> list[str]:
-    """Name the constants that hold these modules' own parameters: `p_` and the dotted name."""
+    """Name the constants that hold these modules' own parameters: `p_` and the dotted name.
+
+    And those of matrices that belong to no layer, as CLIP's projections: nobody has measured what
+    their rounding does (see `sensitivity`).
+    """
     marks = tuple(f"p_{name.replace('.', '_')}_" for name in modules)
-    constants = model._mil_program.functions["main"].find_ops(op_type="const")
-    return [each.name for each in constants if each.name.startswith(marks)] if marks else []
+    program = model._mil_program.functions["main"]
+    named = [each.name for each in program.find_ops(op_type="const")]
+    bare = [each.weight.op.name for each in program.find_ops(op_type="linear")]
+    return [name for name in named if marks and name.startswith(marks)] + [
+        name for name in bare if not name.startswith("p_")
+    ]
 
 
 def _convert(graph: Graph, quantize: str) -> Any:

@@ -23,6 +23,7 @@ from students.exporters import (
     onnx_layers,
     onnx_quantized,
     onnx_weights,
+    ort,
 )
 from students.exporters.departures import Intermediates
 from students.exporters.graph import Graph
@@ -90,6 +91,10 @@ _ONNX_ABOUT: Mapping[str, str] = MappingProxyType(
         "fp16": "fp16 weights; float32 arithmetic, input and output",
         "int8": "8-bit weights (a scale for each output channel), activations and token table",
         "dynamic-int8": "8-bit linear layers and token table; convolutions float32",
+        "4bit-weights": (
+            f"4-bit weights and token table, a scale for each {onnx_weights.BLOCK} numbers; narrow "
+            "convolutions 8-bit; float32 arithmetic"
+        ),
     }
 )
 
@@ -106,10 +111,25 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 "fp16": onnx_weights.write_fp16,
                 "int8": onnx_quantized.write_int8,
                 "dynamic-int8": onnx_quantized.write_dynamic_int8,
+                "4bit-weights": onnx_weights.write_4bit_weights,
             },
             open=onnx.open_file,
             runtime="onnxruntime",
             intermediates=onnx_layers.intermediates,
+            about=_ONNX_ABOUT,
+        ),
+        "ort": Format(
+            suffix=".ort",
+            packages=("onnx", "onnxruntime", "onnxscript"),
+            extra="onnx",
+            any_batch=True,
+            token_dtype="int64",
+            write={
+                "none": ort.write,
+                "int8": ort.write_int8,
+                "dynamic-int8": ort.write_dynamic_int8,
+            },
+            open=onnx.open_file,
             about=_ONNX_ABOUT,
         ),
         "executorch": Format(

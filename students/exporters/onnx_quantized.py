@@ -15,6 +15,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from students.exporters.graph import Graph
 from students.exporters.onnx import NAME_SCOPES, to_program
+from students.exporters.quiet import quiet
 
 
 def write_int8(graph: Graph, path: Path) -> None:
@@ -23,17 +24,18 @@ def write_int8(graph: Graph, path: Path) -> None:
 
     model, scopes = float_model(graph)
     samples: Any = _Calibration(graph)
-    quantize_static(
-        model,
-        path,
-        samples,
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=["Conv", "MatMul", "Gemm", "Gather"],
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        nodes_to_exclude=excluded(scopes, graph.keep_float),
-    )
+    with quiet():
+        quantize_static(
+            model,
+            path,
+            samples,
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "MatMul", "Gemm", "Gather"],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=excluded(scopes, graph.keep_float),
+        )
     _stamp(graph, path)
 
 
@@ -42,15 +44,16 @@ def write_dynamic_int8(graph: Graph, path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model, scopes = float_model(graph)
-    quantize_dynamic(
-        model,
-        path,
-        op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        nodes_to_exclude=excluded(scopes, graph.keep_float),
-        extra_options={"MatMulConstBOnly": True},
-    )
+    with quiet():
+        quantize_dynamic(
+            model,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=excluded(scopes, graph.keep_float),
+            extra_options={"MatMulConstBOnly": True},
+        )
     _stamp(graph, path)
 
 
@@ -90,8 +93,12 @@ def float_model(graph: Graph, *, opset: int | None = None) -> tuple[Any, dict[st
 def excluded(scopes: dict[str, list[str]], modules: tuple[str, ...]) -> list[str]:
     """Name the nodes that one of `modules` computes, as ONNX Runtime's quantisers know them."""
     inside = [node for node, around in scopes.items() if set(around) & set(modules)]
-    # They split a Gemm into a product and a sum first, and look for the product's name.
-    return [*inside, *(f"{node}_MatMul" for node in inside)]
+    return [*inside, *map(split_name, inside)]
+
+
+def split_name(node: str) -> str:
+    """Name the product in which ONNX Runtime's quantisers split a Gemm before they look at it."""
+    return f"{node}_MatMul"
 
 
 def _stamp(graph: Graph, path: Path) -> None:

@@ -5,10 +5,10 @@ loads the file, so that no step of the arithmetic is in fp16, which its CPU kern
 4 bits: one scale for each 32 numbers along the input. Matrices become ONNX Runtime's `MatMulNBits`,
 token tables its `GatherBlockQuantized`, convolutions a standard `DequantizeLinear` before the float
 one. A convolution whose input has no whole number of blocks (the first one, depthwise ones) has 8
-bits and one scale for each output channel. Left out: fp16 arithmetic, zero points.
+bits and one scale for each output channel. A matrix that belongs to no layer (CLIP's projections)
+stays float32. Left out: fp16 arithmetic, zero points.
 """
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from students.exporters.graph import Graph
-from students.exporters.onnx_quantized import excluded, float_model, save
+from students.exporters.onnx_quantized import float_model, save, split_name
+from students.exporters.quiet import quiet
+from students.exporters.sensitivity import LAYERS
 
 BLOCK = 32
 _OPSET = 21  # the first whose DequantizeLinear has blocks and 4 bits
@@ -38,7 +40,7 @@ def write_4bit_weights(graph: Graph, path: Path) -> None:
     from onnxruntime.quantization.onnx_model import ONNXModel
 
     model, scopes = float_model(graph, opset=_OPSET)
-    kept = excluded(scopes, graph.keep_float)
+    kept = _unmeasured(graph, scopes)
     _round_convolutions(model, kept)
     whole = ONNXModel(model)
     whole.replace_gemm_with_matmul()
@@ -53,13 +55,20 @@ def write_4bit_weights(graph: Graph, path: Path) -> None:
         op_types_to_quantize=("MatMul", "Gather"),
         quant_axes=(("MatMul", 0), ("Gather", 1)),
     )
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
+    with quiet():
         quantizer.process()
-    finally:
-        logging.disable(before)
     save(quantizer.model.model, graph, path)
+
+
+def _unmeasured(graph: Graph, scopes: dict[str, list[str]]) -> list[str]:
+    """Name the nodes to leave alone: those of kept layers, and of no layer, as a bare projection.
+
+    What rounding to 4 bits does is known of whole layers only (see `sensitivity`).
+    """
+    layers = [name for name, part in graph.module.named_modules() if isinstance(part, LAYERS)]
+    rounded = set(layers) - set(graph.keep_float)
+    others = [node for node, around in scopes.items() if not rounded & set(around)]
+    return [*others, *(split_name(node) for node in others)]
 
 
 def _matrices(model: Any) -> Iterator[tuple[Any, np.ndarray]]:

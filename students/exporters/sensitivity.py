@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-_LAYERS = (nn.Linear, nn.Conv2d, nn.Embedding, nn.MultiheadAttention)
+LAYERS = (nn.Linear, nn.Conv2d, nn.Embedding, nn.MultiheadAttention)
 
 
 def layers_to_keep(
@@ -56,7 +56,7 @@ def layer_errors(
         spread = torch.pdist(truth).mean().item()
         errors = {}
         for name, layer in module.named_modules():
-            if not isinstance(layer, _LAYERS):
+            if not isinstance(layer, LAYERS):
                 continue
             with _rounded(layer, bits=bits, activations=activations, block=block):
                 distance = (module(inputs) - truth).norm(dim=-1).square().mean().sqrt().item()

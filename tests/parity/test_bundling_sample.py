@@ -178,6 +178,28 @@ def test_input_wrong_bundles_say_what_to_do(exported: Path, tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_quantised_and_mobile_files_run_in_their_bundles(student: Student, tmp_path: Path) -> None:
+    out, samples = tmp_path / "export", made_up_samples(student.tokenizer, count=7)
+    variants = ("onnx:fp16", "onnx:dynamic-int8", "ort:dynamic-int8")
+    export(student, out, formats=variants, samples=samples, tolerance=0.1)
+    report = bundle(out, tmp_path / "bundles")
+    assert [row["bundle"] for row in report.rows] == [name.replace(":", ".") for name in variants]
+    config = (tmp_path / "bundles/ort.dynamic-int8/required_operators.config").read_text()
+    assert "ai.onnx;" in config
+    for row in report.rows:
+        bundled = Path(row["path"])
+        said = json.loads((bundled / "metadata.json").read_text())["towers"]
+        rows, _, paths = run_sample(sys.executable, bundled, tmp_path)
+        with torch.no_grad():
+            truth = {"image": student.encode_image([Image.open(path) for path in paths]).numpy()}
+            truth["text"] = student.encode_text(TEXTS).numpy()
+        for tower, wanted in truth.items():
+            apart = np.linalg.norm(wanted[:, None] - wanted[None], axis=-1).max()
+            error = np.linalg.norm(rows[tower] - wanted, axis=-1).max() / apart
+            assert error < 0.1, (row["bundle"], tower)
+            assert said[tower]["about"] in (bundled / "README.md").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnx", "litert", "executorch"])
 def test_the_sample_runs_with_only_what_it_names(name: str, tmp_path: Path) -> None:
