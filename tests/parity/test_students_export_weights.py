@@ -22,7 +22,7 @@ SAMPLES = made_up_samples(TOKENIZER, count=8)
 # Bytes a number: of the whole file, biases, norms and graph included.
 SIZES = {"none": 4.0, "fp16": 2.0, "int8": 1.0, "dynamic-int8": 1.0, "4bit-weights": 0.625}
 
-VARIANTS = ("onnx:fp16", "onnx:4bit-weights", "ort", "ort:dynamic-int8")
+VARIANTS = ("onnx:fp16", "onnx:4bit-weights", "ort:dynamic-int8")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,7 @@ def test_an_ort_file_is_one_and_says_what_it_is(folder: Path) -> None:
     assert str(folder.parent) not in config and "# text.dynamic-int8.ort\n" in config
 
 
+@pytest.mark.slow
 def test_a_second_export_gives_the_same_bytes(
     student: Student, folder: Path, tmp_path: Path
 ) -> None:
