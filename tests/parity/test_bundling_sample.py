@@ -178,6 +178,7 @@ def test_input_wrong_bundles_say_what_to_do(exported: Path, tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.slow
 def test_quantised_and_mobile_files_run_in_their_bundles(student: Student, tmp_path: Path) -> None:
     out, samples = tmp_path / "export", made_up_samples(student.tokenizer, count=7)
     variants = ("onnx:fp16", "onnx:dynamic-int8", "ort:dynamic-int8")
