@@ -12,6 +12,7 @@ it is 63.4 M.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from students.spec import OpenClipSpec, StudentSpec, TextSpec
 
@@ -36,7 +37,7 @@ def _open_clip(name: str, image_params: int, text_params: int) -> CatalogStudent
 
 
 def _tinyclip(
-    model: str, vision: dict, text: dict, image_params: int, text_params: int, **changes: int
+    model: str, vision: dict, text: dict, image_params: int, text_params: int, **changes: Any
 ) -> CatalogStudent:
     build = OpenClipSpec(model=model, vision=vision, text=text, **changes)
     return CatalogStudent(build=build, image_params=image_params, text_params=text_params)

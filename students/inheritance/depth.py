@@ -13,10 +13,17 @@ DepthRule = Literal["uniform", "leading", "similarity"]
 DEPTH_RULES: tuple[str, ...] = get_args(DepthRule)
 
 # The same block in three libraries (students/inheritance/naming.py), and under three names in one.
-_SAME: dict[str, str] = dict.fromkeys(
-    ("ResidualAttentionBlock", "CustomResidualAttentionBlock", "Block", "CLIPEncoderLayer"),
-    "transformer block",
-) | dict.fromkeys(("BertLayer", "RobertaLayer", "XLMRobertaLayer"), "BERT block")
+_CLIP_BLOCK = (
+    "ResidualAttentionBlock",
+    "CustomResidualAttentionBlock",
+    "Block",
+    "CLIPEncoderLayer",
+)
+_BERT_BLOCK = ("BertLayer", "RobertaLayer", "XLMRobertaLayer")
+_SAME: dict[str, str] = {
+    **{name: "transformer block" for name in _CLIP_BLOCK},
+    **{name: "BERT block" for name in _BERT_BLOCK},
+}
 
 
 def choose_blocks(
