@@ -36,7 +36,7 @@ def measure(student: str, samples: str, only: list[str]) -> list[dict]:
                     rows += [dict(row) for row in report.rows]
                 except RuntimeError as error:
                     rows.append({"format": name, "quantize": quantize, "failed": str(error)})
-            Console(stderr=True).print(rows[-2:])
+            Console(stderr=True).print(f"{name}:{quantize}")
     return rows
 
 

@@ -191,6 +191,7 @@ def _save(model: Any, graph: Graph, path: Path, quantize: str) -> None:
     manifest = path / _MANIFEST
     text = manifest.read_text(encoding="utf-8")
     for drawn, entry in json.loads(text)["itemInfoEntries"].items():
-        fixed = str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])).upper()
-        text = text.replace(drawn, fixed)
-    manifest.write_text(json.dumps(json.loads(text), indent=4, sort_keys=True), encoding="utf-8")
+        text = text.replace(drawn, str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])).upper())
+    # As coremltools itself writes it: whoever opens the package writes it again.
+    fixed = json.dumps(json.loads(text), indent=4, sort_keys=True) + "\n"
+    manifest.write_text(fixed, encoding="utf-8")

@@ -136,6 +136,8 @@ def _write(job: Job, graph: Graph, variant: Variant) -> _Done:
     graph = _mixed(job, graph, variant)
     path = job.folder / variant.file(graph.name)
     variant.backend.write[variant.quantize](graph, path)
+    if variant.backend.inspect is not None:
+        variant.backend.inspect(graph, path, variant.quantize)
     row = {
         "format": variant.format,
         "quantize": variant.quantize,
@@ -148,8 +150,6 @@ def _write(job: Job, graph: Graph, variant: Variant) -> _Done:
         "about": variant.backend.about.get(variant.quantize, ""),
         **graph.interface,
     }
-    if variant.backend.inspect is not None:
-        variant.backend.inspect(graph, path, variant.quantize)
     if variant.backend.open is None:
         return _Done(graph, row)
     run = runner(variant, path, graph.interface)
