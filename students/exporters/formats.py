@@ -35,8 +35,10 @@ from teachers.suggestions import unknown_name
 # trained student (smallconv, 32 pixels, 700 steps on glyphs; 32 samples), whose zero-shot top-1 on
 # 2,000 unseen pairs was 0.4095: int8 0.069 and 0.020 (picture, text), top-1 0.4040; dynamic-int8
 # 0.008 and 0.011, top-1 0.4105. What another student loses, its metric says (`export(metric=)`).
+# Of the demo's first teacher (smallconv too, 16 samples): fp16 0.00015 in ONNX and 0.0025 at most
+# (ExecuTorch's picture tower), 4bit-weights 0.056 and 0.074 (benchmarks/export_table.py).
 TOLERANCES: Mapping[str, float] = MappingProxyType(
-    {"none": 1e-4, "fp16": 1e-2, "int8": 0.15, "dynamic-int8": 0.1, "4bit-weights": 0.3}
+    {"none": 1e-4, "fp16": 1e-2, "int8": 0.15, "dynamic-int8": 0.1, "4bit-weights": 0.15}
 )
 QUANTIZATIONS = tuple(TOLERANCES)
 # Of the precisions that round weights to integers.

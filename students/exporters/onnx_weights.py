@@ -41,7 +41,8 @@ def write_4bit_weights(graph: Graph, path: Path) -> None:
 
     model, scopes = float_model(graph, opset=_OPSET)
     kept = _unmeasured(graph, scopes)
-    _round_convolutions(model, kept)
+    # One that is folded with its normalisation has lost its module, and has the weights' name.
+    _round_convolutions(model, tuple(f"{name}." for name in graph.keep_float))
     whole = ONNXModel(model)
     whole.replace_gemm_with_matmul()
     tables = {weights.name for weights, _ in _matrices(model)}
@@ -81,13 +82,12 @@ def _matrices(model: Any) -> Iterator[tuple[Any, np.ndarray]]:
             yield weights, onnx.numpy_helper.to_array(weights)
 
 
-def _round_convolutions(model: Any, kept: list[str]) -> None:
+def _round_convolutions(model: Any, kept: tuple[str, ...]) -> None:
     import ml_dtypes
 
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    inputs = {node.input[1] for node in convolutions if node.name not in kept}
+    inputs = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
     for weights, array in _matrices(model):
-        if weights.name not in inputs:
+        if weights.name not in inputs or (kept and weights.name.startswith(kept)):
             continue
         if array.shape[1] % BLOCK == 0:
             blocks = array.reshape(array.shape[0], -1, BLOCK, *array.shape[2:])
