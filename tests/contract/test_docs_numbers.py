@@ -105,3 +105,17 @@ def test_the_rates_of_views():
     for contender in ("ours, view", "ours, 10 views", "open_clip"):
         times = [row["times_the_better_peer"] for row in rows if row["contender"] == contender]
         assert f"{min(times, key=float)} to {max(times, key=float)}" in page, contender
+
+
+def test_what_inheritance_saves():
+    measured = {row["row"]: row for row in read(RESULTS / "inheritance-glyphs.csv")[0]}
+    page = (ROOT / "docs" / "inheritance.md").read_text()
+    _, *rows = table(page, "| image tower's units | times fewer steps")
+    starts = [re.split(r"[:,]", name)[0] for name, *_ in rows]
+    assert {*starts, *(f"{start}, distilled" for start in starts)} == set(measured)
+    for start, (_, *cells) in zip(starts, rows, strict=True):
+        for name, stated in ((start, cells[:2]), (f"{start}, distilled", cells[2:])):
+            of_steps, of_top1 = ("times_fewer", "standard_error"), ("top1", "top1_error")
+            for cell, columns in zip(stated, (of_steps, of_top1), strict=True):
+                for number, column in zip(cell.split(" +- "), columns, strict=True):
+                    assert abs(float(number) - float(measured[name][column])) < ROUNDED, name
