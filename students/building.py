@@ -142,6 +142,8 @@ def open_clip_module(
     if kind == "sigmoid" and "init_logit_bias" not in config:
         changes |= {"init_logit_bias": SIGMOID_BIAS, "init_logit_scale": SIGMOID_SCALE}
     with _quiet(), tower_configs(spec, config) as (vision, text):
+        if image_size is not None:  # open_clip puts vision_cfg above force_image_size
+            vision["image_size"] = image_size
         return open_clip.create_model(
             spec.model,
             pretrained=tag,
