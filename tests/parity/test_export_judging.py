@@ -65,6 +65,7 @@ def _runs(rows: dict) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_metrics_of_files_are_measured_and_limited(student: Student, tmp_path: Path) -> None:
     seen: list[ClipModel] = []
 

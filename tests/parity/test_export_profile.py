@@ -29,7 +29,8 @@ def exported(folder: Path, formats: tuple[str, ...]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("formats", [FORMATS[:1], pytest.param(FORMATS, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("formats", [FORMATS[:1], FORMATS])
 def test_the_model_and_every_file_are_in_one_answer(
     formats: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

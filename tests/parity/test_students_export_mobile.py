@@ -50,7 +50,7 @@ def student() -> Student:
     return tiny()
 
 
-@pytest.fixture(scope="module", params=[tiny, convolutional])
+@pytest.fixture(scope="module", params=[tiny, pytest.param(convolutional, marks=pytest.mark.slow)])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("export") / "out"
     export(request.param(), out, formats=("executorch", "litert"), samples=SAMPLES)

@@ -60,7 +60,7 @@ def graph(student: Student, name: str, keep_float: tuple[str, ...] = ()) -> Grap
 @pytest.mark.parametrize(
     "variant",
     [
-        "executorch:int8",
+        pytest.param("executorch:int8", marks=pytest.mark.slow),
         "litert:int8",
         pytest.param("executorch:dynamic-int8", marks=pytest.mark.slow),
         pytest.param("executorch:fp16", marks=pytest.mark.slow),

@@ -103,6 +103,7 @@ def run(script: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_compiled_towers_train_to_the_eager_weights(tmp_path):
     run(SCRIPT, tmp_path)
 
