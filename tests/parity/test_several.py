@@ -87,8 +87,9 @@ def alone(store, tmp_path_factory):
 
 
 def losses(store, out):
+    # Warnings are in the log too; that of waiting for data depends on the machine.
     every = [read_log(out / name) for name in "abc"]
-    return [[(r["step"], r["loss/total"]) for r in records] for records in every]
+    return [[(r["step"], r["loss/total"]) for r in rs if "loss/total" in r] for rs in every]
 
 
 def test_each_learns_as_it_would_alone_and_each_batch_is_read_once(store, alone, tmp_path):
