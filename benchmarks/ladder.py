@@ -77,10 +77,11 @@ def main() -> None:
         sweep=SWEEP[1:2] if asked.quick else SWEEP,
         processes=asked.processes,
     )
+    teaching = teaching_steps(world)
     results = asked.out / "quick" if asked.quick else asked.results
     for name in asked.rows or (QUICK_ROWS if asked.quick else in_order()):
         console.print(f"[bold]{name}[/]", highlight=False)
-        row = run_row(world, name, effort, console)
+        row = run_row(world, name, effort, teaching, console)
         write_row(results, world, row)
         write_table(results, world, read_rows(results, world, ALL_ROWS))
     print_table(world, read_rows(results, world, ALL_ROWS), console)
@@ -91,9 +92,8 @@ def in_order() -> list[str]:
     return sorted(ALL_ROWS, key=lambda name: rate_from(name) != name)
 
 
-def run_row(world: World, name: str, effort: Effort, console: Console) -> Finished:
+def run_row(world: World, name: str, effort: Effort, teaching: float, console: Console) -> Finished:
     """Train the row at its rate, or at the best rate of the row it varies."""
-    teaching = teaching_steps(world)
     base = rate_from(name)
     swept = [
         _config(world.place(teaching=teaching), base, effort, rate, 0) for rate in effort.sweep
