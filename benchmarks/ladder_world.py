@@ -130,7 +130,9 @@ class World:
             commit = json.loads(path.read_text())
             data = commit["data"].replace(other.name, drawn.name)
             shutil.copyfile(others / commit["data"], partial / data)
-            write_json(drawn / path.name, {**commit, "column": drawn.name, "data": data})
+            commit |= {"column": drawn.name, "data": data}
+            commit.pop("checksum", None)  # of what it said before
+            write_json(drawn / path.name, commit)
         partial.rename(store)
         return store
 
