@@ -63,10 +63,13 @@ class Objective:
         feature_standardize: fit PHI-S to each teacher's stored rows and learn standardised ones.
         feature_teacher_dropping: per sample, probability of leaving out each teacher but the one
             with the largest feature loss (UNIC).
-        fastclip_version: v0, v1 (the scale stays as it is) or v3 (the scale learns against `rho`).
+        fastclip_version: v0, v1 (the scale stays as it is), v2 (a temperature for each sample) or
+            v3 (the scale learns against `rho`).
         fastclip_gamma: where the share of new values in the running mean ends.
         fastclip_gamma_epochs: passes over the data until then, half of them in the paper.
-        fastclip_rho: how far v3 keeps the temperature from 0.
+        fastclip_rho: how far v2 and v3 keep temperatures from 0.
+        fastclip_temperature: where each sample's temperature starts in v2.
+        fastclip_temperature_lr: their learning rate in v2.
         relational_kind: softmax (KL between neighbourhoods) or distance (RKD).
         relational_scale: of the similarities in the softmax, for student and teachers.
         custom: your own terms by name: (weight, function of student and teachers).
@@ -94,6 +97,8 @@ class Objective:
     fastclip_gamma: float = 0.2
     fastclip_gamma_epochs: int = 18
     fastclip_rho: float = 6.5
+    fastclip_temperature: float = 0.03
+    fastclip_temperature_lr: float = 0.0133
     relational_kind: RelationalKind = "softmax"
     relational_scale: float = 25.0
     custom: Mapping[str, tuple[float, Term]] = field(default_factory=dict)

@@ -57,6 +57,8 @@ class ObjectiveModule(nn.Module):
                 gamma=objective.fastclip_gamma,
                 gamma_epochs=objective.fastclip_gamma_epochs,
                 rho=objective.fastclip_rho,
+                temperature=objective.fastclip_temperature,
+                temperature_lr=objective.fastclip_temperature_lr,
             )
         if objective.feature:
             self.feature = FeatureLoss(

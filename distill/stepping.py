@@ -114,9 +114,10 @@ class Stepper:
                 self.sharding.cut(self.ema.module)
             return self.module, build_optimizer(groups, self.config.optimizer)
         if self.config.objective.fastclip:  # equal on all, and too large to be sent at each step
-            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-                self.module, ["objective.fastclip.log_u"]
-            )
+            kept = [
+                n for n, _ in self.module.named_buffers() if n.startswith("objective.fastclip.")
+            ]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.module, kept)
         return self.accelerator.prepare(self.module, build_optimizer(groups, self.config.optimizer))
 
     def modules(self) -> dict[str, nn.Module]:

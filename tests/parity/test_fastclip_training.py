@@ -2,9 +2,11 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from distill import Objective, train
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
@@ -40,8 +42,8 @@ def recipe(**objective) -> RunConfig:
     )
 
 
-def student(**changes):
-    module = TinyEncoder(seed=5, **changes)
+def student(seed: int = 5, **changes):
+    module = TinyEncoder(seed=seed, **changes)
     return build_student(module, image_size=16, tokenizer=TOKENIZER)
 
 
@@ -53,6 +55,13 @@ def weights(result) -> dict[str, torch.Tensor]:
 def whole(store, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
     return out, weights(train(student(), store, recipe=recipe(), out=out, show=False))
+
+
+OWN = {"fastclip_version": "v2", "fastclip_rho": 1.0, "fastclip_temperature": 0.1}
+
+
+def last_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "checkpoints/step-00000008/tensors.safetensors")
 
 
 def test_a_sample_has_one_number_in_every_epoch_and_process(store):
@@ -76,6 +85,25 @@ def test_a_resumed_run_has_its_means_and_is_the_whole_one_bit_for_bit(store, who
     assert all(torch.equal(value, again[name]) for name, value in whole[1].items())
 
 
+def test_own_temperatures_learn_and_are_resumed_bit_for_bit(store, tmp_path):
+    """A temperature and its moments move when its sample is seen; the student's scale stays."""
+    config = replace(recipe(**OWN), schedule=ScheduleConfig(num_steps=8, warmup_steps=1))
+    first = train(student(), store, recipe=config, out=tmp_path / "whole", show=False)
+    name = "checkpoints/step-00000004"
+    shutil.copytree(tmp_path / "whole" / name, tmp_path / "half" / name)
+    shutil.copy(tmp_path / "whole" / "config.json", tmp_path / "half")
+    again = train(student(seed=8), store, recipe=config, out=tmp_path / "half", show=False)
+    for name, value in weights(first).items():
+        assert torch.equal(value, weights(again)[name])
+    assert torch.equal(weights(first)["logit_scale"], student().module.logit_scale)
+    found, resumed = (last_checkpoint(tmp_path / part) for part in ("whole", "half"))
+    assert all(torch.equal(value, resumed[name]) for name, value in found.items())
+    state = found["model/objective.fastclip.own.state"]
+    seen = state[6] > 0
+    assert state[6].sum() == 64 and (state[:2, seen] != 0.1).any(1).all()
+    assert (state[:2, ~seen] == 0.1).all() and len(state[0, seen].unique()) > 8
+
+
 def test_the_means_matter_and_micro_batches_do_not(store, whole):
     config = recipe()
     parts = replace(config, data=replace(config.data, micro_batch_size=3))
@@ -93,14 +121,19 @@ def test_v1_keeps_the_temperature_and_v3_learns_it(store, whole):
     assert (whole[1]["logit_scale"] - start).abs() > 1e-3
 
 
-def test_a_step_left_out_leaves_the_means_as_they_were(store):
+@pytest.mark.parametrize("changes", [{}, OWN])
+def test_a_step_left_out_leaves_the_means_as_they_were(store, changes):
     calls = []
 
     def bad(learner, _teachers):
         calls.append(1)
         return learner.image.sum() * (torch.nan if len(calls) == 2 else 0.0)
 
-    config, dataset, learner = recipe(custom={"bad": (1.0, bad)}), open_dataset(store), student()
+    config, dataset, learner = (
+        recipe(custom={"bad": (1.0, bad)}, **changes),
+        open_dataset(store),
+        student(),
+    )
     count = numbered_samples(dataset, config)
     stepper = Stepper(learner, config, [], accelerator_for("no"), num_samples=count)
     first, second = batches(dataset, learner, config, first=0, last=2)
