@@ -103,12 +103,18 @@ class World:
         return store
 
     def write_captions(self) -> None:
-        """Add two captions a picture by rules, and the teachers' rows for them."""
+        """Add two sets of captions by rules, one a picture, and the teachers' rows for them.
+
+        With a single set "uniform" would be "mix"; with two it reads the source's a third of the
+        time. Rows that read the source's alone stay what they are, to the last bit.
+        """
         teachers = [
             load_teacher(load_student(folder), precision=teacher_precision())
             for folder in self._folders
         ]
-        caption(self.store, "rules", name="rules", num_captions=2, teachers=teachers)
+        for seed in range(2):
+            name = f"rules-{seed}"
+            caption(self.store, "rules", name=name, num_captions=1, seed=seed, teachers=teachers)
 
     def store_misreplayed(self, processes: int, console: Console) -> Path:
         """The reinforced dataset with other views under the same embeddings.
