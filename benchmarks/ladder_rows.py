@@ -108,7 +108,8 @@ ROWS |= {
     "optimizer-lamb": _optimizer("lamb"),
 }
 
-# Distilled from a store whose embeddings are in this codec ("distilled" itself: float16).
+# Distilled from a store whose embeddings are in this codec ("distilled" itself: float16); with a
+# pq codec, the larger teacher's: the other's are in pq96 (ladder_world.py).
 CODEC_ROWS = {f"codec-{name}": name for name in ("float32", "int8", "int4", "pq128", "pq64")}
 ROWS |= dict.fromkeys(CODEC_ROWS, distilled)
 

@@ -99,7 +99,10 @@ class World:
     def store_with(self, codec: str, processes: int, console: Console) -> Path:
         """The reinforced dataset once more, its embeddings in another codec."""
         store = self.store.with_name(f"{self.store.name}-{codec}")
-        self._reinforce(self._folders, processes, console, store=store, codec=codec)
+        larger, other = self._folders
+        self._reinforce([larger], processes, console, store=store, codec=codec)
+        codec = "pq96" if codec.startswith("pq") else codec  # 96 numbers: no other pq divides them
+        self._reinforce([other], processes, console, store=store, codec=codec)
         return store
 
     def write_captions(self) -> None:
