@@ -24,6 +24,7 @@ from ladder_rows import (
     BASE_LR,
     CAPTION_ROWS,
     CODEC_ROWS,
+    MANY_VIEWS,
     MISREPLAYED,
     ROWS,
     SWEEP,
@@ -95,9 +96,8 @@ def in_order() -> list[str]:
 def run_row(world: World, name: str, effort: Effort, teaching: float, console: Console) -> Finished:
     """Train the row at its rate, or at the best rate of the row it varies."""
     base = rate_from(name)
-    swept = [
-        _config(world.place(teaching=teaching), base, effort, rate, 0) for rate in effort.sweep
-    ]
+    place = world.place(_store(world, base, effort, console), teaching)
+    swept = [_config(place, base, effort, rate, 0) for rate in effort.sweep]
     found = train_side_by_side(swept, processes=effort.processes, console=console)
     scores = [result["metrics"]["validation/top1"] for result in found]
     rate = effort.sweep[scores.index(max(scores))]
@@ -124,6 +124,8 @@ def _store(world: World, name: str, effort: Effort, console: Console) -> Path:
         return world.store_with(CODEC_ROWS[name], effort.processes, console)
     if name == MISREPLAYED:
         return world.store_misreplayed(effort.processes, console)
+    if name == MANY_VIEWS or rate_from(name) == "best":
+        return world.store_of_many_views(effort.processes, console)
     if name.startswith(ATTENDED):
         return world.store_attended(ALL_ROWS[VIT], effort.steps, effort.processes, console)
     if name in (*CAPTION_ROWS, UNDISTILLED_CAPTIONS):

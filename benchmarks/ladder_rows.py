@@ -77,6 +77,8 @@ def _same_work(variant: Variant) -> Row:
 
 
 MISREPLAYED = "misreplayed-views"
+# From a store of sixteen views, drawn as the teachers' own were (ladder_world.py).
+MANY_VIEWS = "sixteen-views"
 ROWS: dict[str, Row] = {
     name: _row(variant)
     for name, variant in (VARIANTS | {"one-teacher": one_teacher, "one-view": one_view}).items()
@@ -86,6 +88,7 @@ ROWS |= {
     "control-same-work": _same_work(control),
     # The embeddings of other views than those that are drawn (ladder_world.py); must hurt.
     MISREPLAYED: distilled,
+    MANY_VIEWS: distilled,
 }
 
 
@@ -184,6 +187,28 @@ def teacher_trained_on(place: Place, steps: int) -> RunConfig:
 
 ROWS["teacher-trained-on"] = teacher_trained_on
 
+
+def inherited(place: Place, steps: int) -> RunConfig:
+    """Both towers start from the larger teacher; a third of its image tower's units."""
+    base = distilled(place, steps)
+    start = replace(base.student, text_from=None, donor=place.donor, selector="taylor")
+    return replace(base, student=start)
+
+
+def best(place: Place, steps: int) -> RunConfig:
+    """Inherited, from sixteen views, in an image tower below an eighth of the larger teacher's."""
+    base = inherited(place, steps)
+    return replace(base, student=replace(base.student, name="demo-student-narrow"))
+
+
+ROWS |= {
+    "inherited": inherited,
+    "control-inherited": lambda place, steps: control(inherited(place, steps)),
+    "best": best,
+    # Whether a quarter of the steps suffices for what "undistilled" has at its end.
+    "best-quarter": lambda place, steps: best(place, max(2, steps // 4)),
+}
+
 # A row takes the rate of the one it varies. These look for their own: other weights learn, or by
 # another optimizer, or with no teacher to hold them.
 SWEEPING = (
@@ -191,6 +216,7 @@ SWEEPING = (
         "undistilled",
         "control",
         "distilled",
+        "best",
         "vit",
         "teacher-trained-on",
         "lit",
@@ -205,7 +231,7 @@ def rate_from(name: str) -> str:
     """Return the row whose learning rate this one takes; itself if it looks for one."""
     if name in SWEEPING:
         return name
-    for base in ("undistilled", "control", "vit"):
+    for base in ("undistilled", "control", "vit", "best"):
         if name == base or name.startswith(f"{base}-"):
             return base
     return "distilled"

@@ -105,6 +105,14 @@ class World:
         self._reinforce([other], processes, console, store=store, codec=codec)
         return store
 
+    def store_of_many_views(self, processes: int, console: Console) -> Path:
+        """The reinforced dataset with sixteen views, drawn as the teachers' own were."""
+        store = self.store.with_name(f"{self.store.name}-sixteen-views")
+        policy = self.teacher_views or GLYPH_VIEWS
+        many = {"store": store, "policy": policy, "num_views": 16}
+        self._reinforce(self._folders, processes, console, **many)
+        return store
+
     def write_captions(self) -> None:
         """Add two sets of captions by rules, one a picture, and the teachers' rows for them.
 

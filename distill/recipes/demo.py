@@ -42,6 +42,9 @@ SPECS = {
         image_size=24,
     ),
     "demo-student": StudentSpec(image="smallconv-10", text=_TEXT, embed_dim=128, image_size=32),
+    "demo-student-narrow": StudentSpec(
+        image="smallconv-9", text=_TEXT, embed_dim=128, image_size=32
+    ),
     "demo-vit": StudentSpec(image="smallvit-64", text=_TEXT, embed_dim=128, image_size=32),
 }
 

@@ -33,14 +33,23 @@ class Measured:
     text: str
 
 
+_INHERITANCE = (
+    "Steps, of 200, until the held-out contrastive loss is as low as that of a student from random "
+    "weights, undistilled, after all 200; a seed each, looked at every 10 steps. The donor's image "
+    "tower is seven times the student's. [Inheritance](inheritance.md#what-it-saves) says what the "
+    "rows are."
+)
+
 FILES: dict[str, Measured] = {
     "inheritance-glyphs": Measured(
-        title="What inherited weights save",
+        title="What inherited weights save, on glyphs",
         command="python benchmarks/inheritance.py",
-        text="Steps, of 200, until the held-out contrastive loss is as low as that of a student "
-        "from random weights, undistilled, after all 200; a seed each, looked at every 10 steps. "
-        "The donor's image tower is seven times the student's. [Inheritance](inheritance.md"
-        "#what-it-saves) says what the rows are.",
+        text=_INHERITANCE,
+    ),
+    "inheritance-emoji64": Measured(
+        title="What inherited weights save, on emoji64",
+        command="python benchmarks/inheritance.py --data emoji64",
+        text=_INHERITANCE,
     ),
     "step-overhead": Measured(
         title="A training step with and without distillation",

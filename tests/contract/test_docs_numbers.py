@@ -107,10 +107,11 @@ def test_the_rates_of_views():
         assert f"{min(times, key=float)} to {max(times, key=float)}" in page, contender
 
 
-def test_what_inheritance_saves():
-    measured = {row["row"]: row for row in read(RESULTS / "inheritance-glyphs.csv")[0]}
+@pytest.mark.parametrize("data", ["glyphs", "emoji64"])
+def test_what_inheritance_saves(data):
+    measured = {row["row"]: row for row in read(RESULTS / f"inheritance-{data}.csv")[0]}
     page = (ROOT / "docs" / "inheritance.md").read_text()
-    _, *rows = table(page, "| image tower's units | times fewer steps")
+    _, *rows = table(page, f"| {data}: image tower's units | times fewer steps")
     starts = [re.split(r"[:,]", name)[0] for name, *_ in rows]
     assert {*starts, *(f"{start}, distilled" for start in starts)} == set(measured)
     for start, (_, *cells) in zip(starts, rows, strict=True):
