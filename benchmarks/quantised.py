@@ -57,15 +57,27 @@ def rows_of(run: str, asked: argparse.Namespace, done: list[Row]) -> Iterator[Ro
             calibration = calibration or stored_calibration(student, run, asked.samples)
             with tempfile.TemporaryDirectory() as folder:
                 variant, out = Variant(form, quantize), Path(folder) / "out"
-                row, model = _files(student, variant, samples, calibration, out)
+                row, model = files_of(student, variant, samples, calibration, out)
                 yield {"run": name, **row, **_scores(evaluate(model, asked.on))}
 
 
-def _files(
-    student: Student, variant: Variant, samples: Samples, calibration: Calibration, out: Path
+def files_of(
+    student: Student,
+    variant: Variant,
+    samples: Samples,
+    calibration: Calibration,
+    out: Path,
+    tolerance: float | None = None,
 ) -> tuple[Row, ClipModel]:
     """Write both towers; returns what they weigh and how far they are, and the model they make."""
-    export(student, out, formats=(str(variant),), samples=samples, calibration=calibration)
+    export(
+        student,
+        out,
+        formats=(str(variant),),
+        samples=samples,
+        calibration=calibration,
+        tolerance=tolerance,
+    )
     written = json.loads((out / "metadata.json").read_text())["towers"]
     towers = {row["tower"]: row for row in written}
     image, text = (

@@ -17,6 +17,7 @@ from distill.optimizer_config import OptimizerConfig
 from distill.watching import WatchConfig
 from reinforced_data.captions.policy import CaptionPolicy
 from reinforced_data.scores.weights import ScoreWeights
+from students.rounding import Precision
 from students.tokens.policy import TokenPolicy, policies_from_json
 from teachers.contract import Kind
 
@@ -120,6 +121,8 @@ class RunConfig:
         tokens_then: the policies after `tokens.until` of the steps, each until its own; after the
             last one every token. On the command line once for each, as NAME=VALUE,...:
             `--tokens-then image=resize,image-keep=0.5,until=0.97`.
+        quantize: weights, and for int8 what layers are given, are rounded in training as files of
+            this precision have them; the student itself stays float. See docs/export.md.
         precision: "no" is float32; "bf16" is autocast (losses stay in float32).
         ema_decay: keep an exponential moving average and evaluate and save that; off when None.
         max_logit_scale: the scale (not its logarithm) is clamped to [1, this].
@@ -144,6 +147,7 @@ class RunConfig:
     tokens_then: tuple[TokenPolicy, ...] = ()
     out: str = ""
     seed: int = 0
+    quantize: Precision = "none"
     precision: Literal["no", "bf16"] = "no"
     ema_decay: float | None = None
     max_logit_scale: float = 100.0
@@ -160,15 +164,30 @@ class RunConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        """Refuse to keep nothing, to log never, and masks beside what they clash with."""
+        """Refuse to keep nothing, to log never, and masks or rounding beside what clashes."""
         self.masks.check(self.schedule.num_steps, self.student.stages, self.lock)
         if self.log_every < 1 or self.save_every_minutes < 0:
             raise ValueError(
                 f"log_every must be at least 1 and save_every_minutes at least 0, got "
                 f"{self.log_every} and {self.save_every_minutes}"
             )
+        self._check_quantize()
         if self.keep_checkpoints < 1:
             raise ValueError(f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
+
+    def _check_quantize(self) -> None:
+        """Refuse what would compute a part of the step with weights that are not rounded."""
+        clashes = {
+            "compile": self.compile,
+            "activation_checkpointing": self.activation_checkpointing,
+            "masks": self.masks.on,
+        }
+        wrong = [name for name, found in clashes.items() if found]
+        if self.quantize != "none" and wrong:
+            raise ValueError(
+                f"quantize={self.quantize!r} does not go with {' and '.join(wrong)}: train with "
+                f"{' and '.join(wrong)} first, then go on from that student with quantize"
+            )
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "RunConfig":

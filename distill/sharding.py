@@ -73,6 +73,7 @@ def check_can_shard(config: RunConfig) -> None:
         "compile (a compiled tower hides its blocks): --no-compile": config.compile,
         "channels_last (shards are contiguous): --no-channels-last": config.channels_last,
         "masks (they reach over whole weights): --masks.keep 1": config.masks.on,
+        "quantize (scales are of whole weights): --quantize none": config.quantize != "none",
         "tokens.image_scores=ema (the moving average is in shards): take teacher": scored,
         f"optimizer.name={config.optimizer.name} (it needs whole weights): take "
         + " or ".join(_OPTIMIZERS): config.optimizer.name not in _OPTIMIZERS,

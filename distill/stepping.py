@@ -33,6 +33,7 @@ from reinforced_data import Batch
 from reinforced_data.reading.order import caption_id
 from students import Student
 from students.composing import PartialStudent
+from students.rounding import Rounding
 from teachers import Embeddings
 
 
@@ -100,6 +101,8 @@ class Stepper:
         # After the moving average, which is a copy: its towers always compute every token.
         self.tokens = TokenSteps(student, config, None if self.ema is None else self.ema.module)
         self.module.reduction = self.tokens.reduction
+        if config.quantize != "none":
+            self.module.rounding = Rounding(student, config.quantize)
         if config.compile:
             compile_towers(student)
         self.learner = None if learner is None else learner.to(accelerator.device)

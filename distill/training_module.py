@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distill.objective_module import ObjectiveModule
 from students import Student
+from students.rounding import Rounding
 from students.tokens.reduction import TokenReduction
 from teachers.contract import Embeddings
 
@@ -55,6 +56,7 @@ class TrainingModule(nn.Module):
 
     Attributes:
         reduction: the student's, for a run that computes fewer tokens.
+        rounding: the student's, for a run that learns to bear it.
     """
 
     def __init__(self, student: Student, objective: ObjectiveModule) -> None:
@@ -63,6 +65,7 @@ class TrainingModule(nn.Module):
         self.student = student
         self.objective = objective
         self.reduction: TokenReduction | None = None
+        self.rounding: Rounding | None = None
 
     def forward(
         self,
@@ -96,7 +99,7 @@ class TrainingModule(nn.Module):
     ) -> tuple[Embeddings, ...]:
         """Embed every picture once and all its texts together: one `Embeddings` for each text."""
         with nullcontext() if self.reduction is None else self.reduction.rows(kept):
-            rows = self.student(images, torch.cat(tuple(tokens)))
+            rows = (self.rounding or self.student)(images, torch.cat(tuple(tokens)))
         parts = rows.text.split([len(part) for part in tokens])
         return tuple(rows._replace(text=part) for part in parts)
 

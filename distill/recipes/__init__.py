@@ -11,6 +11,7 @@ from distill.recipes.finetuning import evaclip_finetune, ft_clip
 from distill.recipes.locked import lit, llm2clip, locked_text, sail
 from distill.recipes.mobileclip2 import mobileclip2
 from distill.recipes.plain import clip_kd, siglip
+from distill.recipes.quantization import quantization_aware
 from distill.recipes.tinyclip import tinyclip, tinyclip_auto, tinyclip_progressive
 from teachers.suggestions import unknown_name
 
@@ -23,6 +24,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "fastclip": fastclip,
     "ft_clip": ft_clip,
     "mobileclip2": mobileclip2,
+    "quantization_aware": quantization_aware,
     "siglip": siglip,
     "clip_kd": clip_kd,
     "lit": lit,
@@ -61,6 +63,7 @@ __all__ = [
     "llm2clip",
     "locked_text",
     "mobileclip2",
+    "quantization_aware",
     "sail",
     "siglip",
     "tinyclip",

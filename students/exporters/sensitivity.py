@@ -82,7 +82,7 @@ def _rounded(
     hook = None
     if activations and not isinstance(layer, nn.Embedding):
         hook = layer.register_forward_pre_hook(
-            lambda _, given: tuple(_round_all(each) for each in given)
+            lambda _, given: tuple(round_activations(each) for each in given)
         )
     try:
         for name, value in before.items():
@@ -111,10 +111,11 @@ def round_weights(weights: Tensor, *, bits: int, block: int | None = None) -> Te
     return (weights / scale).round().clamp(-most, most) * scale
 
 
-def _round_all(given: Tensor) -> Tensor:
-    """Round to 256 even steps from the least to the largest value."""
+def round_activations(given: Tensor) -> Tensor:
+    """Round to 256 even steps from the least to the largest value, zero being one of them."""
     if not isinstance(given, Tensor) or not given.is_floating_point():
         return given
     low, high = given.amin().clamp(max=0), given.amax().clamp(min=0)
     step = ((high - low) / 255).clamp(min=torch.finfo(given.dtype).tiny)
-    return ((given - low) / step).round() * step + low
+    zero = (-low / step).round()
+    return (((given / step).round() + zero).clamp(0, 255) - zero) * step
