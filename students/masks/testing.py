@@ -34,6 +34,8 @@ def timm_tower(image: str, size: int = 32, **options: Any) -> Student:
 
 
 SHORT = {"width": 64, "heads": 4, "layers": 3, "context_length": 8}
+# Its stem has 768 channels whatever one asks for.
+MCI_B = {"depth": 3, "mlp_ratio": 1.0, "img_size": 32}
 # What open_clip's own configuration has no words for.
 SIGLIP = {**VIT, "img_size": 32}
 RN = {"width": 16, "layers": (3, 2, 2, 2), "image_size": 64, "head_width": 64}
@@ -77,7 +79,9 @@ FAMILIES: dict[str, Callable[[], Student]] = {
     "open_clip ResNet": lambda: open_clip_model("RN50", 64, vision=RN),
     "RoBERTa": lambda: with_text_of("Roberta", "mean_pooler", "mlp"),
     "BERT": lambda: with_text_of("Bert", "cls_pooler", "linear"),
+    "XLM-RoBERTa": lambda: with_text_of("XLMRoberta", "mean_pooler", "mlp"),
     "timm ResNet": lambda: timm_tower("resnet50", 64, **RESNET),
+    "MobileCLIP-B": lambda: open_clip_model("MobileCLIP-B", 32, image_options=MCI_B),
     "timm ViT": lambda: timm_tower("vit_base_patch16_224", **VIT, init_values=1.0),
     "SigLIP ViT": lambda: timm_tower("vit_base_patch16_siglip_224", **VIT),
     "FastViT": lambda: timm_tower("fastvit_mci0", 64, **MCI),
