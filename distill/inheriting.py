@@ -34,6 +34,7 @@ def plan_from_data(
 ) -> InheritancePlan:
     """Plan with plain names; what measures the donor reads `data`, a source or a store.
 
+    "magnitude" chooses without data; given some, it is for the gains of LayerNorms.
     "learned" reads what masks learned from the donor's `folder`.
 
     Raises:
@@ -45,7 +46,8 @@ def plan_from_data(
             f"{selector if selector in MEASURED else depth} measures the donor on pictures and "
             "captions: say where they are (--data SHARDS or STORE)"
         )
-    batches = list(donor_batches(donor, data)) if measured and data is not None else None
+    reads = measured or selector == "magnitude"
+    batches = list(donor_batches(donor, data)) if reads and data is not None else None
     how = read_masks(folder) if selector == "learned" else selector
     return plan_inheritance(
         student, donor, selector=how, depth=depth, towers=towers, batches=batches

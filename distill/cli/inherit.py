@@ -25,7 +25,8 @@ class Inherit:
             (OUT/stages/1-masks of a run of tinyclip_auto).
         depth: which blocks a shallower one keeps: uniform, leading, or, measured, similarity.
         towers: which towers inherit.
-        data: shards of pictures with captions, or a store, to measure the donor on.
+        data: shards of pictures with captions, or a store, to measure the donor on; with magnitude
+            it only fits the gains of LayerNorms.
         plan_only: write the plan and no student.
         seed: of what is not inherited.
     """

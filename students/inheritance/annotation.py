@@ -98,6 +98,7 @@ class TowerAxes:
         axes: by name.
         containers: role path of each numbered container -> the class of each child.
         homes: role path of each numbered container -> its path in the module.
+        norms: roles of the LayerNorms' weights.
         unread: operations that no rule covers.
     """
 
@@ -105,6 +106,7 @@ class TowerAxes:
     axes: dict[str, Axis]
     containers: dict[str, tuple[str, ...]]
     homes: dict[str, str]
+    norms: frozenset[str]
     unread: frozenset[str]
 
 
@@ -176,6 +178,7 @@ def _tower(module: nn.Module, seen: Trace) -> TowerAxes:
         axes=axes,
         containers={role_path(module, path, start): used[path] for path in used},
         homes={role_path(module, path, start): path for path in used},
+        norms=frozenset(role for role, slot in slots.items() if slot.key in seen.norms),
         unread=seen.unread,
     )
 

@@ -1,5 +1,5 @@
 """What a donor does on data: what every unit passes on, what the loss loses without it, which
-blocks change what flows through them.
+blocks change what flows through them, what its LayerNorms see.
 
 A batch is (pixels, token ids) as the donor wants them. Every measurement leaves the donor as it
 was, in evaluation mode, gradients included.
@@ -22,6 +22,8 @@ from teachers.clip_model import ClipModel, evaluating, unit_rows
 Batch = tuple[Tensor, Tensor]
 # The donor's module and a batch -> a scalar.
 Loss = Callable[[nn.Module, Batch], Tensor]
+# Enough for one number a LayerNorm, and little to keep.
+_NORM_ROWS, _NORM_ROWS_OF_A_BATCH = 512, 64
 _METHODS: dict[TowerName, str] = {"image": "encode_image", "text": "encode_text"}
 
 
@@ -32,11 +34,13 @@ class Measurement:
     Attributes:
         inputs: key -> mean square of each of its inputs, flat over its summed dimension.
         taylor: (key and part, number of the axis in the slot) -> a score for each of its units.
+        normed: key of a LayerNorm's weight -> some of what it was given, (rows, units).
         changes: (tower, container) -> 1 - cosine of input and output, for each block.
     """
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
     taylor: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    normed: dict[str, Tensor] = field(default_factory=dict)
     changes: dict[tuple[TowerName, str], dict[int, float]] = field(default_factory=dict)
 
 
@@ -54,7 +58,7 @@ def measure(
         donor: in float32 or float64.
         annotation: the donor's.
         batches: at least one; pixels `(n, 3, size, size)`, token ids `(n, context)`.
-        what: any of "activation", "taylor", "similarity".
+        what: any of "activation", "taylor", "similarity", "norms".
         loss: for "taylor"; the contrastive loss over the batch by default.
 
     Raises:
@@ -68,8 +72,8 @@ def measure(
     for pixels, tokens in batches:
         count += 1
         batch = (pixels.to(donor.device), tokens.to(donor.device))
-        if "activation" in wanted:
-            _measure_inputs(donor.module, batch, squares)
+        if wanted & {"activation", "norms"}:
+            _measure_inputs(donor.module, batch, squares, seen.normed)
         if "similarity" in wanted:
             _measure_changes(donor.module, annotation, batch, angles)
         if "taylor" in wanted:
@@ -95,12 +99,18 @@ def contrastive(module: nn.Module, batch: Batch) -> Tensor:
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 
-def _measure_inputs(module: nn.Module, batch: Batch, squares: dict[str, list[Any]]) -> None:
+def _measure_inputs(
+    module: nn.Module, batch: Batch, squares: dict[str, list[Any]], normed: dict[str, Tensor]
+) -> None:
     def listen(what: str, key: str, activation: Tensor, at: int) -> None:
+        rows = activation.detach().movedim(at, -1).flatten(0, -2)
         if what == "product":
-            rows = activation.detach().float().movedim(at, -1).flatten(0, -2)
-            squares[key][0] += rows.square().sum(0).cpu()
+            squares[key][0] += rows.float().square().sum(0).cpu()
             squares[key][1] += len(rows)
+        elif what == "norm":
+            before = normed.get(key, torch.empty(0, rows.shape[1], dtype=torch.float64))
+            some = rows[:: -(-len(rows) // _NORM_ROWS_OF_A_BATCH)]
+            normed[key] = torch.cat([before, some.double().cpu()])[:_NORM_ROWS]
 
     for method, inputs in zip(_METHODS.values(), batch, strict=True):
         with watching(module, inputs, listen):

@@ -9,7 +9,7 @@ from students.inheritance.fingerprints import shapes_fingerprint, weights_finger
 from students.inheritance.measuring import Batch, Loss, Measurement, measure
 from students.inheritance.pairing import BlockChoice, Pairing, pair
 from students.inheritance.plan import InheritancePlan
-from students.inheritance.selectors import MEASURED, SELECTORS, Learned, Scorer
+from students.inheritance.selectors import MEASURED, PUBLISHED, SELECTORS, Learned, Scorer
 from students.inheritance.tower_plan import Context, plan_tower
 from students.student import TowerName
 from teachers.clip_model import ClipModel
@@ -39,7 +39,9 @@ def plan_inheritance(
             which chooses blocks too; a mapping gives each tower its own.
         depth: which blocks a shallower student keeps: uniform, leading or similarity; likewise.
         towers: which towers inherit.
-        batches: (pixels, token ids) as the donor wants them; for activation, taylor, similarity.
+        batches: (pixels, token ids) as the donor wants them; activation, taylor and similarity
+            need them, and with every selector but leading, uniform and learned the gains of
+            LayerNorms that are left with fewer units are fitted on them.
         loss: for taylor, of the donor's module and a batch; the contrastive loss by default.
 
     Raises:
@@ -56,6 +58,8 @@ def plan_inheritance(
             f"{' and '.join(sorted(wanted))} measures the donor on data: pass batches, an "
             "iterable of (pixels, token ids) as the donor wants them"
         )
+    if batches is not None and not all(_leaves_norms(each) for each in selectors.values()):
+        wanted.add("norms")
     _check_donor(donor)
     mine, theirs = annotate(student), annotate(donor)
     seen = Measurement()
@@ -86,6 +90,10 @@ def plan_inheritance(
         towers={name: plan_tower(context, name, selectors[name], rules[name]) for name in names},
         scalars=_shared_scalars(student, donor),
     )
+
+
+def _leaves_norms(selector: Any) -> bool:
+    return isinstance(selector, Learned) or selector in PUBLISHED
 
 
 def _blocks(rule: DepthRule, selector: Any, tower: TowerName, seen: Measurement) -> BlockChoice:

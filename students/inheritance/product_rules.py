@@ -110,6 +110,7 @@ def _layer_norm(tracer: "Tracer", args: Sequence[Any], kwargs: dict[str, Any], o
     weight = args[2]
     key = tracer.origin(weight) if isinstance(weight, Tensor) else None
     if key is not None and len(normed) == 1:
+        tracer.norms.add(key)
         tracer.tell("norm", key, x, x.ndim - 1)
     return [dims]
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from students.student import TowerName
 
 SELECTORS = ("leading", "uniform", "magnitude", "activation", "taylor")
+# By number, as published; the weights stay as they are.
+PUBLISHED = ("leading", "uniform")
 MEASURED = ("activation", "taylor")
 
 
@@ -119,9 +121,9 @@ def choose_units(
     scorer = SCORERS[selector] if isinstance(selector, str) else selector
     scores = scorer(carriers())
     if scores.shape != (size,) or not scores.isfinite().all():
+        got = f"{int((~scores.isfinite()).sum())} that are not finite, shape {list(scores.shape)}"
         raise ValueError(
-            f"the selector must return one finite score for each of {size} units, got "
-            f"{tuple(scores.shape)}"
+            f"the selector must return one finite score for each of {size} units, got {got}"
         )
     kept = scores.argsort(descending=True, stable=True)[:wanted]
     return tuple(sorted(kept.tolist()))

@@ -1,5 +1,6 @@
 """For tests: towers of any size under one roof, and units planted so that nothing needs them."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import open_clip
@@ -8,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from students.building import build_student
-from students.inheritance.annotation import Annotation, annotate
+from students.inheritance.annotation import Slot, TowerAxes, annotate
 from students.inheritance.plan import InheritancePlan
-from students.student import Student
+from students.student import Student, TowerName
 from teachers.clip_model import evaluating
 from teachers.tokenizers import WordTokenizer
 
@@ -111,45 +112,80 @@ def difference(one: Student, other: Student) -> float:
     return worst
 
 
-def plant_dead_units(donor: Student, plan: InheritancePlan, seed: int = 5) -> Annotation:
+def plant_dead_units(
+    donor: Student, plan: InheritancePlan, seed: int = 5, *, silent: bool = False
+) -> dict[tuple[TowerName, str], tuple[int, ...]]:
     """Make as many units superfluous as the plan leaves out, in every axis that it narrows.
 
     Nobody reads a dead unit. Each writes what a living one writes: then the mean and variance
-    that a LayerNorm sees stay the same without it, if every living unit is copied equally often
-    (zeros would change them).
+    that a LayerNorm sees stay the same without it, if every living unit is copied equally often.
+
+    Args:
+        donor: changed in place.
+        plan: of any narrower student.
+        seed: which units.
+        silent: nothing is written to a dead unit either. Zeros narrow the spread that a LayerNorm
+            divides by; what is written to the living units gets a mean of zero there, so that the
+            spread is all that changes.
+
+    Returns:
+        The living units of each of the donor's axes that have dead ones.
     """
     generator = torch.Generator().manual_seed(seed)
     annotation = annotate(donor)
     tensors = donor.module.state_dict()
-    done: set[str] = set()
+    found: dict[tuple[TowerName, str], tuple[int, ...]] = {}
     for tower, planned in plan.towers.items():
         for axis in planned.axes.values():
             narrower = len(axis.indices) < axis.donor_size and axis.kind != "vocabulary"
-            if not narrower or axis.donor in done:
+            if not narrower or (tower, axis.donor) in found:
                 continue
-            done |= {axis.donor} if axis.kind == "embed" else set()
             order = torch.randperm(axis.donor_size, generator=generator)
             living, dead = order[: len(axis.indices)], order[len(axis.indices) :]
-            copied = living.repeat(-(-len(dead) // len(living)))[: len(dead)]
             places = plan.towers if axis.kind == "embed" else (tower,)
             with evaluating(donor.module):  # which forgets what was computed from old weights
                 for place in places:
-                    _plant(annotation, place, tensors, axis.donor, dead, copied)
-    return annotation
+                    axes = annotation.towers[place]
+                    found[place, axis.donor] = tuple(sorted(living.tolist()))
+                    if silent:
+                        _silence(axes, tensors, axis.donor, living, dead)
+                    else:
+                        _copy(axes, tensors, axis.donor, living, dead)
+    return found
 
 
-def _plant(
-    annotation: Annotation,
-    tower: Any,
-    tensors: dict[str, Tensor],
-    axis: str,
-    dead: Tensor,
-    copied: Tensor,
+def _copy(
+    axes: TowerAxes, tensors: dict[str, Tensor], axis: str, living: Tensor, dead: Tensor
 ) -> None:
-    axes = annotation.towers[tower]
+    copied = living.repeat(-(-len(dead) // len(living)))[: len(dead)]
+    for _, units, reads in _carried(axes, tensors, axis):
+        units[dead] = torch.zeros_like(units[dead]) if reads else units[copied]
+
+
+def _silence(
+    axes: TowerAxes, tensors: dict[str, Tensor], axis: str, living: Tensor, dead: Tensor
+) -> None:
+    normed = any((axis,) in axes.slots[role].dims for role in axes.norms)
+    for slot, units, reads in _carried(axes, tensors, axis):
+        units[dead] = 0
+        home = slot.role.rpartition(".")[0]
+        written = home == "norm_pre" or f"{home}.weight" not in axes.norms
+        if reads or not normed or not written:
+            continue
+        # Large beside the epsilon of LayerNorms, which is no weight and does not grow.
+        if "scale" in home or slot.role in axes.norms:
+            units[living] = 30
+        else:
+            units[living] = 30 * (units[living] - units[living].mean(0))
+
+
+def _carried(
+    axes: TowerAxes, tensors: dict[str, Tensor], axis: str
+) -> Iterator[tuple[Slot, Tensor, bool]]:
+    """Each weight with the axis in front, to be written into, and whether it reads the axis."""
     for slot in axes.slots.values():
         # A square matrix may write to the axis and read from it.
         for number, dim in slot.places(axis):
             sizes = [axes.axes[name].size for each in slot.dims for name in each]
             units = slot.read(tensors[slot.key]).reshape(sizes).movedim(number, 0)
-            units[dead] = torch.zeros_like(units[dead]) if dim in slot.summed else units[copied]
+            yield slot, units, dim in slot.summed

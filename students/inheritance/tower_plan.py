@@ -1,17 +1,18 @@
 """One tower's part of a plan: an index map per axis, then a transfer per weight."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from students.inheritance.annotation import Annotation, Slot, TowerAxes
 from students.inheritance.measuring import Measurement, by_unit, inputs_by_unit, slot_id
+from students.inheritance.norm_gains import fitted_gain, silent_gain
 from students.inheritance.pairing import Pairing, resampled
 from students.inheritance.plan import AxisMap, Method, Outcome, TowerPlan, Transfer, View
 from students.inheritance.resampling import grid_of
-from students.inheritance.selectors import Carrier, Learned, Selector, choose_units
+from students.inheritance.selectors import PUBLISHED, Carrier, Learned, Selector, choose_units
 from students.inheritance.vocabulary import shared_tokens
 from students.student import TowerName
 from teachers.contract import Tokenizer
@@ -155,6 +156,8 @@ def _transfer(
         return "the vocabularies of the two tokenizers cannot be compared"
     known = {each.name: each for each in maps if each is not None}
     spread, factor = _spread(mine, slot, known)
+    if theirs in context.donor.towers[tower].norms:
+        factor *= _norm_gain(context, tower, source, list(known.values()))
     return Transfer(
         role=role,
         student=view(slot),
@@ -209,6 +212,18 @@ def _spread(
             spread.append(name)
             factor *= (len(axis.indices) / axis.donor_size) ** 0.25
     return tuple(spread), factor
+
+
+def _norm_gain(context: Context, tower: TowerName, source: Slot, axes: Sequence[AxisMap]) -> float:
+    """What multiplies a LayerNorm's weight because other units are counted."""
+    # Masks learned with LayerNorms that count the open units alone: nothing is to be made up for.
+    kept_as_is = (*PUBLISHED, "learned")
+    if len(axes) != 1 or axes[0].identity or axes[0].selector in kept_as_is:
+        return 1.0
+    (axis,) = axes
+    if source.key in context.seen.normed:
+        return fitted_gain(context.seen.normed[source.key], axis.indices)
+    return silent_gain(context.donor.towers[tower], context.weights, axis.donor, axis.indices)
 
 
 def _reads(slot: Slot, axis: str) -> bool:

@@ -33,6 +33,7 @@ class Trace:
         factors: the axes.
         dims: state-dict key -> one dimension each; only of tensors that the run used.
         summed: (key, dimension) pairs: the tensor is summed over it (a matrix's input side).
+        norms: keys of the LayerNorms' weights.
         output: the embedding's dimension.
         unread: what no rule covered, as operation names.
     """
@@ -40,6 +41,7 @@ class Trace:
     factors: Factors
     dims: dict[str, tuple[Dim, ...]]
     summed: frozenset[tuple[str, int]]
+    norms: frozenset[str]
     output: Dim
     unread: frozenset[str]
 
@@ -60,6 +62,7 @@ class Tracer(TorchDispatchMode):
         self.factors = Factors()
         self.unread: set[str] = set()
         self.touched: set[str] = set()
+        self.norms: set[str] = set()
         self._listener = listener
         self._dims: dict[int, tuple[Dim, ...]] = {}
         self._origin: dict[int, str] = {}
@@ -149,6 +152,7 @@ class Tracer(TorchDispatchMode):
                 if key in self.touched
             },
             summed=frozenset((key, self._place(key, over)) for key, over in self._summed),
+            norms=frozenset(self.norms),
             output=embed,
             unread=frozenset(self.unread),
         )

@@ -1,4 +1,6 @@
-"""Inheritance changes nothing that it should not: equal shapes, superfluous units, growing.
+"""Inheritance changes nothing that it should not: equal shapes, growing, idle blocks.
+
+Superfluous units have a file of their own (`test_inheritance_planted.py`).
 
 Towers of every family, small and in float64, every number drawn at random (layer scales and
 BatchNorm statistics too). Differences are relative to how far apart different inputs are.
@@ -6,11 +8,8 @@ BatchNorm statistics too). Differences are relative to how far apart different i
 
 from collections.abc import Callable, Iterator
 
-import open_clip
 import pytest
-import timm
 import torch
-from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
 from students.inheritance import inherit, plan_inheritance
@@ -21,108 +20,11 @@ from students.inheritance.testing import (
     student_of,
     text_tower,
 )
+from students.inheritance.testing_families import PAIRS, open_clip_vit, timm_vit
 from students.small_towers import SmallConv
 from teachers.clip_model import evaluating
 
 SELECTORS = ("leading", "uniform", "magnitude", "activation", "taylor")
-
-
-def open_clip_vit(width: int = 64, heads: int = 4, layers: int = 3, **sizes) -> nn.Module:
-    values = {"image_size": 32, "patch_size": 8, "mlp_ratio": 4.0, "output_dim": 16, **sizes}
-    return open_clip.transformer.VisionTransformer(
-        width=width, heads=heads, layers=layers, **values
-    )
-
-
-def timm_vit(width: int = 64, heads: int = 4, depth: int = 3, **sizes) -> nn.Module:
-    values = {"img_size": 32, "patch_size": 8, "num_classes": 16, **sizes}
-    return timm.models.VisionTransformer(embed_dim=width, num_heads=heads, depth=depth, **values)
-
-
-def siglip_vit(**sizes) -> nn.Module:
-    return timm_vit(class_token=False, global_pool="map", **sizes)
-
-
-def fastvit(*widths: int, layers: tuple[int, ...] = (1, 1, 1, 2), ratio: int = 3) -> nn.Module:
-    return timm.create_model(
-        "fastvit_mci0",
-        num_classes=16,
-        embed_dims=widths,
-        layers=layers,
-        mlp_ratios=(ratio,) * 4,
-    )
-
-
-def convnext(*widths: int) -> nn.Module:
-    return timm.models.ConvNeXt(num_classes=16, depths=(1, 1, 2, 1), dims=widths)
-
-
-def repvit(*widths: int) -> nn.Module:
-    return timm.models.RepVit(num_classes=16, embed_dim=widths, depth=(1, 1, 1, 1))
-
-
-def tinyvit(*widths: int) -> nn.Module:
-    """Its attention adds a table of biases, a row a head, looked up by distance."""
-    return timm.models.TinyVit(
-        num_classes=16,
-        embed_dims=widths,
-        depths=(1, 1, 1, 1),
-        num_heads=tuple(width // 8 for width in widths),
-        window_sizes=(7, 7, 7, 7),
-    )
-
-
-def vitamin(width: int, heads: int) -> nn.Module:
-    cells = timm.models.vitamin.VitCfg(
-        embed_dim=(width // 4, width // 2, width),
-        depths=(1, 1, 1),
-        stem_width=width // 4,
-        conv_cfg=timm.models.vitamin.VitConvCfg(norm_layer="layernorm2d", norm_eps=1e-6),
-        head_type="1d",
-    )
-    return timm.create_model(
-        "vitamin_small_224",
-        img_size=32,
-        num_classes=16,
-        embed_dim=width,
-        num_heads=heads,
-        depth=2,
-        embed_cfg=cells,
-    )
-
-
-# A donor, and a student half as wide.
-PAIRS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
-    "open_clip ViT": (open_clip_vit, lambda: open_clip_vit(32, 2)),
-    "timm ViT": (lambda: timm_vit(init_values=1.0), lambda: timm_vit(32, 2, init_values=1.0)),
-    "SigLIP ViT": (siglip_vit, lambda: siglip_vit(width=32, heads=2)),
-    "ViTamin": (lambda: vitamin(64, 4), lambda: vitamin(32, 2)),
-    "ResNet": (
-        lambda: ModifiedResNet([1, 1, 1, 1], 16, 4, 32, 16),
-        lambda: ModifiedResNet([1, 1, 1, 1], 16, 2, 32, 8),
-    ),
-    "FastViT": (lambda: fastvit(32, 64, 128, 256), lambda: fastvit(16, 32, 64, 128)),
-    "FastViT, MLPs": (
-        lambda: fastvit(16, 32, 64, 128, ratio=4),
-        lambda: fastvit(16, 32, 64, 128, ratio=3),
-    ),
-    "ConvNeXt": (lambda: convnext(16, 32, 64, 128), lambda: convnext(8, 16, 32, 64)),
-    "MobileNetV4": (
-        lambda: timm.create_model("mobilenetv4_conv_small_050", num_classes=16),
-        lambda: timm.create_model("mobilenetv4_conv_small_035", num_classes=16),
-    ),
-    "RepViT": (lambda: repvit(16, 32, 64, 128), lambda: repvit(8, 16, 32, 64)),
-    "TinyViT": (lambda: tinyvit(32, 32, 64, 64), lambda: tinyvit(16, 16, 32, 32)),
-    "SmallConv": (lambda: SmallConv(8, 16), lambda: SmallConv(4, 16)),
-}
-
-
-# Every family, and one of each kind with every selector that measures.
-PLANTED = [(family, "magnitude") for family in PAIRS] + [
-    (family, selector)
-    for family in ("open_clip ViT", "ConvNeXt", "SmallConv")
-    for selector in ("activation", "taylor")
-]
 
 
 def equal_pairs() -> Iterator[object]:
@@ -145,22 +47,6 @@ def test_at_equal_shapes_the_student_is_the_donor(family: str, selectors: tuple[
         report = inherit(student, donor, selector=selector, batches=[inputs_for(donor)])
         assert report.inherited == 1
         assert difference(donor, student) < 1e-6
-
-
-@pytest.mark.parametrize(("family", "selector"), PLANTED)
-def test_superfluous_units_are_found_and_not_missed(family: str, selector: str) -> None:
-    make_donor, make_student = PAIRS[family]
-    donor = student_of(make_donor(), text_tower(width=64, heads=4), seed=1)
-    student = student_of(make_student(), seed=2)
-    plan = plan_inheritance(student, donor, selector="leading")
-    kinds = {axis.kind for axis in plan.towers["image"].axes.values() if not axis.identity}
-    assert kinds >= ({"inner"} if family in ("FastViT, MLPs", "SmallConv") else {"inner", "hidden"})
-    plant_dead_units(donor, plan)
-    report = inherit(student, donor, selector=selector, batches=[inputs_for(donor)])
-    assert difference(donor, student) < 1e-5
-    # Which units are superfluous is random: the first ones would not do.
-    chosen = {axis.indices for axis in report.towers["image"].axes.values() if not axis.identity}
-    assert not chosen & {tuple(range(size)) for size in map(len, chosen) if size > 8}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from students import CATALOG, build_student
 from students.building import open_clip_module, open_clip_preprocess
 from students.inheritance import InheritancePlan, annotate, inherit, plan_inheritance
 from students.inheritance.testing import WORDS, Towers, difference, student_of, text_tower
+from students.inheritance.testing_families import TransformersText
 from students.small_towers import SmallConv
 from students.spec import OpenClipSpec
 from students.student import Student
@@ -96,34 +97,12 @@ def test_choosing_by_weights_needs_weights() -> None:
 
 
 def test_a_text_tower_of_transformers() -> None:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.CLIPTextConfig(
-        vocab_size=WORDS.vocab_size,
-        hidden_size=64,
-        intermediate_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        max_position_embeddings=8,
-        projection_dim=16,
-        hidden_act="gelu",
-        bos_token_id=1,
-        eos_token_id=2,  # the old models' way to pool: at the largest id
-        pad_token_id=0,
-    )
-
-    class Text(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = transformers.CLIPTextModelWithProjection(config)
-
-        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-            return self.model(input_ids=tokens).text_embeds
-
-    donor = student_of(SmallConv(4, 16), Text(), seed=1)
+    pytest.importorskip("transformers")
+    donor = student_of(SmallConv(4, 16), TransformersText(), seed=1)
     student = student_of(SmallConv(4, 16), text_tower(width=64, heads=4, layers=4), seed=2)
     assert inherit(student, donor).inherited == 1
     assert difference(donor, student) < 1e-6
-    back = student_of(SmallConv(4, 16), Text(), seed=3)
+    back = student_of(SmallConv(4, 16), TransformersText(), seed=3)
     assert inherit(back, student).inherited == 1
     assert difference(donor, back) < 1e-6
 
