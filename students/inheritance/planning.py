@@ -1,6 +1,6 @@
 """`plan_inheritance`: look at two models, decide for every weight, change nothing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from students.inheritance.annotation import annotate
@@ -51,15 +51,7 @@ def plan_inheritance(
     names = _checked_towers(towers)
     selectors = _by_tower(selector, names, "selector", SELECTORS)
     rules = _by_tower(depth, names, "depth", DEPTH_RULES)
-    named = {each for each in (*selectors.values(), *rules.values()) if isinstance(each, str)}
-    wanted = named & {*MEASURED, "similarity"}
-    if wanted and batches is None:
-        raise ValueError(
-            f"{' and '.join(sorted(wanted))} measures the donor on data: pass batches, an "
-            "iterable of (pixels, token ids) as the donor wants them"
-        )
-    if batches is not None and not all(_leaves_norms(each) for each in selectors.values()):
-        wanted.add("norms")
+    wanted = _to_measure([*selectors.values(), *rules.values()], given=batches is not None)
     _check_donor(donor)
     mine, theirs = annotate(student), annotate(donor)
     seen = Measurement()
@@ -92,8 +84,17 @@ def plan_inheritance(
     )
 
 
-def _leaves_norms(selector: Any) -> bool:
-    return isinstance(selector, Learned) or selector in PUBLISHED
+def _to_measure(choices: Collection[Any], *, given: bool) -> set[str]:
+    """What to measure of the donor: what the choices need, and with data what LayerNorms see."""
+    wanted = {each for each in choices if each in (*MEASURED, "similarity")}
+    if wanted and not given:
+        raise ValueError(
+            f"{' and '.join(sorted(wanted))} measures the donor on data: pass batches, an "
+            "iterable of (pixels, token ids) as the donor wants them"
+        )
+    by_number = (*PUBLISHED, *DEPTH_RULES)
+    fits = any(each not in by_number and not isinstance(each, Learned) for each in choices)
+    return wanted | {"norms"} if given and fits else wanted
 
 
 def _blocks(rule: DepthRule, selector: Any, tower: TowerName, seen: Measurement) -> BlockChoice:
