@@ -15,6 +15,7 @@ from distill.layers import layers_of_tower
 from distill.optimizer_config import OptimizerConfig
 from distill.training_module import TrainingModule
 from students import Student
+from students.composing import PartialStudent
 from students.student import Tower
 
 _STUDENT = "student.module."
@@ -84,6 +85,8 @@ def _scales(student: Student, config: OptimizerConfig) -> dict[str, float]:
             f"the towers of {student.name} share {', '.join(sorted(both))}, which cannot have two "
             "rates: give optimizer.image_lr and text_lr, and both layer decays, the same values"
         )
+    for tower in (image, text):
+        _check_has_rates(student, tower, *asked[tower.tower])
     size = student.preprocess.image_size
     pixels = torch.zeros(1, 3, size, size, device=student.device)
     tokens = student.tokenizer(["a"]).to(student.device)
@@ -94,6 +97,23 @@ def _scales(student: Student, config: OptimizerConfig) -> dict[str, float]:
         for name, below in _layers_below_last(tower, inputs, decay).items():
             scales.setdefault(_STUDENT + name, factor * decay**below)
     return scales
+
+
+def _check_has_rates(student: Student, tower: Tower, rate: float | None, decay: float) -> None:
+    """Refuse a rate for what does not learn, and a decay over layers that are not there."""
+    name = tower.tower
+    learns = any(value.requires_grad for value in tower.parameters())
+    if (rate is not None or decay != 1.0) and not learns:
+        raise ValueError(
+            f"optimizer.{name}_lr and optimizer.{name}_layer_decay are for a tower that learns, "
+            f"and the {name} side of {student.name} is locked: leave them out"
+        )
+    absent = isinstance(student, PartialStudent) and getattr(student.module, name).encoder is None
+    if decay != 1.0 and absent:
+        raise ValueError(
+            f"optimizer.{name}_layer_decay falls over an encoder's layers, and on the {name} side "
+            f"of {student.name} a head learns alone: leave it out, and take optimizer.{name}_lr"
+        )
 
 
 def _layers_below_last(tower: Tower, inputs: torch.Tensor, decay: float) -> dict[str, int]:

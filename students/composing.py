@@ -124,6 +124,12 @@ class PartialStudent(Student):
 
     load_encoder: Callable[[TowerName], ClipModel]
 
+    @property
+    def tower_names(self) -> dict[TowerName, frozenset[str]]:
+        """By side: an encoder that is not there cannot be asked what its output depends on."""
+        names = [name for name, _ in self.module.named_parameters()]
+        return {tower: frozenset(n for n in names if n.startswith(f"{tower}.")) for tower in TOWERS}
+
     def completed(self) -> Student:
         """The same student with every encoder in it; the trained parts are shared, not copied."""
         loaded = self.__dict__.setdefault("_loaded", {})  # no submodules: they are not trained

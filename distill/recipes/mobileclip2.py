@@ -6,6 +6,8 @@ Hardware and time of the paper's 12M runs: 32 GPUs, batch 8,192, 30,000 steps. C
     accelerate launch --config_file $(distill show accelerate ddp) -m distill train mobileclip2 \\
         --data.store datacompdr-12m --out runs/mobileclip2-s0
 
+The paper's other students, S2 and B among them, are the same recipe with
+`--student.name MobileCLIP2-S2` and `--student.name MobileCLIP2-B`; hours are not published.
 Where the paper and its published scripts differ (warm-up, moving average, precision) this follows
 the paper. Leaves out its second loss on synthetic captions.
 """

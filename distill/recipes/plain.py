@@ -10,8 +10,9 @@ from distill.objective import Objective
 def siglip() -> RunConfig:
     """SigLIP (arXiv:2303.15343): the pairwise sigmoid loss, no distillation.
 
-    The paper: batch 32,768 is enough; B/16 from scratch on WebLI, TPU-v4. Any store serves; one of
-    views alone needs no teacher. Add `--objective.affinity 1` to distil from a SigLIP teacher.
+    The paper: batch 32,768 is enough; B/16 from scratch on WebLI, on TPU-v4 chips. The time in its
+    abstract, two days on four of them, is for a locked image tower. Any store serves; one of views
+    alone needs no teacher. Add `--objective.affinity 1` to distil from a SigLIP teacher.
 
         accelerate launch --config_file $(distill show accelerate ddp) -m distill train siglip \\
             --data.store store --out runs/siglip
@@ -31,9 +32,9 @@ def clip_kd() -> RunConfig:
     """CLIP-KD (arXiv:2307.12732): hard labels, affinity, feature mimicking, interactive contrast.
 
     The paper's ViT-T/16 on CC3M and CC12M: 30.6 % ImageNet zero-shot undistilled, 34.2 with the
-    feature term alone, 34.9 with all; 8 GPUs. Its feature weight of 2,000 is on the mean square
-    over 512 dimensions of both modalities added up, which is about 8 here. Gradient mimicking,
-    the weakest of its terms, is left out.
+    feature term alone, 34.9 with all; 8 GPUs, time not given. Its feature weight of 2,000 is on
+    the mean square over 512 dimensions of both modalities added up, which is about 8 here. Gradient
+    mimicking, the weakest of its terms, is left out.
 
         distill reinforce SOURCE store --teachers ViT-B-16/laion400m_e32
         distill train clip_kd --data.store store --out runs/clip-kd

@@ -2,7 +2,7 @@
 
 The released scripts train on the soft loss alone, with the scale of teacher and student held at
 50. Here the usual teacher's scale, 100, is halved by `teacher_scale`, and the student's is learned
-and capped at 50. Hardware of the paper: 32 GPUs, batch 32,768. Command:
+and capped at 50. Hardware of the paper: 32 GPUs, batch 32,768; time not given. Command:
 
     accelerate launch --config_file $(distill show accelerate ddp) -m distill train tinyclip \\
         --data.store laion400m-dr --out runs/tinyclip
@@ -11,9 +11,10 @@ The student starts from the paper's teacher, by the paper's manual rule (the fir
 blocks spaced evenly where the paper's integer step is not; `--student.selector magnitude` and the
 others are a flag away, `distill inherit` shows the plan. `tinyclip_progressive` goes down in the
 paper's stages, 75, 50 and 25 % of the teacher's weights, each as long as the schedule; the same
-command goes on in the stage where it stopped. `tinyclip_auto` has no
-size given: masks find it while the first steps train, and the schedule goes on with what they left
-(docs/masks.md). The paper's own "auto" goes down in three such steps.
+command goes on in the stage where it stopped (`distill train tinyclip_progressive`). In
+`distill train tinyclip_auto` no size is given: masks find it while the first steps train, and the
+schedule goes on with what they left (docs/masks.md). The paper's own "auto" goes down in three such
+steps.
 """
 
 from dataclasses import replace

@@ -1,5 +1,7 @@
 """Every recipe at toy size: it runs, and its own settings reach the run."""
 
+import re
+import sys
 from dataclasses import replace
 
 import pytest
@@ -9,7 +11,7 @@ from distill.config import ScheduleConfig
 from distill.recipes import RECIPES, find_recipe
 from reinforced_data import ViewPolicy, reinforce
 from reinforced_data.testing import TOKENIZER, tiny_teacher, write_source
-from students import StudentSpec, TextSpec, build_student
+from students import CATALOG, StudentSpec, TextSpec, build_student
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +59,18 @@ def test_recipe_at_toy_size(name, store, tmp_path):
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_recipe_says_where_it_comes_from(name):
-    config = find_recipe(name)
-    assert config.student.name and config.schedule.num_steps > 0
-    module = RECIPES[name].__module__
-    assert module.startswith("distill.recipes.")
+def test_recipe_names_paper_hardware_time_and_command(name):
+    """What is not published is said not to be."""
+    recipe = RECIPES[name]
+    text = " ".join(f"{sys.modules[recipe.__module__].__doc__} {recipe.__doc__}".split())
+    assert "Hardware" in text or re.search(r"\b(GPUs?|TPU-?\w*|A100|CPU core)\b", text)
+    assert re.search(r"\b(hours?|days?|minutes?|time)\b", text, re.IGNORECASE)
+    assert name.startswith("demo") or re.search(r"arXiv:\d{4}\.\d{5}", text)
+    assert re.search(rf"distill train (\\ )?{name}\b", text) or name.startswith("demo")
+
+
+@pytest.mark.parametrize("size", ["S0", "S2", "B"])
+def test_the_sizes_that_mobileclip2_names_are_in_the_catalog(size):
+    name = f"MobileCLIP2-{size}"
+    assert name in (sys.modules[RECIPES["mobileclip2"].__module__].__doc__ or "") or size == "S0"
+    assert name in CATALOG

@@ -113,3 +113,43 @@ def test_a_locked_encoder_is_in_neither_module_nor_optimizer(world, tmp_path):
     learned = sum(len(group["params"]) for group in stepper.optimizer.param_groups)
     assert learned == len(text) + 1  # and the scale
     assert sum(1 for _ in partial.parameters()) == learned
+
+
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_what_is_not_locked_has_rates_of_its_own(world, side):
+    """A stored encoder is not there to be asked which weights are its own."""
+    other = {"image": "text", "text": "image"}[side]
+    lock = LockConfig(**{f"stored_{side}": str(world / "teacher"), f"{side}_head": "linear"})
+    rates = {f"{other}_lr": 1e-4, f"{side}_lr": 2e-4}
+    config = recipe(world, "", lock=lock, optimizer=OptimizerConfig(lr=1e-3, **rates))
+    dataset = open_dataset(world / "store")
+    partial = without_locked_encoders(make("smallconv-2", 5), dataset, config)
+    stepper = Stepper(partial, config, [16], accelerator_for("no"))
+    found = {id(p): g["lr_scale"] for g in stepper.optimizer.param_groups for p in g["params"]}
+    for name, value in partial.module.named_parameters():
+        expected = {other: 0.1, side: 0.2}.get(name.partition(".")[0], 1.0)
+        assert found[id(value)] == pytest.approx(expected), name
+
+
+@pytest.mark.parametrize(
+    ("lock", "optimizer", "said"),
+    [
+        ({"stored_image": "teacher"}, {"image_lr": 1e-4}, "image side .* is locked"),
+        ({"tower": "text"}, {"text_layer_decay": 0.7}, "text side .* is locked"),
+        (
+            {"stored_image": "teacher", "image_head": "linear"},
+            {"image_layer_decay": 0.7},
+            "a head learns alone",
+        ),
+    ],
+)
+def test_rates_of_what_does_not_learn_are_refused(world, lock, optimizer, said):
+    lock = {k: str(world / v) if k.startswith("stored") else v for k, v in lock.items()}
+    config = recipe(
+        world, "", lock=LockConfig(**lock), optimizer=OptimizerConfig(lr=1e-3, **optimizer)
+    )
+    student = make("smallconv-2", 5)
+    if config.lock.sides:
+        student = without_locked_encoders(student, open_dataset(world / "store"), config)
+    with pytest.raises(ValueError, match=said):
+        Stepper(student, config, [16], accelerator_for("no"))

@@ -19,7 +19,9 @@ from distill import Objective, train
 from distill.accelerate_configs import config_path
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from distill.gradient_cache import MicroBatch, cached_backward
+from distill.lock_config import LockConfig
 from distill.mask_config import MaskConfig
+from distill.run_log import read_log
 from distill.sharding import Sharding, check_can_shard, sharding_plugin
 from distill.shards import gathered
 from distill.testing import end, start
@@ -69,6 +71,7 @@ RUNS = {
         activation_checkpointing=True,
     ),
     "lion": replace(RUN, optimizer=OptimizerConfig(name="lion", lr=1e-4)),
+    "locked": replace(RUN, lock=LockConfig(tower="text")),
 }
 
 
@@ -84,6 +87,19 @@ def norm_student():
     """Convolutions with BatchNorm."""
     torch.manual_seed(5)
     return build_student(replace(SPEC, image="smallconv-4", image_size=16), tokenizer=TOKENIZER)
+
+
+TWO_STEPS = replace(RUN, schedule=ScheduleConfig(num_steps=2, warmup_steps=1))
+STORED = "stored"
+BESIDE_DDP = {
+    STORED: (replace(TWO_STEPS, lock=LockConfig(stored_image="a")), vit_student),
+    "norms": (TWO_STEPS, norm_student),
+    "bf16": (replace(RUN, precision="bf16"), vit_student),
+    "bf16-locked": (
+        replace(TWO_STEPS, precision="bf16", lock=LockConfig(tower="image")),
+        vit_student,
+    ),
+}
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor, Taught]:
@@ -157,12 +173,15 @@ def work(rank: int, folder: str) -> None:
         half(Path(folder) / RESUMED, again)
     torch.distributed.barrier()
     train(vit_student(), f"{folder}/store", recipe=RUNS[RESUMED], out=again, show=False)
-    two_steps = replace(RUN, schedule=ScheduleConfig(num_steps=2, warmup_steps=1))
-    for name, sharded in (("norms", "true"), ("norms-ddp", "false")):
-        os.environ["ACCELERATE_USE_FSDP"] = sharded
-        out, student = f"{folder}/{name}", norm_student()
-        train(student, f"{folder}/store", recipe=two_steps, out=out, show=False)
-        assert isinstance(student, FSDPModule) == (name == "norms")
+    for name, (config, build) in BESIDE_DDP.items():
+        for sharded, ending in (("true", ""), ("false", "-ddp")):
+            os.environ["ACCELERATE_USE_FSDP"] = sharded
+            out, student = f"{folder}/{name}{ending}", build()
+            teachers = [tiny_teacher("a", seed=1)] if config.lock.sides else []
+            given = {"recipe": config, "out": out, "teachers": teachers, "show": False}
+            train(student, f"{folder}/store", **given)
+            # A student without an encoder is another one than the one given.
+            assert isinstance(student, FSDPModule) == (sharded == "true" and name != STORED)
     torch.distributed.destroy_process_group()
 
 
@@ -182,7 +201,7 @@ def world(tmp_path_factory):
     reinforce(source, folder / "store", teachers=teachers, num_views=2, progress=False)
     processes = [start(work, rank, str(folder)) for rank in range(2)]
     for process in processes:
-        process.join(300)  # they wait for each other at every block: slow on a busy machine
+        process.join(900)  # they wait for each other at every block: slow on a busy machine
     assert [end(process) for process in processes] == [0, 0]
     return folder
 
@@ -226,6 +245,59 @@ def test_batch_norm_is_as_under_ddp(world):
     assert moved
     for key, value in ddp.items():
         torch.testing.assert_close(sharded[key], value, rtol=0, atol=2e-6)
+
+
+def test_a_side_that_is_in_the_store_is_as_under_ddp(world):
+    """The encoder is put in when the training is over, and is the teacher's."""
+    sharded, ddp = (
+        load_file(world / name / "model.safetensors") for name in (STORED, f"{STORED}-ddp")
+    )
+    start, teacher = (
+        vit_student().module.state_dict(),
+        tiny_teacher("a", seed=1).module.state_dict(),
+    )
+    moved, kept = 0, 0
+    for name, value in ddp.items():
+        torch.testing.assert_close(sharded[name], value, rtol=0, atol=2e-6)
+        own = name.removeprefix("text.encoder.module.")
+        moved += own in start and not torch.equal(start[own], sharded[name])
+        own = name.removeprefix("image.encoder.module.")
+        kept += own in teacher and torch.equal(teacher[own], sharded[name])
+    assert moved > 5 and kept >= 1
+
+
+@pytest.mark.parametrize("name", ["bf16", "bf16-locked"])
+def test_bf16_is_as_under_ddp(world, name):
+    """The same rows in the same kernels: only the order in which gradients are added differs."""
+    sharded, ddp = (
+        [line["loss/total"] for line in read_log(world / n) if "loss/total" in line]
+        for n in (name, f"{name}-ddp")
+    )
+    assert len(sharded) >= 2 and sharded == pytest.approx(ddp, rel=1e-3)
+    exact = [line["loss/total"] for line in read_log(world / "locked") if "loss/total" in line]
+    assert sharded[0] != exact[0]  # it was not float32
+    first, second = (load_file(world / n / "model.safetensors") for n in (name, f"{name}-ddp"))
+    start, moved, apart = vit_student().module.state_dict(), 0.0, 0.0
+    for key, value in second.items():
+        assert value.dtype == torch.float32
+        moved += (value - start[key]).square().sum().item()
+        apart += (first[key] - value).square().sum().item()
+    assert moved > 0 and apart**0.5 <= 0.02 * moved**0.5
+
+
+@pytest.mark.parametrize(("name", "tower"), [("locked", "text"), ("bf16-locked", "image")])
+def test_a_locked_tower_stays_and_is_in_no_optimizer(world, name, tower):
+    student = vit_student()
+    locked, start = student.tower_names[tower], dict(student.module.named_parameters())
+    saved = load_file(world / name / "model.safetensors")
+    for key, value in start.items():
+        assert torch.equal(value, saved[key]) == (key in locked), key
+    step = "step-00000004" if name == "locked" else "step-00000002"
+    state = load_file(world / name / "checkpoints" / step / "tensors.safetensors")
+    kept = [key for key in state if key.startswith("optimizer/") and key.endswith("exp_avg")]
+    learned = start.keys() - locked
+    adapters = [key for key in state if key.startswith("model/objective.")]
+    assert len(kept) == len(learned) + len(adapters)
 
 
 def test_a_sharded_runs_checkpoint_goes_on_without_shards(world, tmp_path):
