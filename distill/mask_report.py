@@ -55,7 +55,9 @@ def sizes_table(found: Mapping[str, Any]) -> Table:
     for name in ("", "before", "after", "left"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     rows = dict(found["sizes"])
-    rows |= {f"{tower} parameters": pair for tower, pair in found["parameters"].items()}
+    towers = found["parameters"]
+    rows |= {f"{tower} parameters": pair for tower, pair in towers.items()}
+    rows["parameters"] = [sum(pair) for pair in zip(*towers.values(), strict=True)]
     for name, (before, after) in rows.items():
         table.add_row(name, f"{before:,}", f"{after:,}", f"{after / before:.1%}")
     return table

@@ -83,6 +83,11 @@ class Transfer:
     factor: float = 1.0
     outcome: Outcome = "copied"
 
+    @property
+    def of_one_axis(self) -> bool:
+        """Whether it is a vector of one axis's units, as a LayerNorm's weight is."""
+        return [len(dim) for dim in self.axes] == [1]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TowerPlan:
@@ -190,27 +195,58 @@ def coverage_table(plan: InheritancePlan) -> Table:
         counts = plan.coverage[name]
         total = sum(counts.values())
         for outcome, count in counts.items():
-            table.add_row(name, outcome, "", f"{count:,} ({count / total:.1%})")
-        sizes = Counter(
-            (axis.kind, axis.donor_size, len(axis.indices), axis.selector)
-            for axis in tower.axes.values()
-            if not axis.identity
-        )
-        for (kind, old, new, selector), times in sizes.items():
-            times_text = f"{times} x " if times > 1 else ""
-            table.add_row(name, f"{times_text}{kind} {old} -> {new}", selector, "")
-        for container, blocks in tower.depth.items():
-            if blocks != tuple(range(len(blocks))):
-                chosen = " ".join("-" if block is None else str(block) for block in blocks)
-                table.add_row(name, container, tower.depth_rule, f"blocks {chosen}")
-        reasons: Counter[str] = Counter()
-        for key, reason in tower.own.items():
-            reasons[reason] += tower.own_sizes[key]
-        for reason, count in reasons.most_common(8):
-            table.add_row(name, "own start", reason, f"{count:,}")
-        if len(reasons) > 8:
-            table.add_row(name, "own start", f"{len(reasons) - 8} more reasons: see the plan", "")
+            table.add_row(name, outcome, _MEANING[outcome], f"{count:,} ({count / total:.1%})")
+        if counts.keys() <= {"own"}:
+            reason = next(iter(tower.own.values()), "")
+            table.add_row(name, "own", f"nothing in common: {reason}", "")
+            continue
+        _add_choices(table, name, tower)
+        _add_reasons(table, name, tower, counts.get("own", 0))
     return table
+
+
+_MEANING: dict[Outcome, str] = {
+    "copied": "as the donor has them",
+    "selected": "of the donor's units and blocks",
+    "resampled": "grids brought to size",
+    "grown": "units repeated",
+    "silenced": "zero: extra blocks add nothing yet",
+    "own": "the student's own start",
+}
+
+
+def _add_choices(table: Table, name: str, tower: TowerPlan) -> None:
+    sizes = Counter(
+        (axis.kind, axis.donor_size, len(axis.indices), axis.selector)
+        for axis in tower.axes.values()
+        if not axis.identity
+    )
+    for (kind, old, new, selector), times in sizes.items():
+        text = f"{times} x {kind}" if times > 1 else kind
+        how = "repeated" if selector == "all" else selector
+        table.add_row(name, f"{text} {old} -> {new}", how, "")
+    gains = [each.factor for each in tower.transfers if each.factor != 1 and each.of_one_axis]
+    if gains:
+        text = f"{len(gains)} x LayerNorm gain" if len(gains) > 1 else "LayerNorm gain"
+        span = f"times {min(gains):.2f} to {max(gains):.2f}"
+        table.add_row(name, text, "for the units it no longer counts", span)
+    for container, blocks in tower.depth.items():
+        if blocks != tuple(range(len(blocks))):
+            chosen = " ".join("-" if block is None else str(block) for block in blocks)
+            table.add_row(name, container, tower.depth_rule, f"blocks {chosen}")
+
+
+def _add_reasons(table: Table, name: str, tower: TowerPlan, own: int) -> None:
+    reasons: Counter[str] = Counter()
+    for key, reason in tower.own.items():
+        reasons[reason] += tower.own_sizes[key]
+    unknown = own - reasons.total()
+    if unknown:
+        reasons["tokens that the donor does not know"] = unknown
+    for reason, count in reasons.most_common(8):
+        table.add_row(name, "own", reason, f"{count:,}")
+    if len(reasons) > 8:
+        table.add_row(name, "own", f"{len(reasons) - 8} more reasons: see the plan", "")
 
 
 def load_plan(path: str | Path) -> InheritancePlan:

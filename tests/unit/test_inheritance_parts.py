@@ -16,7 +16,8 @@ from students.inheritance.resampling import (
     resize_patches,
     resize_positions,
 )
-from students.inheritance.testing import WORDS, difference, student_of, text_tower
+from students.inheritance.testing import WORDS, difference, inputs_for, student_of, text_tower
+from students.inheritance.testing_families import timm_vit
 from students.inheritance.vocabulary import shared_tokens
 from students.small_towers import SmallConv
 from teachers.tokenizers import OpenClipTokenizer, WordTokenizer
@@ -210,3 +211,17 @@ def test_a_scale_is_inherited_within_its_kind_of_loss() -> None:
         other.logit_bias.fill_(-7.0)
     assert inherit(sigmoid, other).scalars == ("logit_scale", "logit_bias")
     assert sigmoid.logit_bias.item() == -7
+
+
+def test_the_table_says_what_is_of_the_donor_and_why_the_rest_is_not() -> None:
+    donor = student_of(SmallConv(4, 16), text_tower(width=64, heads=4), seed=1)
+    words = WordTokenizer(("a", "cat", "bird"), 8)
+    student = student_of(timm_vit(), text_tower(), tokenizer=words)
+    batches = [inputs_for(donor)]
+    table = str(plan_inheritance(student, donor, batches=batches))
+    assert "nothing in common: the donor has no" in table and "blocks -" not in table
+    assert "tokens that the donor does not know" in table
+    assert "hidden 64 -> 32" in table and "5 x LayerNorm gain" in table
+    wider = student_of(SmallConv(8, 16), text_tower(width=64, heads=4))
+    table = str(plan_inheritance(wider, donor))
+    assert "units repeated" in table and "LayerNorm" not in table
