@@ -80,6 +80,16 @@ def connected(cluster: Cluster) -> Iterator[Any]:
             ray.shutdown()
 
 
+def this_node() -> str:
+    """Return Ray's name of the machine that an actor runs on."""
+    return _import_ray().get_runtime_context().get_node_id()
+
+
+def gone_nodes(ray: Any) -> set[str]:
+    """Return the machines that Ray has had and has no more."""
+    return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+
+
 def _connect(ray: Any, address: str, quiet: dict[str, Any]) -> None:
     try:
         ray.init(address=address, **quiet)

@@ -14,8 +14,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from distill.reinforcing.ray_cluster import Cluster, connected, workers_with_room
-from distill.reinforcing.ray_worker import Answer, ReinforceWorker
+from distill.reinforcing.ray_cluster import Cluster, connected, gone_nodes, workers_with_room
+from distill.reinforcing.ray_worker import Answer, Begun, ReinforceWorker
 from distill.reinforcing.reinforcement import Reinforcement
 from distill.reinforcing.shards_bar import ShardsBar
 from reinforced_data.reinforce_report import ReinforceReport
@@ -78,11 +78,16 @@ def reinforce_on_ray(
 
 @dataclass(eq=False)
 class _Worker:
-    """An actor, and the shard it is at; None while it waits for room or loads its teachers."""
+    """An actor, and the shard it is at; None while it waits for room or loads its teachers.
+
+    Attributes:
+        node: Ray's name of its machine, once it has begun.
+    """
 
     name: str
     actor: Any
     shard: int | None = None
+    node: str = ""
 
 
 @dataclass
@@ -106,6 +111,7 @@ class _Driver:
     busy: dict[Any, _Worker] = field(default_factory=dict)
     trouble: set[str] = field(default_factory=set)
     broken: Counter[int] = field(default_factory=Counter)
+    buried: dict[str, tuple[str, str]] = field(default_factory=dict)
     looked: float = float("-inf")
     room: int = 0
 
@@ -115,12 +121,14 @@ class _Driver:
             while not self.columns or self.left or self._working():
                 if self.signals.received:
                     self._stop()
+                self._pardon()
                 self._grow()
                 self._hand_out()
                 ready, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=_LOOK_SECONDS)
                 for answer in ready:
                     self._take(answer, self.busy.pop(answer))
         finally:
+            self._pardon()
             for worker in self._all():
                 self.ray.kill(worker.actor)
 
@@ -184,16 +192,17 @@ class _Driver:
             shard, worker.shard = worker.shard, None
             self.idle.append(worker)
             if shard is None:
+                worker.node = said.node
                 self._learn(said)
             else:
                 self._count(shard, said)
 
-    def _learn(self, columns: tuple[Column, ...]) -> None:
+    def _learn(self, begun: Begun) -> None:
         """Take over the columns from the first worker that knows them."""
         if self.columns:
             return
-        self.columns = columns
-        done = self.store.done_in_all(columns)
+        self.columns = begun.columns
+        done = self.store.done_in_all(begun.columns)
         self.already = len(done)
         self.left.extend(n for n in range(self.store.num_shards) if n not in done)
         self.bar.begin(self.store.num_shards, self.already)
@@ -228,14 +237,28 @@ class _Driver:
     def _bury(self, worker: _Worker, error: Exception) -> None:
         """Write down that a worker is dead, unless it went with its machine."""
         machine = getattr(error, "preempted", False) or "node has died" in str(error)
-        if machine:
+        if machine or worker.node in gone_nodes(self.ray):
             self.attempts.withdraw(worker.name)
             self.bar.died(f"{worker.name}, with its machine; its shard goes to another")
             if worker.shard is not None:
                 self.left.append(worker.shard)
             return
-        self.attempts.declare_dead(worker.name, f"the Ray worker died ({type(error).__name__})")
+        why = f"the Ray worker died ({type(error).__name__})"
+        self.attempts.declare_dead(worker.name, why)
+        self.buried[worker.name] = worker.node, why
         self._try_again(worker, error)
+
+    def _pardon(self) -> None:
+        """Take deaths back that were their machine's: on its way out it ends its processes first.
+
+        A shard that was quarantined meanwhile stays so until the next call.
+        """
+        gone = gone_nodes(self.ray) if self.buried else set()
+        for name, (node, why) in list(self.buried.items()):
+            if node in gone:
+                self.attempts.withdraw(name, why)
+                self.bar.died(f"{name}: its machine went too, which counts against no shard")
+                del self.buried[name]
 
     def _try_again(self, worker: _Worker, error: Exception) -> None:
         """Give a shard back that its worker did not survive; enough of them are quarantined."""

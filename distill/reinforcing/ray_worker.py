@@ -9,12 +9,21 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from distill.reinforcing.ray_cluster import this_node
 from distill.reinforcing.reinforcement import Reinforcement
 from reinforced_data.shard_walk import Tried, try_shard
 from reinforced_data.stop_signals import Interrupted
 from reinforced_data.store.attempts import Attempts
 from reinforced_data.store.columns import Column
 from reinforced_data.store.storage import Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """What a worker says when it is ready: which columns are written, and on which node it is."""
+
+    columns: tuple[Column, ...]
+    node: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +42,8 @@ class ReinforceWorker:
         self._name, self._asked = name, work
         self._told = False
 
-    def begin(self) -> tuple[Column, ...]:
-        """Load everything; return the columns that are written.
+    def begin(self) -> Begun:
+        """Load everything.
 
         Raises:
             ValueError: the store that the driver made is not there; or as `reinforce`.
@@ -48,7 +57,7 @@ class ReinforceWorker:
             )
         self._work = self._asked.make()
         self._attempts = Attempts(self._work.store.storage, self._name)
-        return self._work.plan.columns
+        return Begun(columns=self._work.plan.columns, node=this_node())
 
     def shard(self, shard: int, share: bool) -> Answer:
         """Do a shard; raises what `reinforce` raises, but for shards that are to be left out.

@@ -164,11 +164,14 @@ class Attempts:
                 if attempt.worker == worker and attempt.error is None:
                     self._storage.note(attempt.path, replace(attempt, error=why).to_json())
 
-    def withdraw(self, worker: str) -> None:
-        """Remove the records of a worker whose machine went: that says nothing of its shard."""
+    def withdraw(self, worker: str, declared: str | None = None) -> None:
+        """Remove the records of a worker whose machine went: that says nothing of its shard.
+
+        Those that were declared dead for the reason `declared` go too; errors of its own stay.
+        """
         for attempts in self.all().values():
             for attempt in attempts:
-                if attempt.worker == worker and attempt.error is None:
+                if attempt.worker == worker and attempt.error in (None, declared):
                     self._storage.remove(attempt.path)
 
     def forget_the_dead(self, shards: Iterable[int]) -> None:

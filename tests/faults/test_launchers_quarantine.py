@@ -151,6 +151,20 @@ def test_a_worker_elsewhere_is_dead_after_ten_minutes_of_silence(tmp_path):
     assert Attempts(storage).of(7)[0].dead
 
 
+def test_a_death_that_was_the_machines_is_taken_back_and_an_error_of_its_own_stays(tmp_path):
+    storage = Storage(str(tmp_path))
+    attempts = Attempts(storage)
+    for number in range(3):
+        assert Attempts(storage, f"ray-{number}").take(POISONED) is not None
+        attempts.declare_dead(f"ray-{number}", "the Ray worker died")
+    assert list(attempts.quarantined()) == [POISONED]
+    attempts.withdraw("ray-0", "another reason")
+    assert list(attempts.quarantined()) == [POISONED]
+    attempts.withdraw("ray-1", "the Ray worker died")
+    assert attempts.quarantined() == {}
+    assert {one.worker for one in attempts.of(POISONED)} == {"ray-0", "ray-2"}
+
+
 def test_half_a_record_is_no_record(tmp_path):
     """Who died while it wrote its record has not begun."""
     (tmp_path / "attempts").mkdir()
