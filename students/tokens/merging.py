@@ -121,6 +121,7 @@ class Merging:
         self._weigh = vit.pooling == "mean"
         norm = vit.norm_before_pooling
         self._hook = norm.register_forward_hook(self._after_norm) if norm is not None else None
+        self._at_norm = norm is not None  # a block that is compiled must not look at a handle
 
     def detach(self) -> None:
         """Give the blocks their own forward back."""
@@ -139,7 +140,7 @@ class Merging:
         out, after = merged_block(block, rows, sizes, plan[number], self._prefix)
         self._sizes[number + 1] = after
         last = number == len(plan) - 1
-        return self._weighed(out) if last and self._hook is None else out
+        return out if self._at_norm or not last else self._weighed(out)
 
     def _after_norm(self, norm: nn.Module, given: Any, rows: Tensor) -> Tensor:
         return rows if self.plan is None else self._weighed(rows)

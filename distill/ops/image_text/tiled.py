@@ -121,12 +121,17 @@ def _tiles(problem: Problem) -> Iterator[_Tile]:
             columns = slice(start, min(start + side, m))
             text = problem.text[columns].to(high)
             taught = [
-                (left @ source.right[columns].to(high).T).add_(source.bias)
+                _with_bias(left @ source.right[columns].to(high).T, source.bias)
                 for left, source in zip(lefts, problem.sources, strict=True)
             ]
-            scores = (scaled @ text.T).add_(problem.logit_bias)
+            scores = _with_bias(scaled @ text.T, problem.logit_bias)
             same = _positives(problem, rows, columns)
             yield _Tile(rows, columns, image, text, scores, taught, same)
+
+
+def _with_bias(logits: Float[Tensor, "b c"], bias: Float[Tensor, ""]) -> Float[Tensor, "b c"]:
+    """Add a bias in place; on a CPU, to look whether there is one costs less than a pass."""
+    return logits if bias.device.type == "cpu" and bias == 0 else logits.add_(bias)
 
 
 def _positives(problem: Problem, rows: slice, columns: slice) -> Bool[Tensor, "b c"] | None:
@@ -191,10 +196,11 @@ def _softmax_tile(
     """dL/dS of one tile."""
     (row, column), (at, to) = sides, (tile.rows, tile.columns)
     lse = statistics.rows.lse[:, at], statistics.columns.lse[:, to]
-    gradient = mixture(tile.scores, (row.student[at], lse[0][0]), (column.student[to], lse[1][0]))
+    rows, columns = (row.student[at], lse[0][0]), (column.student[to], lse[1][0])
+    gradient = mixture(tile.scores, rows, columns, bounded=True)
     for k, taught in enumerate(tile.taught):
-        row_part = row.source[k, at], lse[0][1 + k]
-        gradient -= mixture(taught, row_part, (column.source[k, to], lse[1][1 + k]))
+        rows, columns = (row.source[k, at], lse[0][1 + k]), (column.source[k, to], lse[1][1 + k])
+        gradient -= mixture(taught, rows, columns, bounded=True)
     if problem.label_smoothing:
         gradient.sub_(row.smooth[at, None]).sub_(column.smooth[None, to])
     if row.negative is not None and column.negative is not None:

@@ -52,10 +52,15 @@ def mixture(
     logits: Float[Tensor, "b c"],
     rows: tuple[Float[Tensor, " b"], Float[Tensor, " b"]],
     columns: tuple[Float[Tensor, " c"], Float[Tensor, " c"]],
+    *,
+    bounded: bool = False,
 ) -> Float[Tensor, "b c"]:
-    """Compute a_i e^(L_ij - r_i) + b_j e^(L_ij - c_j); `rows` is (a, r), `columns` (b, c)."""
+    """Compute a_i e^(L_ij - r_i) + b_j e^(L_ij - c_j); `rows` is (a, r), `columns` (b, c).
+
+    `bounded`: no L_ij is above r_i, as when r_i is a log-sum-exp; that saves a pass.
+    """
     if logits.device.type == "cpu":
-        peak = logits.amax()
+        peak = rows[1].amax() if bounded else logits.amax()
         gaps = peak - rows[1], peak - columns[1]
         if max(gaps[0].amax(), gaps[1].amax()) < LARGEST_EXPONENT:
             factor = torch.add(
