@@ -5,15 +5,15 @@ called. A profile names its student's folder.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from distill.report import ExportedFile, Measured
+from distill.report import ExportedFile, Measured, TowerCost
 from students.exporters.metadata import METADATA_FILE
 from students.student import WEIGHTS_FILE
 
@@ -36,6 +36,7 @@ class Exported:
         towers: rows as `ExportRow`.
         files: the towers' own files.
         versions: of what wrote it.
+        verdicts: what each form's files decide and score, as `students.exporters.judging.Verdict`.
     """
 
     folder: Path
@@ -43,6 +44,7 @@ class Exported:
     towers: list[dict[str, Any]]
     files: list[HashedFile]
     versions: dict[str, str | None]
+    verdicts: list[dict[str, Any]]
 
     def rows(self) -> list[ExportedFile]:
         """The towers as the report's table has them."""
@@ -59,15 +61,19 @@ class Exported:
         ]
 
     def measured(self, name: str) -> list[Measured]:
-        """What the picture towers cost, under a row's name."""
+        """What the files cost and score, form by form, under a row's name."""
+        scores = {_form(found): found for found in self.verdicts if found["metric"] is not None}
+        forms = {_form(tower): tower.get("quantize", "none") for tower in self.towers}
         return [
             Measured(
-                name=name, form=_form(tower), bytes=tower["bytes"],
-                latency_ms=tower.get("latency_ms"),
+                name=name,
+                form=form,
+                rounded=quantize != "none",
+                **_costs(tower for tower in self.towers if _form(tower) == form),
+                **_score(scores.get(form)),
             )
-            for tower in self.towers
-            if tower["tower"] == "image"
-        ]  # fmt: skip
+            for form, quantize in forms.items()
+        ]
 
 
 def read_export(folder: Path, runs: Sequence[Path]) -> Exported:
@@ -93,15 +99,16 @@ def read_export(folder: Path, runs: Sequence[Path]) -> Exported:
             if (form := forms.get(name) or forms.get(name.split("/")[0]))
         ],
         versions=metadata.get("versions") or {},
+        verdicts=metadata.get("verdicts") or [],
     )
 
 
 def read_profile(path: Path, names: Mapping[Path, str]) -> list[Measured]:
-    """Read what `distill profile STUDENT --json` printed: the picture tower as it ships.
+    """Read what `distill profile` wrote: the student as it ships, and files of it.
 
     Args:
-        path: the JSON file.
-        names: folder of a run -> name of its row.
+        path: the JSON file, of `--out` or `--json`.
+        names: folder of a run, or of an export of it -> name of its row.
 
     Returns:
         Nothing where the profile is of none of these.
@@ -109,20 +116,79 @@ def read_profile(path: Path, names: Mapping[Path, str]) -> list[Measured]:
     Raises:
         ValueError: it is no profile.
     """
-    found = _read(path, "write one with `distill profile RUN --json > FILE`")
+    found = _read(path, "write one with `distill profile RUN --out FILE`")
     try:
-        student, size = Path(found["student"]).resolve(), found["batch_size"]
-        form = f"torch on {found['device']}"
-        towers = [t for t in found["towers"] if (t["tower"], t["form"]) == ("image", "inference")]
-        costs = [(tower["latency_ms"] / size, tower["bytes"]) for tower in towers]
+        student, files = Path(found["student"]).resolve(), found.get("files", [])
+        size = found["batch_size"]
+        eager = [t for t in found.get("towers", ()) if t["form"] == "inference"]
+        forms = {}
+        if eager:
+            forms[f"torch on {found['device']}"] = [{**t, "batch_size": size} for t in eager]
+        for row in files:
+            forms.setdefault(row["form"].replace(":", " "), []).append(row)
+        costs = {form: _costs(rows) for form, rows in forms.items()}
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no profile: {error!r}. It is what --json prints") from error
+        raise ValueError(
+            f"{path} is no profile: {error!r}. It is what --out or --json writes"
+        ) from error
+    # A profile of an export, or of a file in it, names no run.
+    inside = () if "towers" in found else student.parents
+    places = [place for place in names if place.resolve() in (student, *inside)]
+    if not places:
+        return []
+    name = names[max(places, key=lambda place: len(place.resolve().parts))]
     return [
-        Measured(name=name, form=form, latency_ms=time, bytes=weights)
-        for run, name in names.items()
-        if run.resolve() == student
-        for time, weights in costs
+        Measured(name=name, form=form, rounded=" " in form and not form.startswith("torch"), **cost)
+        for form, cost in costs.items()
     ]
+
+
+def together(measured: Sequence[Measured]) -> list[Measured]:
+    """Put what is known of one form of one run into one; what comes later counts.
+
+    A model's own score comes from the export that compared its files with it.
+    """
+    found: dict[tuple[str, str], Measured] = {}
+    for each in measured:
+        before = found.get((each.name, each.form))
+        known = {f.name: v for f in fields(each) if (v := getattr(each, f.name)) not in (None, "")}
+        found[each.name, each.form] = replace(before, **known) if before else each
+    scores = {m.name: (m.metric, m.score_of_model) for m in measured if m.metric}
+    for key, each in found.items():
+        if each.form.startswith("torch") and each.name in scores:
+            metric, score = scores[each.name]
+            found[key] = replace(each, metric=metric, score=score, score_of_model=score)
+    return sorted(found.values(), key=lambda m: (m.name, not m.form.startswith("torch")))
+
+
+def _costs(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Costs by tower; a call's time is shared by its rows."""
+    return {
+        row["tower"]: TowerCost(
+            bytes=row["bytes"],
+            latency_ms=_shared(row, "latency_ms"),
+            latency_p95_ms=_shared(row, "latency_p95_ms"),
+            memory_bytes=row.get("memory_bytes"),
+        )
+        for row in rows
+        if row["tower"] in ("image", "text")
+    }
+
+
+def _shared(row: Mapping[str, Any], key: str) -> float | None:
+    rows = row.get("batch_size") or row.get("input_shape", [1])[0]
+    time = row.get(key)
+    return None if time is None else time / (1 if rows == "n" else rows)
+
+
+def _score(verdict: Mapping[str, Any] | None) -> dict[str, Any]:
+    if verdict is None:
+        return {}
+    return {
+        "metric": verdict["metric_name"],
+        "score": verdict["metric"],
+        "score_of_model": verdict["metric_of_model"],
+    }
 
 
 def _same_weights(run: Path, folder: Path) -> bool:

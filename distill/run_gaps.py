@@ -25,10 +25,14 @@ def what_is_missing(data: ReportData, known: Mapping[str, str]) -> list[tuple[st
             found[f"Ladder {ladder.name} at equal compute"] = (
                 "no row of the table has the work of another instead of its steps (…-same-work)"
             )
-    if len({each.latency_ms for each in data.measured}) < 2:
+    if len({each.image.latency_ms for each in data.measured if each.image}) < 2:
         found["Time and size against score"] = (
             "at most one form of these runs was measured: --exports FOLDER of distill export, "
-            "--profiles FILE of distill profile --json"
+            "--profiles FILE of distill profile RUN --files FOLDER --out FILE"
+        )
+    if any(each.rounded for each in data.measured) and not any(e.metric for e in data.measured):
+        found["Scores of rounded files"] = (
+            "they were not evaluated: distill export RUN OUT --metric-on SHARDS"
         )
     if not data.exports:
         found["Exported files"] = "no export was given: --exports FOLDER"

@@ -19,7 +19,7 @@ from distill.report import ReportData, Row, find_ladders, read_ladder
 from distill.report.data import Role
 from distill.run_curves import curves
 from distill.run_data import HealthWanted, health_sections
-from distill.run_exports import Exported, read_export, read_profile
+from distill.run_exports import Exported, read_export, read_profile, together
 from distill.run_gaps import what_is_missing
 from distill.run_origins import origins
 from distill.run_pictures import search
@@ -34,7 +34,7 @@ class Beside:
     Attributes:
         ladders: tables of benchmarks/ladder.py, or folders with such.
         exports: folders that `distill export` wrote.
-        profiles: files that `distill profile --json` printed.
+        profiles: files that `distill profile --out` wrote, or `--json` printed.
         health: whether the store is read for the data-health sections; auto: up to 20 GB.
     """
 
@@ -108,7 +108,8 @@ def _with_tables(
 ) -> tuple[ReportData, list[Exported]]:
     """Add ladders, exports and profiles; what belongs to no run is noted."""
     exports = [read_export(folder, list(names)) for folder in beside.exports]
-    profiles = {path: read_profile(path, names) for path in beside.profiles}
+    places = {**names, **{e.folder: names[e.run] for e in exports if e.run is not None}}
+    profiles = {path: read_profile(path, places) for path in beside.profiles}
     measured = [m for e in exports if e.run is not None for m in e.measured(names[e.run])]
     strange = [f"{e.folder} holds weights of none of these runs." for e in exports if e.run is None]
     strange += [
@@ -118,7 +119,7 @@ def _with_tables(
         data,
         ladders=[read_ladder(path) for given in beside.ladders for path in find_ladders(given)],
         exports=[row for export in exports for row in export.rows()],
-        measured=[*measured, *(m for found in profiles.values() for m in found)],
+        measured=together([*measured, *(m for found in profiles.values() for m in found)]),
         notes=[*data.notes, *strange],
     )
     return more, exports

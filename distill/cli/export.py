@@ -31,7 +31,8 @@ class Export:
     Attributes:
         student: the student's folder.
         out: the folder to write.
-        formats: onnx, executorch, litert, coreml; FORMAT:QUANTIZE writes one precision of a format.
+        formats: onnx, ort, executorch, litert, coreml, with spaces or commas between;
+            FORMAT:QUANTIZE writes one precision of a format.
         quantize: none, fp16, int8, dynamic-int8, 4bit-weights: the precisions of each format that
             names none; docs/export.md says which format has which. Integers are
             calibrated on views that the run was trained on.

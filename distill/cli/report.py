@@ -26,8 +26,9 @@ class Report:
         runs: folders that distill train wrote, of students.
         teachers: folders that distill train wrote, shown as teachers; kept shares are of the first.
         ladders: tables of benchmarks/ladder.py (ladder-NAME.csv), or folders of such.
-        exports: folders that distill export wrote: files with their hashes, sizes and times.
-        profiles: files of what distill profile RUN --json printed.
+        exports: folders that distill export wrote: files with their hashes, sizes, times and, where
+            it was given --metric-on, scores.
+        profiles: files that distill profile RUN --files FOLDER --out FILE wrote.
         health: whether the best student's store is read for the data-health sections; auto: where
             it holds at most 20 GB.
         out: the page.

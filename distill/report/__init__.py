@@ -11,6 +11,7 @@ from distill.report.data import (
     RetrievalCase,
     Row,
     Step,
+    TowerCost,
 )
 from distill.report.ladder import Ladder, find_ladders, read_ladder
 from distill.report.terminal import print_rows
@@ -28,6 +29,7 @@ __all__ = [
     "RetrievalCase",
     "Row",
     "Step",
+    "TowerCost",
     "find_ladders",
     "print_rows",
     "read_ladder",

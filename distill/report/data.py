@@ -67,19 +67,43 @@ class ExportedFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TowerCost:
+    """What one tower costs in one form; None where it was not measured.
+
+    Attributes:
+        bytes: of the file, or of the weights.
+        latency_ms, latency_p95_ms: of one picture or text; median and 95th percentile.
+        memory_bytes: the most that a process with it held.
+    """
+
+    bytes: int
+    latency_ms: Number | None = None
+    latency_p95_ms: Number | None = None
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What the image tower of a row costs in one form; the score is the row's.
+    """A row's model in one form: what its towers cost, and what it scores in that form.
 
     Attributes:
         name: the `Row`'s.
         form: "onnx int8", "torch on cpu".
-        latency_ms, bytes: of one picture; of the file or the weights.
+        image, text: the towers; None where one was not measured.
+        rounded: whether its numbers are not the model's, so that the row's scores are not its own.
+        metric: what `score` is, as "top1"; empty where the form itself was not evaluated.
+        score: of the form, on data of the export's choice.
+        score_of_model: of the model, on the same.
     """
 
     name: str
     form: str
-    latency_ms: Number | None
-    bytes: int
+    image: TowerCost | None = None
+    text: TowerCost | None = None
+    rounded: bool = False
+    metric: str = ""
+    score: Number | None = None
+    score_of_model: Number | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,9 @@ from distill.report.pareto import (
     BYTES,
     LATENCY,
     PARAMETERS,
+    Cost,
+    Point,
+    file_points,
     measured_points,
     parameter_points,
     pareto_chart,
@@ -32,8 +35,8 @@ from distill.report.svg import legend_icon
 # What it is of, the drawing, and a few words more.
 Chart = tuple[str, Markup, str]
 _KINDS: tuple[Kind, ...] = ("teacher", "distilled", "control", "undistilled")
-_FILTERS = ("percent", "count", "size", "duration", "milliseconds", "scientific",
-            "split_name", "metric_name", "printable")  # fmt: skip
+_FILTERS = ("percent", "count", "size", "memory", "duration", "milliseconds", "scientific",
+            "points_lost", "split_name", "metric_name", "printable")  # fmt: skip
 
 
 def environment(package: str = "distill.report") -> Environment:
@@ -137,7 +140,7 @@ def _score_charts(data: ReportData, summary: Summary) -> list[Chart]:
 
 
 def _cost_charts(data: ReportData, summary: Summary) -> list[list[Chart]]:
-    """One line of charts a cost; a plot of one cost alone is a column of dots and left out."""
+    """One line of charts a cost; dots of one cost, or of one score, are left out."""
     lines = []
     for cost in (PARAMETERS, LATENCY, BYTES):
         line = []
@@ -145,10 +148,25 @@ def _cost_charts(data: ReportData, summary: Summary) -> list[list[Chart]]:
             points = parameter_points(data.rows, key)
             if cost is not PARAMETERS:
                 points = measured_points(data.rows, data.measured, key, cost)
-            if len({point.cost for point in points}) > 1:
-                line.append((key, pareto_chart(points, key, cost), f"by {cost.title}"))
+            line += _cost_chart(points, key, cost, f"by {cost.title}", from_zero=True)
+        lines.append(line)
+    for metric in dict.fromkeys(each.metric for each in data.measured if each.metric):
+        line = []
+        for cost in (LATENCY, BYTES):
+            points = file_points(data.rows, data.measured, metric, cost)
+            note = f"of each file, by {cost.title}"
+            line += _cost_chart(points, metric, cost, note, from_zero=False)
         lines.append(line)
     return list(filter(None, lines))
+
+
+def _cost_chart(
+    points: Sequence[Point], key: str, cost: Cost, note: str, *, from_zero: bool
+) -> list[Chart]:
+    one_row = cost is not PARAMETERS and len({point.score for point in points}) < 2
+    if one_row or len({point.cost for point in points}) < 2:
+        return []
+    return [(key, pareto_chart(points, key, cost, from_zero=from_zero), note)]
 
 
 def _curve_charts(data: ReportData) -> list[Chart]:

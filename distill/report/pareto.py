@@ -47,16 +47,34 @@ def parameter_points(rows: Sequence[Row], key: str) -> list[Point]:
 def measured_points(
     rows: Sequence[Row], measured: Sequence[Measured], key: str, cost: Cost
 ) -> list[Point]:
-    """Every measurement of a row that has a score; by time or by size."""
+    """Every measured form that computes what its row does, with the row's score."""
     by_name = {row.name: row for row in rows}
     found = []
     for each in measured:
         row = by_name[each.name]
-        value = each.latency_ms if cost is LATENCY else each.bytes
-        score = row.metrics.get(key, math.nan)
-        if value and math.isfinite(score):
+        value, score = _cost_of(each, cost), row.metrics.get(key, math.nan)
+        if value and math.isfinite(score) and not each.rounded:
             found.append(Point(f"{each.name}, {each.form}", row.kind, value, score))
     return found
+
+
+def file_points(
+    rows: Sequence[Row], measured: Sequence[Measured], metric: str, cost: Cost
+) -> list[Point]:
+    """Every form that was evaluated itself, with its own score."""
+    kinds: dict[str, Kind] = {row.name: row.kind for row in rows}
+    found = []
+    for each in measured:
+        value = _cost_of(each, cost)
+        if value and each.metric == metric and each.score is not None:
+            name = f"{each.name}, {each.form}" if len(kinds) > 1 else each.form
+            found.append(Point(name, kinds[each.name], value, each.score))
+    return found
+
+
+def _cost_of(measured: Measured, cost: Cost) -> Number | None:
+    tower = measured.image
+    return tower and (tower.latency_ms if cost is LATENCY else tower.bytes)
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
@@ -68,14 +86,20 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     return best
 
 
-def pareto_chart(points: Sequence[Point], key: str, cost: Cost) -> Markup:
-    """Cost (logarithmic) against score; a line joins the frontier, the others are pale."""
+def pareto_chart(
+    points: Sequence[Point], key: str, cost: Cost, *, from_zero: bool = True
+) -> Markup:
+    """Cost (logarithmic) against score; a line joins the frontier, the others are pale.
+
+    Scores begin at 0 or, to tell near ones apart, near the least.
+    """
     root = drawing(300, f"{cost.title} against {metric_name(key)} {split_name(key)}")
     if not points:
         return markup(root)
     costs, scores = [point.cost for point in points], [point.score for point in points]
     x_ticks = log_ticks(min(costs), max(costs))
-    y_ticks = nice_ticks(min(0.0, *scores), max(scores), most=6)
+    least = 0.0 if from_zero else min(scores) - max(0.01, (max(scores) - min(scores)) / 4)
+    y_ticks = nice_ticks(min(max(0.0, least), *scores), max(scores), most=6)
     frame = Frame(
         left=40, top=34, right=WIDTH - 24, bottom=252, log_x=True,
         x_range=(min(x_ticks[0], min(costs) / 1.4), max(x_ticks[-1], max(costs) * 1.4)),

@@ -41,6 +41,18 @@ def size(num_bytes: int) -> str:
     return f"{num_bytes}{_GLUE}B" if num_bytes < 1000 else count(num_bytes) + "B"
 
 
+def memory(num_bytes: int | None) -> str:
+    """A size that may not be known."""
+    return NOTHING if num_bytes is None else size(num_bytes)
+
+
+def points_lost(of_model: float | None, score: float | None) -> str:
+    """What a score is below the model's, in points: 0.40, 0.39 -> '1.0'."""
+    if of_model is None or score is None:
+        return NOTHING
+    return f"{100 * (of_model - score):.1f}".replace("-", "\u2212").replace("\u22120.0", "0.0")
+
+
 def duration(seconds: float | int) -> str:
     """Seconds as '0.4 s', '42 s', '3 min 05 s' or '2 h 10 min'."""
     if seconds < 9.95:

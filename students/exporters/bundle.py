@@ -71,7 +71,7 @@ def export(
     Args:
         student: what to ship; it is left as it was.
         out: the folder. An earlier export there is replaced once this one is whole.
-        formats: what to write: onnx, executorch, litert, coreml; FORMAT:QUANTIZE for one
+        formats: what to write: onnx, ort, executorch, litert, coreml; FORMAT:QUANTIZE for one
             precision alone.
         quantize: the precisions of each format that names none.
         samples: (Pillow image, text) pairs to check the files on; at best real ones.
@@ -95,7 +95,7 @@ def export(
     """
     out = Path(out)
     recover(out)
-    asked = variants(formats, quantize, inside=preprocessing_inside)
+    asked = variants(formats, quantize, inside=preprocessing_inside, batch_size=batch_size)
     _check_target(out, batch_size)
     checked_on = "made-up pictures and words" if samples is None else "given pictures and texts"
     samples = made_up_samples(student.tokenizer) if samples is None else samples

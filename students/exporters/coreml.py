@@ -2,20 +2,25 @@
 
 Token ids are int32. Weights can be rounded to 8 bits (a scale for each output channel) or to 4 (one
 for each 32 numbers); arithmetic is fp16 then, and activations stay floats: their calibration needs
-predictions. Predictions exist on macOS only; elsewhere a package's structure is checked, not its
-numbers. Left out: images as inputs, batches of a free size.
+predictions. With preprocessing inside, a picture tower takes an image of its size, as cameras and
+Vision give it; Core ML's own scale is one number for all colours, so the normalisation is part of
+the program. Predictions exist on macOS only; elsewhere a package's structure is checked, not its
+numbers. Left out: batches of a free size.
 """
 
 import json
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from PIL import Image
+from torch import Tensor, nn
 
-from students.exporters.graph import Graph
+from students.exporters.graph import Bytes, Graph
 from students.exporters.parity import Runner
 from students.exporters.quiet import quiet
 from students.exporters.tracing import traced
@@ -44,6 +49,7 @@ _LEFT_OUT = ("common::add_int16_cast",)
 _SMALL = 1024  # numbers of a tensor that is not worth rounding
 _MANIFEST = "Manifest.json"
 _TYPES = {65568: "float32", 131104: "int32"}  # as ArrayFeatureType numbers them
+_RGB = 20  # as ImageFeatureType numbers it
 
 
 def write(graph: Graph, path: Path) -> None:
@@ -79,7 +85,13 @@ def open_file(path: Path, *, threads: int = 1) -> Runner:
 
         model = coremltools.models.MLModel(str(path))
     (given,), (made,) = model.get_spec().description.input, model.get_spec().description.output
-    return lambda batch: np.asarray(model.predict({given.name: batch})[made.name], np.float32)
+    picture = given.type.WhichOneof("Type") == "imageType"
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        taken = Image.fromarray(batch[0]) if picture else batch
+        return np.asarray(model.predict({given.name: taken})[made.name], np.float32)
+
+    return run
 
 
 def inspect(graph: Graph, path: Path, quantize: str) -> None:
@@ -122,6 +134,11 @@ def _reads(operation: Any, name: str) -> bool:
 
 
 def _described(feature: Any) -> tuple[str, list[int], str]:
+    """Name, shape and type; of an image those of its bytes."""
+    if feature.type.WhichOneof("Type") == "imageType":
+        image = feature.type.imageType
+        kind = "uint8" if image.colorSpace == _RGB else f"colour space {image.colorSpace}"
+        return feature.name, [1, image.height, image.width, 3], kind
     array = feature.type.multiArrayType
     kind = _TYPES.get(array.dataType, str(array.dataType))
     return feature.name, list(array.shape), kind
@@ -156,20 +173,47 @@ def _weights_of(model: Any, modules: tuple[str, ...]) -> list[str]:
     ]
 
 
+class _Picture(nn.Module):
+    """A tower with its normalisation inside, of pictures as Core ML hands them over."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, bytes_: Bytes) -> None:
+        super().__init__()
+        self.tower = bytes_.tower
+        self.register_buffer("mean", bytes_.mean[:, None, None])
+        self.register_buffer("std", bytes_.std[:, None, None])
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """Embed floats `(1, 3, size, size)` from 0 to 255."""
+        return self.tower((picture - self.mean) / self.std)
+
+
+def _of_pictures(graph: Graph) -> Graph:
+    """Let a graph of bytes take pictures instead; the names of its layers stay."""
+    (bytes_,) = graph.module.children()
+    assert isinstance(bytes_, Bytes)
+    floats = graph.inputs.permute(0, 3, 1, 2).float()
+    return replace(graph, module=nn.Sequential(_Picture(bytes_)).eval(), inputs=floats)
+
+
 def _convert(graph: Graph, quantize: str) -> Any:
     """Translate a graph into an ML program, in memory."""
+    asked, full = graph.interface, quantize == "none"
+    picture = asked["input_dtype"] == "uint8"
+    graph = _of_pictures(graph) if picture else graph
     with quiet():
         import coremltools
 
         program = traced(graph).run_decompositions({})
         pipeline: Any = coremltools.PassPipeline.DEFAULT
         pipeline.remove_passes(_LEFT_OUT)
-        asked, full = graph.interface, quantize == "none"
-        given = coremltools.TensorType(
-            name=asked["input"],
-            shape=tuple(graph.example.shape),
-            dtype=np.dtype(asked["input_dtype"]).type,
-        )
+        facts: dict[str, Any] = {"name": asked["input"], "shape": tuple(graph.example.shape)}
+        if picture:
+            given = coremltools.ImageType(color_layout=coremltools.colorlayout.RGB, **facts)
+        else:
+            given = coremltools.TensorType(dtype=np.dtype(asked["input_dtype"]).type, **facts)
         return coremltools.convert(
             program,
             inputs=[given],

@@ -4,7 +4,6 @@ What XNNPACK does not take (the token table's look-up, the end token's `argmax`)
 ExecuTorch's portable kernels, which every runtime build has.
 """
 
-import warnings
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from torch import nn
 
 from students.exporters.graph import Graph
 from students.exporters.parity import Runner
+from students.exporters.quiet import quiet
 from students.exporters.tracing import flat
 
 
@@ -23,9 +23,8 @@ def write(graph: Graph, path: Path) -> None:
 def save(module: nn.Module, graph: Graph, path: Path) -> None:
     """Lower a module that stands for a graph's to XNNPACK, and write it."""
     program = torch.export.export(module, (graph.example,))
-    with warnings.catch_warnings():
-        # Its own: deprecated importlib.resources, and what lowering says of torch's internals.
-        warnings.simplefilter("ignore")
+    # Deprecated importlib.resources, and what lowering says of torch's internals.
+    with quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
@@ -35,8 +34,7 @@ def save(module: nn.Module, graph: Graph, path: Path) -> None:
 
 def open_file(path: Path, *, threads: int = 1) -> Runner:
     """Load a file into ExecuTorch's runtime; it takes its own number of threads."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         from executorch.runtime import Runtime
 
     method = Runtime.get().load_program(path).load_method("forward")

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import nn
 
 from students.exporters import (
     coreml,
@@ -28,6 +29,7 @@ from students.exporters import (
 from students.exporters.departures import Intermediates
 from students.exporters.graph import Graph
 from students.exporters.parity import Runner
+from students.exporters.sensitivity import LAYERS
 from teachers.suggestions import unknown_name
 
 # The largest relative error let through, by precision; distances between rows, in units of the mean
@@ -36,7 +38,8 @@ from teachers.suggestions import unknown_name
 # 2,000 unseen pairs was 0.4095: int8 0.069 and 0.020 (picture, text), top-1 0.4040; dynamic-int8
 # 0.008 and 0.011, top-1 0.4105. What another student loses, its metric says (`export(metric=)`).
 # Of the demo's first teacher (smallconv too, 16 samples): fp16 0.00015 in ONNX and 0.0025 at most
-# (ExecuTorch's picture tower), 4bit-weights 0.056 and 0.074 (benchmarks/export_table.py).
+# (ExecuTorch's picture tower), 4bit-weights 0.056 and 0.074, in ExecuTorch 0.065 and 0.10
+# (benchmarks/export_table.py).
 TOLERANCES: Mapping[str, float] = MappingProxyType(
     {"none": 1e-4, "fp16": 1e-2, "int8": 0.15, "dynamic-int8": 0.1, "4bit-weights": 0.15}
 )
@@ -65,9 +68,10 @@ class Format:
         own_threads: whether the runtime takes its own number of threads, whatever it is told.
         intermediates: shows what a file's layers give, where the runtime can (see `departures`).
         inspect: checks a file's structure, in the precision it was asked for.
-        takes_bytes: whether picture files can normalise bytes themselves.
+        image_inputs: whether picture files that normalise themselves take one image a call.
         runs_on: the only system that has the runtime, where there is only one.
         float_activations: precisions that here round weights only.
+        four_bits: kinds of layers that have 4 bits in 4bit-weights; the others have 8.
         about: what a precision means here, where its name does not say it all.
     """
 
@@ -82,23 +86,15 @@ class Format:
     own_threads: bool = False
     intermediates: Intermediates | None = None
     inspect: Callable[[Graph, Path, str], None] | None = None
-    takes_bytes: bool = True
+    image_inputs: bool = False
     runs_on: str = ""
     float_activations: Sequence[str] = ("fp16", "4bit-weights")
+    four_bits: tuple[type[nn.Module], ...] = LAYERS
     about: Mapping[str, str] = field(default_factory=dict)
 
 
-_ONNX_ABOUT: Mapping[str, str] = MappingProxyType(
-    {
-        "fp16": "fp16 weights; float32 arithmetic, input and output",
-        "int8": "8-bit weights (a scale for each output channel), activations and token table",
-        "dynamic-int8": "8-bit linear layers and token table; convolutions float32",
-        "4bit-weights": (
-            f"4-bit weights and token table, a scale for each {onnx_weights.BLOCK} numbers; narrow "
-            "convolutions 8-bit; float32 arithmetic"
-        ),
-    }
-)
+# XNNPACK, which both use, has no 4-bit convolutions with blocks.
+_LINEAR = (nn.Linear, nn.Embedding, nn.MultiheadAttention)
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
@@ -118,7 +114,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             open=onnx.open_file,
             runtime="onnxruntime",
             intermediates=onnx_layers.intermediates,
-            about=_ONNX_ABOUT,
+            about=onnx_weights.ABOUT,
         ),
         "ort": Format(
             suffix=".ort",
@@ -132,7 +128,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 "dynamic-int8": ort.write_dynamic_int8,
             },
             open=onnx.open_file,
-            about=_ONNX_ABOUT,
+            about=onnx_weights.ABOUT,
         ),
         "executorch": Format(
             suffix=".pte",
@@ -145,8 +141,11 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 "fp16": executorch_quantized.write_fp16,
                 "int8": executorch_quantized.write_int8,
                 "dynamic-int8": executorch_quantized.write_dynamic_int8,
+                "4bit-weights": executorch_quantized.write_4bit_weights,
             },
             open=executorch.open_file,
+            float_activations=("fp16",),
+            four_bits=_LINEAR,
             about=executorch_quantized.ABOUT,
             runtime="executorch.runtime",
             own_threads=True,
@@ -162,8 +161,11 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 "fp16": litert_quantized.write_fp16,
                 "int8": litert_quantized.write_int8,
                 "dynamic-int8": litert_quantized.write_dynamic_int8,
+                "4bit-weights": litert_quantized.write_4bit_weights,
             },
             open=litert.open_file,
+            float_activations=("fp16",),
+            four_bits=_LINEAR,
             about=litert_quantized.ABOUT,
             runtime="ai_edge_litert.interpreter",
         ),
@@ -182,7 +184,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             open=coreml.open_file if sys.platform == "darwin" else None,
             runtime="coremltools",
             inspect=coreml.inspect,
-            takes_bytes=False,
+            image_inputs=True,
             runs_on="macOS",
             float_activations=("fp16", "int8", "4bit-weights"),
             about=coreml.ABOUT,
@@ -213,7 +215,11 @@ class Variant(NamedTuple):
 
 
 def variants(
-    formats: Sequence[str], quantize: Sequence[str], *, inside: bool = False
+    formats: Sequence[str],
+    quantize: Sequence[str],
+    *,
+    inside: bool = False,
+    batch_size: int | None = None,
 ) -> list[Variant]:
     """Read what was asked for; FORMAT stands for all of `quantize`, FORMAT:QUANTIZE for itself.
 
@@ -221,26 +227,32 @@ def variants(
         formats: as the user names them.
         quantize: for those that name no precision.
         inside: whether picture files are to normalise bytes themselves.
+        batch_size: rows a call, where they are to be fixed.
 
     Raises:
         ValueError: for an unknown name, a combination that does not exist, or a missing package.
     """
     asked: dict[Variant, None] = {}
-    for text in formats:
+    for text in _apart(formats):
         name, colon, own = text.partition(":")
-        for each in (own,) if colon else quantize:
+        for each in (own,) if colon else _apart(quantize):
             _check_known(name, each)
             asked[Variant(name, each)] = None
     if not asked:
         raise unknown_name("export format", "", FORMATS)
     for name in {variant.format: None for variant in asked}:
-        if inside and not FORMATS[name].takes_bytes:
+        if inside and FORMATS[name].image_inputs and (batch_size or 1) > 1:
             raise ValueError(
-                f"{name} files take normalised floats only: export {name} by itself, without "
-                "--preprocessing-inside"
+                f"{name} files that normalise pictures themselves take one image a call, not "
+                f"{batch_size}: leave out --batch-size or --preprocessing-inside"
             )
         _check_installed(name)
     return list(asked)
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """Take names apart that were written with commas."""
+    return [name for text in names for part in text.split(",") if (name := part.strip())]
 
 
 def _check_known(name: str, quantize: str) -> None:

@@ -82,12 +82,23 @@ def float_model(graph: Graph, *, opset: int | None = None) -> tuple[Any, dict[st
     scopes: dict[str, list[str]] = {}
     for number, node in enumerate(program.model.graph):
         node.name = node.name or f"node_{number}"
-        scopes[node.name] = ast.literal_eval(node.metadata_props.get(NAME_SCOPES, "[]"))
+        around = ast.literal_eval(node.metadata_props.get(NAME_SCOPES, "[]"))
+        scopes[node.name] = [*around, *_owners(node)]
     ClearMetadataAndDocStringPass()(program.model)
     model = program.model_proto
     # Shapes that the exporter noted before its own rewriting; ONNX Runtime's tools find some wrong.
     del model.graph.value_info[:]
     return model, scopes
+
+
+def _owners(node: Any) -> list[str]:
+    """Name the modules that a node's weights are of.
+
+    A convolution that is folded with its normalisation has lost its own module's name; its weights
+    still have it.
+    """
+    weights = [value.name for value in node.inputs if value is not None and value.is_initializer()]
+    return [owner for name in weights if (owner := name.rpartition(".")[0])]
 
 
 def excluded(scopes: dict[str, list[str]], modules: tuple[str, ...]) -> list[str]:

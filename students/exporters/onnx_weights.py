@@ -9,8 +9,9 @@ bits and one scale for each output channel. A matrix that belongs to no layer (C
 stays float32. Left out: fp16 arithmetic, zero points.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,17 @@ from students.exporters.quiet import quiet
 from students.exporters.sensitivity import LAYERS
 
 BLOCK = 32
+ABOUT: Mapping[str, str] = MappingProxyType(
+    {
+        "fp16": "fp16 weights; float32 arithmetic, input and output",
+        "int8": "8-bit weights (a scale for each output channel), activations and token table",
+        "dynamic-int8": "8-bit linear layers and token table; convolutions float32",
+        "4bit-weights": (
+            f"4-bit weights and token table, a scale for each {BLOCK} numbers; narrow "
+            "convolutions 8-bit; float32 arithmetic"
+        ),
+    }
+)
 _OPSET = 21  # the first whose DequantizeLinear has blocks and 4 bits
 # Biases and norms stay float32: they are a thousandth of a file, and the arithmetic's own type.
 _SMALL = 1024

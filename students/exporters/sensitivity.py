@@ -24,6 +24,7 @@ def layers_to_keep(
     activations: bool,
     tolerance: float,
     block: int | None = None,
+    kinds: tuple[type[nn.Module], ...] = LAYERS,
 ) -> tuple[str, ...]:
     """Name the layers to keep float, the worst first.
 
@@ -34,8 +35,11 @@ def layers_to_keep(
         activations: whether inputs of layers are rounded (to 8 bits) too.
         tolerance: the relative error that the whole file may have.
         block: numbers along the input that share a scale; all of an output channel's when None.
+        kinds: of layers that are rounded so; the others have 8 bits and a scale a channel.
     """
-    errors = layer_errors(module, inputs, bits=bits, activations=activations, block=block)
+    errors = layer_errors(
+        module, inputs, bits=bits, activations=activations, block=block, kinds=kinds
+    )
     ranked = sorted(errors.items(), key=lambda item: (-item[1], item[0]))
     left = sum(error**2 for error in errors.values())
     kept = []
@@ -48,7 +52,13 @@ def layers_to_keep(
 
 
 def layer_errors(
-    module: nn.Module, inputs: Tensor, *, bits: int, activations: bool, block: int | None = None
+    module: nn.Module,
+    inputs: Tensor,
+    *,
+    bits: int,
+    activations: bool,
+    block: int | None = None,
+    kinds: tuple[type[nn.Module], ...] = LAYERS,
 ) -> dict[str, float]:
     """Return each layer's own error when it alone is rounded, relative to the spread."""
     with torch.no_grad():
@@ -58,7 +68,8 @@ def layer_errors(
         for name, layer in module.named_modules():
             if not isinstance(layer, LAYERS):
                 continue
-            with _rounded(layer, bits=bits, activations=activations, block=block):
+            how = (bits, block) if isinstance(layer, kinds) else (8, None)
+            with _rounded(layer, *how, activations=activations):
                 distance = (module(inputs) - truth).norm(dim=-1).square().mean().sqrt().item()
             if distance > 0:  # zero: a layer of the other tower
                 errors[name] = distance / spread
@@ -71,7 +82,7 @@ def _quantised(value: nn.Parameter) -> bool:
 
 @contextmanager
 def _rounded(
-    layer: nn.Module, *, bits: int, activations: bool, block: int | None
+    layer: nn.Module, bits: int, block: int | None, *, activations: bool
 ) -> Iterator[None]:
     """Round one layer's weights, and what it is given, for a while."""
     before = {

@@ -22,7 +22,7 @@ from students.exporters.graph import Bytes, Graph, GraphName, ZeroShot, interfac
 from students.exporters.judging import Judge, Verdict
 from students.exporters.metadata import facts, size_of
 from students.exporters.parity import ParityError, Reference, Runner
-from students.exporters.sensitivity import layers_to_keep
+from students.exporters.sensitivity import LAYERS, layers_to_keep
 from students.profiling import latency_ms
 from students.student import Student
 
@@ -118,6 +118,7 @@ def _mixed(job: Job, graph: Graph, variant: Variant) -> Graph:
         activations=variant.quantize not in variant.backend.float_activations,
         tolerance=_tolerance(job, variant),
         block=WEIGHT_BLOCKS.get(variant.quantize),
+        kinds=variant.backend.four_bits if bits == 4 else LAYERS,
     )
     return replace(graph, keep_float=kept)
 

@@ -152,6 +152,21 @@ def test_a_bundle_has_whole_packages(folder: Path, student: Student, tmp_path: P
     assert "| text | " in (made / "README.md").read_text()
 
 
+def test_pictures_are_images_where_preprocessing_is_inside(
+    student: Student, tmp_path: Path
+) -> None:
+    settings = {"samples": SAMPLES, "preprocessing_inside": True}
+    export(student, tmp_path / "out", formats=("coreml:fp16",), **settings)
+    row = json.loads((tmp_path / "out/metadata.json").read_text())["towers"][0]
+    assert (row["input_shape"], row["input_dtype"]) == ([1, 32, 32, 3], "uint8")
+    spec = spec_of(tmp_path / "out" / row["path"])
+    (given,) = spec.description.input
+    image = given.type.imageType
+    assert (given.name, image.width, image.height, image.colorSpace) == ("pixels", 32, 32, 20)
+    steps = [op.type for op in coreml.operations(spec) if op.type not in ("const", "cast")]
+    assert steps[:2] in (["sub", "mul"], ["sub", "real_div"]), "normalised before anything else"
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac checks the numbers")
 def test_the_command_says_what_was_not_checked(
     student: Student, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -165,5 +180,5 @@ def test_the_command_says_what_was_not_checked(
     printed = capsys.readouterr()
     assert "their numbers were not: only macOS runs them" in printed.out
     assert "not run here" in printed.out and "MIL" not in printed.err
-    with pytest.raises(ValueError, match="without --preprocessing-inside"):
-        run([*given, "--preprocessing-inside"], Console(quiet=True))
+    with pytest.raises(ValueError, match="take one image a call, not 2"):
+        run([*given, "--preprocessing-inside", "--batch-size", "2"], Console(quiet=True))

@@ -58,6 +58,47 @@ def test_a_layer_that_is_kept_stays_float(student: Student, tmp_path: Path) -> N
     assert counts[1] == counts[0] - 1
 
 
+def normalised(ins: int, outs: int, **more: int) -> nn.Sequential:
+    """A convolution with settled statistics behind it, which ONNX folds into one node."""
+    norm = nn.BatchNorm2d(outs)
+    norm.running_mean.uniform_(-1, 1)
+    norm.running_var.uniform_(0.5, 2)
+    return nn.Sequential(nn.Conv2d(ins, outs, 3, **more), norm, nn.ReLU())
+
+
+def float_convolutions(path: Path) -> list[list[int]]:
+    """Shapes of the weights of convolutions that no integers are made floats for."""
+    model = onnx.load(path)
+    shapes = {each.name: list(each.dims) for each in model.graph.initializer}
+    nodes = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert len(nodes) == 3
+    return [shapes[node.input[1]] for node in nodes if node.input[1] in shapes]
+
+
+@pytest.mark.parametrize("quantize", ["int8", "4bit-weights"])
+def test_a_kept_convolution_stays_float_when_its_norm_is_folded(
+    quantize: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    tower = nn.Sequential(normalised(3, 32), normalised(32, 64), normalised(64, 48, groups=2))
+    found = []
+    for kept in ((), ("0.1.0",), ("0.2.0",), ("0.0.0", "0.1.0", "0.2.0")):
+        graph = Graph(
+            name="image",
+            module=nn.Sequential(tower).eval(),
+            inputs=torch.randn(2, 3, 16, 16),
+            batch_size=2,
+            interface={"input": "pixels", "output": "rows"},
+            facts={},
+            keep_float=kept,
+        )
+        FORMATS["onnx"].write[quantize](graph, tmp_path / "image.onnx")
+        found.append(float_convolutions(tmp_path / "image.onnx"))
+    first, second, third = [32, 3, 3, 3], [64, 32, 3, 3], [48, 32, 3, 3]
+    tiny = [first] if quantize == "4bit-weights" else []  # 864 numbers are not worth rounding
+    assert found == [tiny, [*tiny, second], [*tiny, third], [first, second, third]]
+
+
 def test_the_layers_that_hurt_most_are_kept_and_nothing_is_changed(student: Student) -> None:
     tower, pixels = nn.Sequential(student.image_tower).eval(), torch.randn(4, 3, 32, 32)
     before = {name: value.clone() for name, value in tower[0].module.state_dict().items()}
@@ -99,7 +140,8 @@ def test_what_does_not_exist_is_refused_before_work() -> None:
                 variants((name,), (each,))
     with pytest.raises(ValueError, match="no quantisation 'int9'; did you mean 'int8'"):
         variants(("onnx:int9",), ("none",))
-    assert [str(each) for each in variants(("onnx:int8", "litert"), ("none",))] == [
-        "onnx:int8",
-        "litert",
-    ]
+    for given in (("onnx:int8", "litert"), ("onnx:int8,litert",), ("onnx:int8, ", "litert")):
+        found = [str(each) for each in variants(given, ("none",))]
+        assert found == ["onnx:int8", "litert"]
+    found = [str(each) for each in variants(("onnx",), ("none,int8", "fp16"))]
+    assert found == ["onnx", "onnx:int8", "onnx:fp16"]

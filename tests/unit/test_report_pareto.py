@@ -4,12 +4,13 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from distill.report import Measured, Row
+from distill.report import Measured, Row, TowerCost
 from distill.report.pareto import (
     BYTES,
     LATENCY,
     PARAMETERS,
     Point,
+    file_points,
     frontier,
     measured_points,
     parameter_points,
@@ -55,11 +56,18 @@ def test_the_frontier_is_what_nothing_beats_in_both():
 def test_measurements_take_the_score_of_their_row():
     rows = [row("s", 0.4), row("nothing", float("nan"))]
     measured = [
-        Measured(name="s", form="onnx int8", latency_ms=2.0, bytes=50),
-        Measured(name="s", form="litert", latency_ms=None, bytes=90),
-        Measured(name="nothing", form="onnx", latency_ms=1.0, bytes=10),
-    ]
+        Measured(name="s", form="onnx", image=TowerCost(bytes=50, latency_ms=2.0)),
+        Measured(name="s", form="litert", image=TowerCost(bytes=90), text=TowerCost(bytes=5)),
+        Measured(name="s", form="onnx text only", text=TowerCost(bytes=7)),
+        Measured(name="nothing", form="onnx", image=TowerCost(bytes=10, latency_ms=1.0)),
+        Measured(name="s", form="onnx int8", rounded=True, image=TowerCost(bytes=5), metric="top1",
+                 score=0.3, score_of_model=0.35),
+    ]  # fmt: skip
     assert measured_points(rows, measured, "top1", LATENCY) == [
-        Point("s, onnx int8", "undistilled", 2.0, 0.4)
+        Point("s, onnx", "undistilled", 2.0, 0.4)
     ]
     assert [p.cost for p in measured_points(rows, measured, "top1", BYTES)] == [50, 90]
+    assert file_points(rows, measured, "top1", BYTES) == [
+        Point("s, onnx int8", "undistilled", 5, 0.3)
+    ]
+    assert file_points(rows, measured, "image_to_text_r1", BYTES) == []

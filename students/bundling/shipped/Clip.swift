@@ -41,6 +41,10 @@ struct Clip {
         let width = shrink * CGFloat(picture.width), height = shrink * CGFloat(picture.height)
         let left = (CGFloat(size) - width) / 2, top = (CGFloat(size) - height) / 2
         canvas.draw(picture, in: CGRect(x: left, y: top, width: width, height: height))
+        // A tower with its preprocessing inside takes the picture itself.
+        if let constraint = image.modelDescription.inputDescriptionsByName.first!.value.imageConstraint {
+            return try run(image, MLFeatureValue(cgImage: canvas.makeImage()!, constraint: constraint))
+        }
         let side = NSNumber(value: size)
         let pixels = try MLMultiArray(shape: [1, 3, side, side], dataType: .float32)
         for channel in 0..<3 {
@@ -50,13 +54,13 @@ struct Clip {
                     NSNumber(value: (Float(bytes[4 * i + channel]) - mean) / std)
             }
         }
-        return try run(image, pixels)
+        return try run(image, MLFeatureValue(multiArray: pixels))
     }
 
     func embed(tokens: [Int32]) throws -> [Float] {
         let ids = try MLMultiArray(shape: [1, NSNumber(value: tokens.count)], dataType: .int32)
         for (i, id) in tokens.enumerated() { ids[i] = NSNumber(value: id) }
-        return try run(words, ids)
+        return try run(words, MLFeatureValue(multiArray: ids))
     }
 
     /// Probabilities over all texts; of a "sigmoid" student take 1 / (1 + exp(-(logit + bias))).
@@ -67,7 +71,7 @@ struct Clip {
         return shares.map { $0 / shares.reduce(0, +) }
     }
 
-    private func run(_ model: MLModel, _ input: MLMultiArray) throws -> [Float] {
+    private func run(_ model: MLModel, _ input: MLFeatureValue) throws -> [Float] {
         let given = model.modelDescription.inputDescriptionsByName.keys.first!
         let made = model.modelDescription.outputDescriptionsByName.keys.first!
         let provider = try MLDictionaryFeatureProvider(dictionary: [given: input])

@@ -7,6 +7,7 @@ from typing import Any
 
 import coremltools
 import numpy as np
+from PIL import Image
 
 
 def open_tower(folder: Path, tower: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
@@ -22,7 +23,9 @@ def open_tower(folder: Path, tower: dict[str, Any]) -> Callable[[np.ndarray], np
     dtype = np.dtype(tower["input_dtype"])
 
     def run(batch: np.ndarray) -> np.ndarray:
-        made = model.predict({tower["input"]: batch.astype(dtype)})
+        # A tower that normalises itself takes an image.
+        given = Image.fromarray(batch[0]) if dtype == np.uint8 else batch.astype(dtype)
+        made = model.predict({tower["input"]: given})
         return np.asarray(made[tower["output"]], dtype=np.float32)
 
     return run
