@@ -12,7 +12,6 @@ it is 63.4 M.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from students.spec import OpenClipSpec, StudentSpec, TextSpec
 
@@ -25,22 +24,31 @@ class CatalogStudent:
         build: an open_clip configuration's name, that with changes, or a specification.
         image_params: learned numbers of the image encoder, in its training form.
         text_params: learned numbers of the text encoder.
+        remark: where its name or its paper counts otherwise.
     """
 
     build: str | OpenClipSpec | StudentSpec
     image_params: int
     text_params: int
+    remark: str = ""
 
 
-def _open_clip(name: str, image_params: int, text_params: int) -> CatalogStudent:
-    return CatalogStudent(build=name, image_params=image_params, text_params=text_params)
+def _open_clip(name: str, image_params: int, text_params: int, remark: str = "") -> CatalogStudent:
+    return CatalogStudent(
+        build=name, image_params=image_params, text_params=text_params, remark=remark
+    )
 
 
 def _tinyclip(
-    model: str, vision: dict, text: dict, image_params: int, text_params: int, **changes: Any
+    model: str, vision: dict, text: dict, image_params: int, text_params: int, remark: str = ""
 ) -> CatalogStudent:
-    build = OpenClipSpec(model=model, vision=vision, text=text, **changes)
-    return CatalogStudent(build=build, image_params=image_params, text_params=text_params)
+    build = OpenClipSpec(model=model, vision=vision, text=text)
+    return CatalogStudent(
+        build=build,
+        image_params=image_params,
+        text_params=text_params,
+        remark=remark or "the name leaves embedding tables out",
+    )
 
 
 def _timm(
@@ -53,6 +61,7 @@ def _timm(
 _TEXT_SMALL = TextSpec(width=384, layers=6, heads=6)
 _TEXT_TINY = TextSpec(width=256, layers=6, heads=4)
 _TEXT_MCT = TextSpec(width=512, layers=4, heads=8, architecture="mct")
+_EVEN = "the name leaves embedding tables out; the paper's layers are ragged"
 # Apple's first models take pixels as they are, between 0 and 1.
 _AS_THEY_ARE = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "interpolation": "bilinear"}
 
@@ -60,7 +69,9 @@ CATALOG: dict[str, CatalogStudent] = {
     "MobileCLIP-S1": _open_clip("MobileCLIP-S1", 21_541_632, 63_428_096),
     "MobileCLIP-S2": _open_clip("MobileCLIP-S2", 35_815_232, 63_428_096),
     "MobileCLIP-B": _open_clip("MobileCLIP-B", 86_349_056, 63_428_096),
-    "MobileCLIP2-S0": _open_clip("MobileCLIP2-S0", 11_406_976, 63_428_096),
+    "MobileCLIP2-S0": _open_clip(
+        "MobileCLIP2-S0", 11_406_976, 63_428_096, "its README says 42.4 M of text: the MCt's"
+    ),
     "MobileCLIP2-S2": _open_clip("MobileCLIP2-S2", 35_815_232, 63_428_096),
     "MobileCLIP2-B": _open_clip("MobileCLIP2-B", 86_349_056, 63_428_096),
     "MobileCLIP2-S3": _open_clip("MobileCLIP2-S3", 125_235_648, 123_650_304),
@@ -94,7 +105,12 @@ CATALOG: dict[str, CatalogStudent] = {
         "RN50", {"width": 44}, {"layers": 6}, 18_596_766, 44_775_936
     ),
     "TinyCLIP-auto-ViT-63M-32-Text-31M": _tinyclip(
-        "ViT-B-32", {"width": 640, "mlp_ratio": 4.4}, {"mlp_ratio": 3.0}, 65_346_432, 57_130_496
+        "ViT-B-32",
+        {"width": 640, "mlp_ratio": 4.4},
+        {"mlp_ratio": 3.0},
+        65_346_432,
+        57_130_496,
+        _EVEN,
     ),
     "TinyCLIP-auto-ViT-45M-32-Text-18M": _tinyclip(
         "ViT-B-32",
@@ -102,6 +118,7 @@ CATALOG: dict[str, CatalogStudent] = {
         {"width": 384, "heads": 6, "mlp_ratio": 3.0},
         46_973_088,
         36_949_632,
+        _EVEN,
     ),
     "TinyCLIP-auto-ViT-22M-32-Text-10M": _tinyclip(
         "ViT-B-32",
@@ -109,6 +126,7 @@ CATALOG: dict[str, CatalogStudent] = {
         {"width": 256, "heads": 4, "mlp_ratio": 4.5},
         23_576_832,
         23_064_832,
+        _EVEN,
     ),
     "mci0-text6": _timm("fastvit_mci0", _TEXT_SMALL, 256, 11_406_976, 29_846_400),
     "mobilenetv4-small-text6": _timm(

@@ -37,8 +37,9 @@ def _teachers() -> tuple[list[str], list[dict[str, Any]]]:
 def _students() -> tuple[list[str], list[dict[str, Any]]]:
     from students import CATALOG
 
-    return ["name", "image_params", "text_params"], [
-        {"name": name, "image_params": row.image_params, "text_params": row.text_params}
+    columns = ["name", "image_params", "text_params", "remark"]
+    return columns, [
+        {"name": name} | {column: getattr(row, column) for column in columns[1:]}
         for name, row in CATALOG.items()
     ]
 
@@ -74,7 +75,7 @@ def run_list(arguments: Sequence[str], console: Console) -> Outcome:
     if what not in _LISTS:
         raise unknown_name("list", what, _LISTS)
     columns, rows = _LISTS[what]()
-    table = Table(*columns)
+    table = Table(*(column.replace("_", " ") for column in columns))
     for row in rows:
         table.add_row(*(_cell(row[column]) for column in columns))
     console.print(table)

@@ -1,5 +1,6 @@
 """Every catalogue entry builds and weighs what it says (on the meta device: no data)."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -26,6 +27,12 @@ def test_an_entry_weighs_what_it_says(name: str) -> None:
             size = entry.build.image_size
         image = reached_parameters(module, "encode_image", torch.zeros(1, 3, size, size))
         text = reached_parameters(module, "encode_text", torch.zeros(1, 77, dtype=torch.int64))
+    # A name that says millions is either right or explained.
+    said = re.search(r"-(\d+)M-.*Text-(\d+)M", name)
+    if said and [round(n / 1e6) for n in (entry.image_params, entry.text_params)] != [
+        int(each) for each in said.groups()
+    ]:
+        assert entry.remark
     sizes = {key: value.numel() for key, value in module.named_parameters()}
     assert sum(sizes[key] for key in image) == entry.image_params
     assert sum(sizes[key] for key in text) == entry.text_params
