@@ -1,6 +1,9 @@
 """LiteRT, once TensorFlow Lite: `.tflite` files for Android and the web.
 
 Token ids are int32: LiteRT has no `argmax` over int64.
+litert-torch loads JAX, which from then on warns at every fork of the process. Left out: converting
+in a process of its own, since each file's would load torch, litert-torch and JAX anew, and the
+program would have to be written and read back on the way.
 """
 
 from pathlib import Path
