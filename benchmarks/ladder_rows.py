@@ -210,7 +210,7 @@ ROWS |= {
     # Whether the student's size or its steps are what it lacks; four times as many are still
     # fewer than a teacher's, and the control has as many.
     "best-long": lambda place, steps: best(place, 4 * steps),
-    "best-long-control": lambda place, steps: control(best(place, 4 * steps)),
+    "control-best-long": lambda place, steps: control(best(place, 4 * steps)),
 }
 
 # A row takes the rate of the one it varies. These look for their own: other weights learn, or by
