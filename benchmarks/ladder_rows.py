@@ -195,7 +195,7 @@ def inherited(place: Place, steps: int) -> RunConfig:
     return replace(base, student=start)
 
 
-def best(place: Place, steps: int) -> RunConfig:
+def combined(place: Place, steps: int) -> RunConfig:
     """Inherited, from sixteen views, in an image tower below an eighth of the larger teacher's."""
     base = inherited(place, steps)
     return replace(base, student=replace(base.student, name="demo-student-narrow"))
@@ -203,14 +203,15 @@ def best(place: Place, steps: int) -> RunConfig:
 
 ROWS |= {
     "inherited": inherited,
-    "control-inherited": lambda place, steps: control(inherited(place, steps)),
-    "best": best,
     # Whether a quarter of the steps suffices for what "undistilled" has at its end.
-    "best-quarter": lambda place, steps: best(place, max(2, steps // 4)),
+    "inherited-quarter": lambda place, steps: inherited(place, max(2, steps // 4)),
+    "control-inherited": lambda place, steps: control(inherited(place, steps)),
+    "combined": combined,
+    "combined-quarter": lambda place, steps: combined(place, max(2, steps // 4)),
     # Whether the student's size or its steps are what it lacks; four times as many are still
     # fewer than a teacher's, and the control has as many.
-    "best-long": lambda place, steps: best(place, 4 * steps),
-    "control-best-long": lambda place, steps: control(best(place, 4 * steps)),
+    "combined-long": lambda place, steps: combined(place, 4 * steps),
+    "control-combined-long": lambda place, steps: control(combined(place, 4 * steps)),
 }
 
 # A row takes the rate of the one it varies. These look for their own: other weights learn, or by
@@ -220,7 +221,7 @@ SWEEPING = (
         "undistilled",
         "control",
         "distilled",
-        "best",
+        "combined",
         "vit",
         "teacher-trained-on",
         "lit",
@@ -235,7 +236,7 @@ def rate_from(name: str) -> str:
     """Return the row whose learning rate this one takes; itself if it looks for one."""
     if name in SWEEPING:
         return name
-    for base in ("undistilled", "control", "vit", "best"):
+    for base in ("undistilled", "control", "vit", "combined"):
         if name == base or name.startswith(f"{base}-"):
             return base
     return "distilled"
