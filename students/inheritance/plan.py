@@ -222,7 +222,7 @@ def _add_choices(table: Table, name: str, tower: TowerPlan) -> None:
         if not axis.identity
     )
     for (kind, old, new, selector), times in sizes.items():
-        text = f"{times} x {kind}" if times > 1 else kind
+        text = (f"{times} x " if times > 1 else "") + kind.replace("_", " ")
         how = "repeated" if selector == "all" else selector
         table.add_row(name, f"{text} {old} -> {new}", how, "")
     gains = [each.factor for each in tower.transfers if each.factor != 1 and each.of_one_axis]
