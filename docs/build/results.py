@@ -151,7 +151,12 @@ def read(path: Path) -> tuple[Rows, list[str]]:
 
 def top1(rows: Rows, split: str) -> dict[str, dict[str, str]]:
     """Return a ladder's lines of one split's top-1: row -> line."""
-    return {line["row"]: line for line in rows if line["metric"] == f"{split}/top1"}
+    return of_metric(rows, f"{split}/top1")
+
+
+def of_metric(rows: Rows, metric: str) -> dict[str, dict[str, str]]:
+    """Return a ladder's lines of one metric of one split: row -> line."""
+    return {line["row"]: line for line in rows if line["metric"] == metric}
 
 
 def _head(measured: Measured) -> list[str]:
