@@ -80,9 +80,10 @@ def test_files_are_close_and_smaller(student: Student, tmp_path: Path, variant: 
         assert 1e-5 < row["relative_error"] <= TOLERANCES[precision]
         assert Path(row["path"]).stem == f"{row['tower']}.{precision}"
     text = report.rows[1]
-    # A few tens of kilobytes say what is computed, whatever the tower's width. Of a random tower
-    # 4 bits keep the table float.
-    share = {"fp16": 0.7, "4bit-weights": 0.9}.get(precision, 0.5)
+    # A few tens of kilobytes say what is computed, at any width. A random table, which
+    # is most of this tower, is too far off in 4 bits and stays float.
+    assert precision != "4bit-weights" or any("token" in name for name in text["kept_float"])
+    share = {"fp16": 0.7, "4bit-weights": 1.0}.get(precision, 0.5)
     assert text["bytes"] < 4 * student.text_params * share
 
 
