@@ -15,7 +15,8 @@ def quantization_aware() -> RunConfig:
     A thirtieth of MobileCLIP2's steps at a tenth of its rate, without decay; length and rate are
     this recipe's own. float32, as bfloat16 would round the rounded once more. `--quantize
     4bit-weights` rounds weights alone, to 4 bits. Whether it gains anything for a student, the
-    same command with `--quantize none` and another `--out` says. One GPU. Command:
+    same command with `--quantize none` and another `--out` says. One GPU; its time was not
+    measured. Command:
 
         distill train quantization_aware --student.name RUN --data.store store --out runs/rounded
         distill export runs/rounded out/ --quantize int8

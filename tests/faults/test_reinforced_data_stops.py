@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,12 @@ class Told(TinyEncoder):
     def encode_image(self, images: Tensor, /) -> Tensor:
         self.calls += 1
         if self.calls == self.at:
-            for _ in range(self.times):
+            for told in range(self.times):
+                handler = signal.getsignal(self.signum)
                 os.kill(os.getpid(), self.signum)
+                # Two that wait at once are one to the system: the first is heard before the next.
+                while told + 1 < self.times and signal.getsignal(self.signum) == handler:
+                    time.sleep(0.01)
         return super().encode_image(images)
 
 
