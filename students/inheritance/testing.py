@@ -1,5 +1,6 @@
 """For tests: towers of any size under one roof, and units planted so that nothing needs them."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,7 +109,8 @@ def difference(one: Student, other: Student) -> float:
     for encode, given in zip(("encode_image", "encode_text"), inputs_for(one), strict=True):
         rows, others = (getattr(each, encode)(given) for each in (one, other))
         spread = (rows - rows.mean(0)).abs().mean()
-        worst = max(worst, ((rows - others).abs().max() / spread).item())
+        apart = ((rows - others).abs().max() / spread).item()
+        worst = max(worst, apart) if math.isfinite(apart) else math.inf
     return worst
 
 
@@ -170,7 +172,7 @@ def _silence(
         units[dead] = 0
         home = slot.role.rpartition(".")[0]
         written = home == "norm_pre" or f"{home}.weight" not in axes.norms
-        if reads or not normed or not written:
+        if reads or not normed or not written or not slot.learned:
             continue
         # Large beside the epsilon of LayerNorms, which is no weight and does not grow.
         if "scale" in home or slot.role in axes.norms:

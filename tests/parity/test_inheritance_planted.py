@@ -27,9 +27,9 @@ from students.student import Student
 # masks learned is kept as it is, because their LayerNorms counted the open units alone.
 REPEATED = ("magnitude", "activation", "taylor", "learned")
 SILENT = ("magnitude", "activation", "taylor", "torch-pruning")
-# Where a LayerNorm follows a convolution a channel, which gives every output a mean of its own,
-# silent units are found, but not missed only where nothing normalises.
-UNEVEN = ("ConvNeXt", "ViTamin")
+# Where a convolution a channel or a BatchNorm writes what a LayerNorm sees, the mean is not zero:
+# silent units are found, but only where nothing normalises are they not missed.
+UNEVEN = ("ConvNeXt", "ViTamin", "TinyViT")
 
 
 def selector_of(name: str, donor: Student, living: Mapping[Any, tuple[int, ...]]) -> Any:
