@@ -16,7 +16,9 @@ adds a row (benchmarks/ladder_rows.py, ladder_tokens.py).
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -80,10 +82,13 @@ def main() -> None:
     )
     teaching = teaching_steps(world)
     results = asked.out / "quick" if asked.quick else asked.results
-    for name in asked.rows or (QUICK_ROWS if asked.quick else in_order()):
-        console.print(f"[bold]{name}[/]", highlight=False)
-        row = run_row(world, name, effort, teaching, console)
-        write_row(results, world, row)
+    names = asked.rows or (QUICK_ROWS if asked.quick else in_order())
+    # As many rows at once as processes: seeds of one alone would leave a process idle at its end.
+    for first in range(0, len(names), asked.processes):
+        together = names[first : first + asked.processes]
+        console.print(f"[bold]{', '.join(together)}[/]", highlight=False)
+        for row in run_rows(world, together, effort, teaching, console):
+            write_row(results, world, row)
         write_table(results, world, read_rows(results, world, ALL_ROWS))
     print_table(world, read_rows(results, world, ALL_ROWS), console)
 
@@ -93,18 +98,28 @@ def in_order() -> list[str]:
     return sorted(ALL_ROWS, key=lambda name: rate_from(name) != name)
 
 
-def run_row(world: World, name: str, effort: Effort, teaching: float, console: Console) -> Finished:
-    """Train the row at its rate, or at the best rate of the row it varies."""
-    base = rate_from(name)
+def run_rows(
+    world: World, names: Sequence[str], effort: Effort, teaching: float, console: Console
+) -> list[Finished]:
+    """Train each row at its rate, or at the best rate of the row it varies; all side by side."""
+    rates = [_best_rate(world, rate_from(name), effort, teaching, console) for name in names]
+    runs = []
+    for name, rate in zip(names, rates, strict=True):
+        place = world.place(_store(world, name, effort, console), teaching)
+        runs += [_config(place, name, effort, rate, seed) for seed in range(effort.seeds)]
+    results = iter(train_side_by_side(runs, processes=effort.processes, console=console))
+    return [
+        Finished(name=name, rate=rate, runs=list(islice(results, effort.seeds)))
+        for name, rate in zip(names, rates, strict=True)
+    ]
+
+
+def _best_rate(world: World, base: str, effort: Effort, teaching: float, console: Console) -> float:
     place = world.place(_store(world, base, effort, console), teaching)
     swept = [_config(place, base, effort, rate, 0) for rate in effort.sweep]
     found = train_side_by_side(swept, processes=effort.processes, console=console)
     scores = [result["metrics"]["validation/top1"] for result in found]
-    rate = effort.sweep[scores.index(max(scores))]
-    place = world.place(_store(world, name, effort, console), teaching)
-    runs = [_config(place, name, effort, rate, seed) for seed in range(effort.seeds)]
-    results = train_side_by_side(runs, processes=effort.processes, console=console)
-    return Finished(name=name, rate=rate, runs=results)
+    return effort.sweep[scores.index(max(scores))]
 
 
 def _config(place: Place, name: str, effort: Effort, rate: float, seed: int) -> RunConfig:
