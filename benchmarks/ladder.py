@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from ladder_rows import (
@@ -44,6 +45,8 @@ from distill.config import RunConfig
 from distill.doctor import usable_cores
 from distill.side_by_side import train_side_by_side
 
+# A seed's runs read the same pictures: of so many rows each picture is decoded once.
+ROWS_A_PASS = 4
 QUICK_ROWS = ("undistilled", "control", "distilled")
 ALL_ROWS = ROWS | TOKEN_ROWS
 
@@ -83,9 +86,10 @@ def main() -> None:
     teaching = teaching_steps(world)
     results = asked.out / "quick" if asked.quick else asked.results
     names = asked.rows or (QUICK_ROWS if asked.quick else in_order())
-    # As many rows at once as processes: seeds of one alone would leave a process idle at its end.
-    for first in range(0, len(names), asked.processes):
-        together = names[first : first + asked.processes]
+    # So many rows at once that no process idles at the end of one row's seeds.
+    at_once = ROWS_A_PASS * asked.processes
+    for first in range(0, len(names), at_once):
+        together = names[first : first + at_once]
         console.print(f"[bold]{', '.join(together)}[/]", highlight=False)
         for row in run_rows(world, together, effort, teaching, console):
             write_row(results, world, row)
@@ -107,7 +111,7 @@ def run_rows(
     for name, rate in zip(names, rates, strict=True):
         place = world.place(_store(world, name, effort, console), teaching)
         runs += [_config(place, name, effort, rate, seed) for seed in range(effort.seeds)]
-    results = iter(train_side_by_side(runs, processes=effort.processes, console=console))
+    results = iter(_trained(runs, ROWS_A_PASS, effort, console))
     return [
         Finished(name=name, rate=rate, runs=list(islice(results, effort.seeds)))
         for name, rate in zip(names, rates, strict=True)
@@ -117,9 +121,15 @@ def run_rows(
 def _best_rate(world: World, base: str, effort: Effort, teaching: float, console: Console) -> float:
     place = world.place(_store(world, base, effort, console), teaching)
     swept = [_config(place, base, effort, rate, 0) for rate in effort.sweep]
-    found = train_side_by_side(swept, processes=effort.processes, console=console)
+    found = _trained(swept, -(-len(swept) // effort.processes), effort, console)
     scores = [result["metrics"]["validation/top1"] for result in found]
     return effort.sweep[scores.index(max(scores))]
+
+
+def _trained(
+    runs: Sequence[RunConfig], sharing: int, effort: Effort, console: Console
+) -> list[dict[str, Any]]:
+    return train_side_by_side(runs, processes=effort.processes, console=console, sharing=sharing)
 
 
 def _config(place: Place, name: str, effort: Effort, rate: float, seed: int) -> RunConfig:

@@ -25,8 +25,10 @@ class Clock:
     def stopped(self) -> Iterator[None]:
         """Leave a while out."""
         began = time.perf_counter()
-        yield
-        self._left_out += time.perf_counter() - began
+        try:
+            yield
+        finally:
+            self._left_out += time.perf_counter() - began
 
     def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield the items; the time until each one comes is waiting. The first is start-up."""

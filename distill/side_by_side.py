@@ -1,7 +1,8 @@
 """Several trainings at once, one process and one thread each.
 
 On few cores two processes of one thread beat one process of two; and a run that is a function of
-its configuration needs no coordination. A run whose folder holds a result of the same
+its configuration needs no coordination. Runs that read the same batches may share a process and a
+pass over the store, which changes none of them. A run whose folder holds a result of the same
 configuration is not trained again, so that the same command goes on where it stopped; a folder
 that holds a run of another configuration is moved aside, never emptied.
 """
@@ -22,12 +23,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from distill.config import RunConfig, differences
 from distill.doctor import usable_cores
 from distill.run_log import read_log
-from distill.starting import train_from_config
+from distill.starting import train_from_config, train_several
+from distill.token_phases import attention_wanted, phases
 from distill.worker_processes import end_if_alone, end_with_launcher
 
 
 def train_side_by_side(
-    configs: Sequence[RunConfig], *, processes: int | None = None, console: Console
+    configs: Sequence[RunConfig],
+    *,
+    processes: int | None = None,
+    console: Console,
+    sharing: int = 1,
 ) -> list[dict[str, Any]]:
     """Train every configuration; return their `result.json` in order.
 
@@ -35,6 +41,7 @@ def train_side_by_side(
         configs: each with a folder of its own in `out`.
         processes: how many at once; one a core when None.
         console: shows one progress line a run.
+        sharing: of those that read the same batches, at most so many train from one pass.
 
     Raises:
         Whatever a run raised; the others are finished first.
@@ -47,7 +54,10 @@ def train_side_by_side(
     with ProcessPoolExecutor(
         max_workers=processes, mp_context=context, initializer=end_with_launcher
     ) as pool:
-        futures = {config.out: pool.submit(train_quietly, config) for config in waiting}
+        futures: dict[str, Future[None]] = {}
+        for together in _passes(waiting, sharing):
+            future = pool.submit(train_quietly, together)
+            futures |= {config.out: future for config in together}
         try:
             _watch(configs, futures, console)
         except BaseException:
@@ -60,13 +70,44 @@ def train_side_by_side(
     return [result for result in results if result is not None]
 
 
-def train_quietly(config: RunConfig) -> None:
-    """Train in a process of its own, on one thread, without a progress bar."""
+def train_quietly(configs: Sequence[RunConfig]) -> None:
+    """Train one run, or several from one pass, in this process: one thread, no progress bar."""
     torch.set_num_threads(1)
     try:
-        train_from_config(config, show=False)
+        if len(configs) == 1:
+            train_from_config(configs[0], show=False)
+        else:
+            train_several(configs, show=False)
     finally:
         end_if_alone()
+
+
+def _passes(configs: Sequence[RunConfig], most: int) -> list[list[RunConfig]]:
+    """Put runs together that read the same, at most `most` of them, in order."""
+    passes: list[list[RunConfig]] = []
+    for config in configs:
+        fitting = (
+            found
+            for found in passes
+            if len(found) < most and _reading(found[0]) == _reading(config)
+        )
+        found = next(fitting, None)
+        if found is None:
+            passes.append([config])
+        else:
+            found.append(config)
+    return passes
+
+
+def _reading(config: RunConfig) -> tuple[Any, ...]:
+    """What runs that share a pass have in common, as far as their configurations tell."""
+    if config.masks.on or config.student.stages:  # several trainings in a row
+        return (config.out,)
+    syntax = [phase for phase in phases(config) if phase.policy.text == "syntax"]
+    return (
+        *(config.data, config.schedule.num_steps, config.seed, config.precision, config.student),
+        *(config.lock, config.objective.needs_teachers, attention_wanted(config), syntax),
+    )
 
 
 def finished_result(config: RunConfig) -> dict[str, Any] | None:

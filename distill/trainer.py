@@ -84,7 +84,21 @@ def _train(
             stack.enter_context(run.begun(bars))
         with StopSignals() as signals:
             _loop(runs, dataset, signals, failed)
-        return [failed.get(number) or run.finish() for number, run in enumerate(runs)]
+        done = list[FitResult | DivergedError]()
+        for number, run in enumerate(runs):
+            with _by_itself(run, runs):
+                done.append(failed.get(number) or run.finish())
+        return done
+
+
+@contextmanager
+def _by_itself(run: Run, runs: Sequence[Run]) -> Iterator[None]:
+    """What happens now is this run's; the others' clocks do not count it."""
+    with ExitStack() as stack:
+        for other in runs:
+            if other is not run:
+                stack.enter_context(other.clock.stopped())
+        yield
 
 
 @contextmanager
@@ -112,7 +126,8 @@ def _loop(
             if number in failed or step <= run.first:
                 continue
             try:
-                stops[run.config.out] = run.take(batch, step, signals)
+                with _by_itself(run, runs):
+                    stops[run.config.out] = run.take(batch, step, signals)
             except DivergedError as error:
                 failed[number] = error
         if any(stops.values()):
