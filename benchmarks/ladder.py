@@ -8,8 +8,9 @@ Per data set two teachers are trained once, the reinforced dataset is written on
 is trained from it. Learning rates are chosen on a validation split, with the first seed; the
 held-out splits are only reported. "undistilled", "control", "distilled", a ViT and the rows whose
 optimizer or learning weights are others have a sweep of their own, and the other rows take the
-rate of the one they vary (`rate_from`). Rows named "-same-work" train as many steps as pay for
-what the teachers did, or for what fewer tokens save; the others all train the same number. Every
+rate of the one they vary (`rate_from`). Rows named "-same-work" train as many steps more as pay for
+what the teachers did, or as many fewer as a policy of tokens saves; the others all train the same
+number, but for "-quarter" and "-long". Every
 run is a folder of its own under `--out` and is not repeated; each finished row is a file of its
 own in `benchmarks/results/`, and the table of a data set is made from those. A later capability
 adds a row (benchmarks/ladder_rows.py, ladder_tokens.py).

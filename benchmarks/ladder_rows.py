@@ -228,7 +228,7 @@ SWEEPING = (
         "locked-text",
         "sail",
     ),
-    *(name for name in ROWS if name.startswith("optimizer-")),
+    *(name for name in ROWS if name.startswith("optimizer-") and not name.endswith("8bit")),
 )
 
 
@@ -236,6 +236,8 @@ def rate_from(name: str) -> str:
     """Return the row whose learning rate this one takes; itself if it looks for one."""
     if name in SWEEPING:
         return name
+    if name == "optimizer-lion8bit":
+        return "optimizer-lion"
     for base in ("undistilled", "control", "vit", "combined"):
         if name == base or name.startswith(f"{base}-"):
             return base

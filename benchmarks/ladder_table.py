@@ -10,11 +10,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from ladder_against import base_of, same_work_as
 from ladder_world import World
 from rich.console import Console
 from rich.table import Table
 
 from distill.run_log import write_json
+
+_COLUMNS = (
+    *("row", "metric", "mean", "standard_error", "seeds", "scores"),
+    *("minus_undistilled", "verdict", "minus_control", "verdict_control"),
+    *("base", "minus_base", "verdict_base", "same_work", "minus_same_work", "verdict_same_work"),
+    *("learning_rate", "steps", "image_params", "seconds"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,24 +82,7 @@ def write_table(folder: Path, world: World, rows: list[Finished]) -> Path:
     path = folder / f"ladder-{world.name}.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            [
-                "row",
-                "metric",
-                "mean",
-                "standard_error",
-                "seeds",
-                "scores",
-                "minus_undistilled",
-                "verdict",
-                "minus_control",
-                "verdict_control",
-                "learning_rate",
-                "steps",
-                "image_params",
-                "seconds",
-            ]
-        )
+        writer.writerow(_COLUMNS)
         for result in world.teacher_results():
             for key in _keys(world):
                 if key not in result["metrics"]:
@@ -100,7 +91,7 @@ def write_table(folder: Path, world: World, rows: list[Finished]) -> Path:
                 size, seconds = result["image_params"], result["seconds"]
                 steps = result["steps"]
                 writer.writerow(
-                    [result["name"], key, score, "", 1, score, *[""] * 5, steps, size, seconds]
+                    [result["name"], key, score, "", 1, score, *[""] * 11, steps, size, seconds]
                 )
         for row in rows:
             for key in _keys(world):
@@ -111,11 +102,9 @@ def write_table(folder: Path, world: World, rows: list[Finished]) -> Path:
 
 def _line(row: Finished, key: str, rows: list[Finished]) -> list[object]:
     mean, error = mean_and_error(row.scores(key))
-    compared: list[object] = []
-    for name in ("undistilled", "control"):
-        differences = paired(row, key, rows, name)
-        found = mean_and_error(differences)[0] if differences else math.nan
-        compared += [f"{found:.2f}", verdict(differences)] if differences else ["", ""]
+    compared = [*_against(row, key, rows, "undistilled"), *_against(row, key, rows, "control")]
+    for other in (base_of(row.name), same_work_as(row.name)):
+        compared += [other or "", *_against(row, key, rows, other)]
     first = row.runs[0]
     seconds = max(run["seconds"] for run in row.runs)
     scores = " ".join(f"{score:.2f}" for score in row.scores(key))
@@ -125,7 +114,14 @@ def _line(row: Finished, key: str, rows: list[Finished]) -> list[object]:
     ]  # fmt: skip
 
 
-def paired(row: Finished, key: str, rows: list[Finished], name: str) -> list[float]:
+def _against(row: Finished, key: str, rows: list[Finished], name: str | None) -> list[str]:
+    differences = paired(row, key, rows, name)
+    if not differences:
+        return ["", ""]
+    return [f"{mean_and_error(differences)[0]:.2f}", verdict(differences)]
+
+
+def paired(row: Finished, key: str, rows: list[Finished], name: str | None) -> list[float]:
     """Score minus the named row's, seed by seed; empty for the row itself."""
     other = next((other for other in rows if other.name == name), None)
     if other is None or other is row:

@@ -1,7 +1,8 @@
-"""Rows of a small ViT that computes fewer tokens: at equal steps, and at equal work.
+"""Rows of a small ViT that computes fewer tokens, and of the ViT itself at the same work.
 
-The ViT is distilled as every row is; what differs is the token policy. Work is counted in
-multiplications of both towers, forward.
+The ViT is distilled as every row is; what differs is the token policy. Every policy has as many
+steps as "vit"; "vit-N-same-work" has every token, and N percent of the steps: what a policy is
+worth whose work that is. Work is counted in multiplications of both towers, forward.
 """
 
 from dataclasses import replace
@@ -13,7 +14,8 @@ from students.tokens.merging import per_block, tokens_per_block
 from students.tokens.policy import TokenPolicy
 from students.tokens.sizing import smaller_side
 
-# A ViT of 64 patches in 4 blocks of 64 channels; a text tower of one block of 128, 12 tokens.
+# A ViT of 64 patches in 4 blocks of 32 channels, about as many numbers as "demo-student" has; a
+# text tower of one block of 128 channels, 12 tokens.
 VIT, ATTENDED = "vit", "vit-attentive-teacher"
 TOKEN_POLICIES = {
     VIT: TokenPolicy(),
@@ -46,23 +48,21 @@ def relative_work(policy: TokenPolicy) -> float:
     elif policy.image != "all":
         image = 64 * policy.image_keep
     scoring = 1 / 3 if policy.image_scores == "ema" and policy.image == "attentive" else 0.0
-    whole = _work(65, 64, 4) + _work(12, 128, 1)
-    reduced = _work(1 + image, 64, 4) + _work(policy.text_length or 12, 128, 1)
-    return (reduced + scoring * _work(65, 64, 4)) / whole
+    whole = _work(65, 32, 4) + _work(12, 128, 1)
+    reduced = _work(1 + image, 32, 4) + _work(policy.text_length or 12, 128, 1)
+    return (reduced + scoring * _work(65, 32, 4)) / whole
 
 
 def _work(tokens: float, width: int, layers: int) -> float:
     return layers * tokens * (12 * width**2 + 2 * tokens * width)
 
 
-def _tokens_row(policy: TokenPolicy, *, same_work: bool) -> Row:
-    """A ViT with a token policy: as many steps as the others, or as much work as "vit"."""
+def _tokens_row(policy: TokenPolicy, share: float = 1.0) -> Row:
+    """A ViT with a token policy, for this share of the ladder's steps."""
     reduces = policy.reduces_image or policy.reduces_text
 
     def row(place: Place, steps: int) -> RunConfig:
-        if same_work:
-            steps = round(steps / (_REDUCED * relative_work(policy) + 1 - _REDUCED))
-        config = distilled(place, steps)
+        config = distilled(place, round(share * steps))
         return replace(
             config,
             student=replace(config.student, name="demo-vit"),
@@ -76,11 +76,14 @@ def _tokens_row(policy: TokenPolicy, *, same_work: bool) -> Row:
     return row
 
 
-TOKEN_ROWS: dict[str, Row] = {
-    name: _tokens_row(policy, same_work=False) for name, policy in TOKEN_POLICIES.items()
-}
-TOKEN_ROWS |= {
-    f"{name}-same-work": _tokens_row(policy, same_work=True)
+_SHARES = {
+    name: round(_REDUCED * relative_work(policy) + 1 - _REDUCED, 2)
     for name, policy in TOKEN_POLICIES.items()
     if name != VIT
+}
+# By policy, the row of the ViT itself with as much work.
+SAME_WORK = {name: f"vit-{round(100 * share)}-same-work" for name, share in _SHARES.items()}
+TOKEN_ROWS: dict[str, Row] = {
+    **{name: _tokens_row(policy) for name, policy in TOKEN_POLICIES.items()},
+    **{SAME_WORK[name]: _tokens_row(TokenPolicy(), share) for name, share in _SHARES.items()},
 }

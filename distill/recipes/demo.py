@@ -45,7 +45,7 @@ SPECS = {
     "demo-student-narrow": StudentSpec(
         image="smallconv-9", text=_TEXT, embed_dim=128, image_size=32
     ),
-    "demo-vit": StudentSpec(image="smallvit-64", text=_TEXT, embed_dim=128, image_size=32),
+    "demo-vit": StudentSpec(image="smallvit-32", text=_TEXT, embed_dim=128, image_size=32),
 }
 
 

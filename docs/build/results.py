@@ -170,16 +170,19 @@ def _ladder(path: Path) -> list[str]:
     unknown = Measured(title=f"The ladder on {name}", command=command, text="")
     parts = _head(LADDERS.get(name, unknown))
     splits = list(dict.fromkeys(line["metric"].partition("/")[0] for line in rows))
-    lines = [["row", "image parameters", *(split.replace("_", " ") for split in splits)]]
+    titles = [split.replace("_", " ") for split in splits]
+    lines = [["row", "compared with", "image parameters", *titles]]
     for row in dict.fromkeys(line["row"] for line in rows):
         of_row = [top1(rows, split).get(row) for split in splits]
-        size = next(line["image_params"] for line in of_row if line)
-        lines.append([row, f"{int(size):,}", *map(_score, of_row)])
+        first = next(line for line in of_row if line)
+        base, same_work = first["base"], first["same_work"]
+        compared = f"{base}<br>(work: {same_work})" if same_work else base
+        lines.append([row, compared, f"{int(first['image_params']):,}", *map(_score, of_row)])
     parts.append(_table(lines[0], lines[1:]))
     parts.append(
-        "Top-1 in %, mean and standard error over the seeds. In brackets: points more than the "
-        "control, and whether that is beyond noise in every seed; for the control itself and where "
-        "there is none, more than undistilled."
+        "Top-1 in %, mean and standard error over the seeds. In brackets: points more than the row "
+        "it is compared with, and whether that is beyond noise in every seed; after *work*, more "
+        "than a row without its means that had as much work."
     )
     columns, cells = _without_constants(rows)
     every = _table(columns, cells).replace("\n", "\n    ")
@@ -193,10 +196,10 @@ def _score(line: dict[str, str] | None) -> str:
     if line is None:
         return ""
     error = f" ± {line['standard_error']}" if line["standard_error"] else ""
-    against, said = line["minus_control"], line["verdict_control"]
-    if not against:
-        against, said = line["minus_undistilled"], line["verdict"]
-    gain = f"<br>({rounded(against):+}, {said})" if against else ""
+    against = line["minus_base"]
+    gain = f"<br>({rounded(against):+}, {line['verdict_base']})" if against else ""
+    if line["minus_same_work"]:
+        gain += f"<br>(work: {rounded(line['minus_same_work']):+}, {line['verdict_same_work']})"
     return f"{rounded(line['mean'])}{error}{gain}"
 
 
