@@ -14,6 +14,7 @@ from reinforced_data.embedding import Rows
 from reinforced_data.operations import OPERATIONS
 from reinforced_data.resampling import check_render_version
 from reinforced_data.store.arrow_rows import (
+    INT32,
     Texts,
     fixed_lists,
     fixed_values,
@@ -176,7 +177,7 @@ class CaptionRows:
     def __init__(self, batch: pa.RecordBatch) -> None:
         """View the file's bytes."""
         lists = batch["captions"]
-        self._offsets = lists.offsets.to_numpy()
+        self._offsets = numbers(lists.offsets, INT32)
         self._texts = Texts(lists.values)
 
     def counts(self, rows: np.ndarray) -> np.ndarray:
@@ -276,7 +277,7 @@ class TextRows:
         self.valid = valid_rows(batch["rows"])
         dtype = stored_dtype(column.identity["codec"])
         self._offsets, self._rows = ragged_values(batch["rows"], dtype)
-        self._norms = batch["norms"].values.to_numpy(zero_copy_only=False)
+        self._norms = numbers(batch["norms"].values, _FLOAT32)
 
     def count(self, row: int | np.integer) -> int:
         """Return how many vectors a row has."""

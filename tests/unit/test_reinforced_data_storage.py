@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import subprocess
+import sys
 import threading
 from itertools import pairwise
 
@@ -24,6 +26,7 @@ from reinforced_data.store.arrow_rows import (
 )
 from reinforced_data.store.columns import Column, make_column
 from reinforced_data.store.storage import Storage
+from reinforced_data.testing_stores import synthetic_store
 
 
 def unit_vectors(count: int, width: int) -> np.ndarray:
@@ -63,6 +66,44 @@ def test_what_lies_under_null_rows_does_not_change_the_bytes():
         for rows in (rubbish, clean)
     ]
     assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array([1, None, 3] * 7),
+        pa.array([1, 2, 3]),
+        pa.array([], pa.int64()),
+        pa.array([None, None], pa.float32()),
+        pa.array([[1], None, [2]], pa.list_(pa.int8(), 1)),
+        pa.array([b"ab", None], pa.binary(2)),
+        pa.array([["x"], None, []]),
+    ],
+    ids=lambda array: str(array.type),
+)
+def test_rows_that_are_not_null(array):
+    for part in (array, array[1:], array[2:11]):
+        found = valid_rows(part)
+        assert found.dtype == bool and found.tolist() == part.is_valid().to_pylist()
+
+
+def test_reading_rows_does_not_import_pandas(tmp_path):
+    """Half a second of a process' first batch."""
+    synthetic_store(tmp_path, num_shards=2, shard_rows=40)
+    code = f"""
+import sys
+from reinforced_data import open_dataset
+from reinforced_data.testing import TOKENIZER
+from teachers import Preprocess
+loader = open_dataset({str(tmp_path / "store")!r}).loader(
+    preprocess=Preprocess(image_size=8), tokenizer=TOKENIZER, batch_size=16, num_steps=2
+)
+before = "pandas" in sys.modules
+loader.dataset.embeddings(loader.dataset.rows(0))
+print(before, "pandas" in sys.modules)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["False", "False"], said.stdout
 
 
 def test_empty_shards_have_files_too():
