@@ -135,10 +135,12 @@ def _trained(
 
 def _config(place: Place, name: str, effort: Effort, rate: float, seed: int) -> RunConfig:
     made = ALL_ROWS[name](place, effort.steps)
+    # Another optimizer's rate is of another size: the sweep is of AdamW's, and scales it.
+    optimizer = made.optimizer
+    text_lr = None if optimizer.text_lr is None else rate * optimizer.text_lr / BASE_LR
     return replace(
         made,
-        # Another optimizer's rate is of another size: the sweep is of AdamW's, and scales it.
-        optimizer=replace(made.optimizer, lr=rate * made.optimizer.lr / BASE_LR),
+        optimizer=replace(optimizer, lr=rate * optimizer.lr / BASE_LR, text_lr=text_lr),
         seed=seed,
         out=str(place.runs / f"{effort.steps}-steps" / name / f"lr-{rate:g}-seed-{seed}"),
     )

@@ -13,6 +13,7 @@ _BASES = {
     "distilled": "control",
     "vit": "distilled",
     "combined": "inherited",
+    "early": "undistilled-narrow",
     "optimizer-lion8bit": "optimizer-lion",
     # Trained by the undistilled loss, on rows of a teacher.
     "lit": "control",

@@ -195,10 +195,29 @@ def inherited(place: Place, steps: int) -> RunConfig:
     return replace(base, student=start)
 
 
+def gentle_text(config: RunConfig) -> RunConfig:
+    """The text tower, which has been trained, at an eighth of the image tower's rate."""
+    return replace(config, optimizer=replace(config.optimizer, text_lr=config.optimizer.lr / 8))
+
+
+def early(place: Place, steps: int) -> RunConfig:
+    """A quarter of the steps for a narrow image tower: both towers inherited, gentle text.
+
+    Its rates are twice the others': so short a training bears more.
+    """
+    base = inherited(place, max(2, steps // 4))
+    twice = replace(base.optimizer, lr=2 * base.optimizer.lr)
+    return gentle_text(_narrow(replace(base, optimizer=twice)))
+
+
+def _narrow(config: RunConfig) -> RunConfig:
+    """With an image tower below an eighth of the larger teacher's."""
+    return replace(config, student=replace(config.student, name="demo-student-narrow"))
+
+
 def combined(place: Place, steps: int) -> RunConfig:
-    """Inherited, from sixteen views, in an image tower below an eighth of the larger teacher's."""
-    base = inherited(place, steps)
-    return replace(base, student=replace(base.student, name="demo-student-narrow"))
+    """Inherited, from sixteen views, in a narrow image tower."""
+    return _narrow(inherited(place, steps))
 
 
 ROWS |= {
@@ -206,6 +225,9 @@ ROWS |= {
     # Whether a quarter of the steps suffices for what "undistilled" has at its end.
     "inherited-quarter": lambda place, steps: inherited(place, max(2, steps // 4)),
     "control-inherited": lambda place, steps: control(inherited(place, steps)),
+    "gentle-text": _row(gentle_text),
+    "undistilled-narrow": lambda place, steps: _narrow(undistilled(distilled(place, steps))),
+    "early": early,
     "combined": combined,
     "combined-quarter": lambda place, steps: combined(place, max(2, steps // 4)),
     # Whether the student's size or its steps are what it lacks; four times as many are still
@@ -221,6 +243,8 @@ SWEEPING = (
         "undistilled",
         "control",
         "distilled",
+        "gentle-text",
+        "early",
         "combined",
         "vit",
         "teacher-trained-on",
