@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs" / "build"))
 
+import ladder_tables  # noqa: E402
 from results import RESULTS, of_metric, read, top1  # noqa: E402
 
 README = (ROOT / "README.md").read_text()
@@ -127,3 +128,18 @@ def test_what_inheritance_saves(data):
             for cell, columns in zip(stated, (of_steps, of_top1), strict=True):
                 for number, column in zip(cell.split(" +- "), columns, strict=True):
                     assert abs(float(number) - float(measured[name][column])) < ROUNDED, name
+
+
+PAGES = [path for path in (ROOT / "docs").glob("*.md") if ladder_tables.HEAD in path.read_text()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_the_ladder_rows_of_a_page(page):
+    """Each table is what docs/build/ladder_tables.py prints for its rows."""
+    rows, _ = read(RESULTS / "ladder-emoji64.csv")
+    blocks = [block.splitlines() for block in page.read_text().split("\n\n")]
+    tables = [lines for lines in blocks if lines[0].startswith(ladder_tables.HEAD)]
+    assert tables
+    for lines in tables:
+        names = re.findall(r"^\| `([\w.-]+)` \|", "\n".join(lines), re.MULTILINE)
+        assert ladder_tables.ladder_table(rows, "heldout", names) == lines
