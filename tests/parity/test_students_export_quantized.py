@@ -99,6 +99,27 @@ def test_a_kept_convolution_stays_float_when_its_norm_is_folded(
     assert found == [tiny, [*tiny, second], [*tiny, third], [first, second, third]]
 
 
+def test_no_values_are_rounded_that_need_not_be(tmp_path: Path) -> None:
+    """Behind a convolution its ReLU's output is, once; a product's rows stay float."""
+    torch.manual_seed(0)
+    flat = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    graph = Graph(
+        name="image",
+        module=nn.Sequential(normalised(3, 8), nn.Conv2d(8, 8, 1), nn.ReLU6(), flat).eval(),
+        inputs=torch.randn(2, 3, 16, 16),
+        batch_size=2,
+        interface={"input": "pixels", "output": "rows"},
+        facts={},
+    )
+    FORMATS["onnx"].write["int8"](graph, tmp_path / "image.onnx")
+    found = onnx.load(tmp_path / "image.onnx").graph
+    makers = {name: node.op_type for node in found.node for name in node.output}
+    rounded = [node.input[0] for node in found.node if node.op_type == "QuantizeLinear"]
+    assert [makers.get(name) for name in rounded[:3]] == [None, "Conv", "Conv"]
+    assert not {"Relu", "Clip"} & {node.op_type for node in found.node}
+    assert len(rounded) == 4 and makers[found.output[0].name] in ("MatMul", "Gemm", "Add")
+
+
 def test_the_layers_that_hurt_most_are_kept_and_nothing_is_changed(student: Student) -> None:
     tower, pixels = nn.Sequential(student.image_tower).eval(), torch.randn(4, 3, 32, 32)
     before = {name: value.clone() for name, value in tower[0].module.state_dict().items()}
@@ -112,6 +133,24 @@ def test_the_layers_that_hurt_most_are_kept_and_nothing_is_changed(student: Stud
     assert kept[0] == () and kept[1][0] == worst and set(kept[2]) == set(errors)
     for name, value in tower[0].module.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_a_small_layer_that_hurts_stays_float_within_the_tolerance() -> None:
+    """Its error would pass, and that of a large layer does."""
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(75, 800), nn.ReLU(), nn.Linear(800, 16))
+    tower, pixels = nn.Sequential(nn.Conv2d(3, 3, 4), wide).eval(), torch.randn(8, 3, 8, 8)
+    search = {"bits": 8, "activations": True}
+    for hurt, kept in (("0", ("0",)), ("1.3", ())):
+        weights, before = tower.get_submodule(hurt).weight.data, tower.state_dict()
+        before = {name: value.clone() for name, value in before.items()}
+        weights.flatten(1)[:, 0] *= 40  # one number a channel takes all the steps
+        errors = layer_errors(tower, pixels, **search)
+        assert max(errors, key=lambda name: errors[name]) == hurt
+        tolerance = 4 * sum(error**2 for error in errors.values()) ** 0.5
+        assert layers_to_keep(tower, pixels, **search, tolerance=tolerance) == kept
+        assert layers_to_keep(tower, pixels, **search, tolerance=10 * tolerance) == ()
+        tower.load_state_dict(before)
 
 
 def test_weights_are_rounded_per_channel() -> None:
