@@ -36,12 +36,12 @@ def encode(rows: np.ndarray) -> np.ndarray:
     return codes[:, 0::2] | codes[:, 1::2] << 4
 
 
-def decode(values: np.ndarray, dim: int) -> np.ndarray:
-    """Bytes back to float32 rows `(n, dim)`, near norm 1."""
-    codes = np.stack([values & 15, values >> 4], axis=-1).reshape(len(values), 2 * values.shape[1])[
-        :, :dim
-    ]
-    return _rotation(dim).undo(_LEVELS[codes]) * np.float32(1 / np.sqrt(dim))
+def decode_into(values: np.ndarray, rows: np.ndarray) -> None:
+    """Write what bytes stand for into float32 rows `(n, d)`, near norm 1."""
+    dim = rows.shape[1]
+    pairs = np.stack([values & 15, values >> 4], axis=-1)
+    codes = pairs.reshape(len(values), 2 * values.shape[1])[:, :dim]
+    np.multiply(_rotation(dim).undo(_LEVELS[codes]), np.float32(1 / np.sqrt(dim)), out=rows)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,7 +76,7 @@ def product_codec(codebook: np.ndarray) -> Codec:
         dtype=DTYPE,
         width=partial(_width, len(codebook)),
         encode=partial(_encode, codebook),
-        decode=partial(_decode, codebook),
+        decode_into=partial(_decode_into, codebook),
     )
 
 
@@ -93,5 +93,5 @@ def _encode(codebook: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return quantizer.compute_codes(np.ascontiguousarray(rows, np.float32))
 
 
-def _decode(codebook: np.ndarray, values: np.ndarray, dim: int) -> np.ndarray:
-    return codebook[np.arange(len(codebook)), values].reshape(len(values), dim)
+def _decode_into(codebook: np.ndarray, values: np.ndarray, rows: np.ndarray) -> None:
+    rows[...] = codebook[np.arange(len(codebook)), values].reshape(rows.shape)

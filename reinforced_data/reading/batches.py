@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,82 +17,19 @@ from reinforced_data.pictures import Picture
 from reinforced_data.reading.batch import Batch, Texts
 from reinforced_data.reading.open_shard import OpenShard
 from reinforced_data.reading.order import SampleOrder, caption_id, view_indices
-from reinforced_data.reading.step_texts import CaptionShares, StepTexts, empty_rows
-from reinforced_data.reading.stored_teachers import StoredTeacher
-from reinforced_data.scores.weights import ScoreWeights
+from reinforced_data.reading.spare_arrays import SpareArrays
+from reinforced_data.reading.step_rows import Reading, StepRows
 from reinforced_data.source import UnreadableImage
-from reinforced_data.store.columns import Column
 from reinforced_data.views import View, render_view
-from teachers import Embeddings, Preprocess, Tokenizer
+from teachers import Embeddings, Preprocess
 
 if TYPE_CHECKING:
     from reinforced_data.reading.reader import ReinforcedDataset
 
 _MAX_CACHED_TEXTS = 1 << 17
-# One a step would cost least at a time, but what stays open lies between what a step frees, and the
-# heap grows by a batch's arrays each time.
-_OPENED_A_STEP = 4
 # A window's first steps read pages that nobody has touched, which is dear enough: they look ahead
 # only where few steps are left to do it.
 _FIRST_STEPS, _FEW_STEPS = 8, 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How a student wants its batches; see `ReinforcedDataset.loader`."""
-
-    preprocess: Preprocess | None
-    tokenizer: Tokenizer | None
-    teachers: tuple[StoredTeacher, ...]
-    captions: CaptionShares
-    scores: Column | None
-    score_weights: ScoreWeights
-    num_views: int
-    num_ops: int
-    seed: int
-    rank: int
-    world_size: int
-    whole_image: bool
-    attention: Column | None = None
-
-
-class StepRows:
-    """What the columns hold of a step's samples; entry i belongs to sample i of the order.
-
-    Attributes:
-        epoch: passes over all samples before this one.
-        shards, rows: where each sample is, int64.
-        keys: of each.
-        texts: for each text that the step reads of a sample, the captions chosen for this epoch.
-        crops, operations, magnitudes: the view chosen for this epoch; see `ViewRows.numbers`.
-        images: per teacher the rows of these views, still encoded.
-        weights: of each sample, float32, where they differ.
-        attention: a teacher's ranks of these views' patches, where they are asked for.
-    """
-
-    def __init__(self, epoch: int, shards: np.ndarray, rows: np.ndarray, reading: Reading) -> None:
-        """Make room."""
-        size, teachers = len(rows), reading.teachers
-        self.epoch, self.shards, self.rows = epoch, shards, rows
-        self.keys = [""] * size
-        self.texts = [StepTexts(size, teachers, shares) for shares in reading.captions.shares]
-        self.crops = np.empty((size, 4), np.float32)
-        self.operations = np.empty((size, reading.num_ops), np.uint8)
-        self.magnitudes = np.empty((size, reading.num_ops), np.float32)
-        self.weights: np.ndarray | None = None
-        self.images = [empty_rows(one.image_codec, size, one.embed_dim) for one in teachers]
-        attended = reading.attention
-        grid = (0, 0) if attended is None else tuple(attended.identity["of"]["grid"])
-        self.attention = np.empty((size, *grid), np.uint8)
-
-    @property
-    def captions(self) -> list[str]:
-        """The caption of each; of two, the first."""
-        return self.texts[0].captions
-
-    def view_numbers(self, slot: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the view of one sample, as `ViewRows.made` takes it."""
-        return self.crops[slot], self.operations[slot], self.magnitudes[slot]
 
 
 class BatchDataset(Dataset[Batch]):
@@ -106,10 +42,11 @@ class BatchDataset(Dataset[Batch]):
         self._reading = reading
         self._shards: OrderedDict[int, OpenShard] = OrderedDict()
         self._tokens: dict[str, tuple[np.ndarray, int]] = {}
+        self._spare = SpareArrays()
 
     def __getstate__(self) -> dict[str, object]:
         """Leave open files and caches behind."""
-        return {**self.__dict__, "_shards": OrderedDict(), "_tokens": {}}
+        return {**self.__dict__, "_shards": OrderedDict(), "_tokens": {}, "_spare": SpareArrays()}
 
     def __getitem__(self, step: int) -> Batch:
         """Read the batch of a step."""
@@ -149,7 +86,7 @@ class BatchDataset(Dataset[Batch]):
         )
         weights = self._weights(shards, rows)
         shards, rows = shards[first:last], rows[first:last]
-        read = StepRows(epoch, shards, rows, reading)
+        read = StepRows(epoch, shards, rows, reading, self._spare)
         read.weights = None if weights is None else weights[first:last]
         for shard in np.unique(shards).tolist():
             self._fill(read, self._shard(shard), np.flatnonzero(shards == shard))
@@ -159,7 +96,7 @@ class BatchDataset(Dataset[Batch]):
     def _look_ahead(self, step: int) -> None:
         """Do a little for the next window, or its first batch would have to do all of it.
 
-        Some shards are opened a step, and when all are open the window is shuffled, a part a step.
+        A shard is opened a step, and when all are open the window is shuffled, a part a step.
         What cannot be opened is left to the step that needs it, if there will be one.
         """
         behind, before = self._order.around(step)
@@ -171,7 +108,9 @@ class BatchDataset(Dataset[Batch]):
             self._order.prepare(*window)
             return
         with contextlib.suppress(ValueError, OSError):
-            for shard in closed[:_OPENED_A_STEP]:
+            # Each closes one of the last window's too, which costs as much. One a step, unless few
+            # steps are left: half of those are for shuffling.
+            for shard in closed[: -(-2 * len(closed) // max(before, 1))]:
                 self._shard(shard)
 
     def embeddings(
@@ -180,14 +119,14 @@ class BatchDataset(Dataset[Batch]):
         """Decode each teacher's rows of a step, or of some of its samples, text by text."""
         teachers = self._reading.teachers
         images = [
-            _unit_rows(teacher.image_codec, encoded[rows], teacher.embed_dim)
+            self._unit_rows(teacher.image_codec, encoded[rows], teacher.embed_dim)
             for teacher, encoded in zip(teachers, read.images, strict=True)
         ]
         return [
             tuple(
                 Embeddings(
                     image,
-                    _unit_rows(teacher.text_codec, encoded[rows], teacher.embed_dim),
+                    self._unit_rows(teacher.text_codec, encoded[rows], teacher.embed_dim),
                     # Nobody compares the rows of a teacher of one modality with each other.
                     torch.tensor(1.0 if teacher.logit_scale is None else teacher.logit_scale),
                     None if teacher.logit_bias is None else torch.tensor(teacher.logit_bias),
@@ -196,6 +135,14 @@ class BatchDataset(Dataset[Batch]):
             )
             for texts in read.texts
         ]
+
+    def _unit_rows(
+        self, codec: Codec | None, values: np.ndarray, embed_dim: int
+    ) -> Float[Tensor, "b d"]:
+        if codec is None:
+            return torch.from_numpy(values)
+        into = None if codec.exact else self._spare.take((len(values), embed_dim), np.float32)
+        return torch.from_numpy(codec.unit_rows(values, embed_dim, into))
 
     def _weights(self, shards: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
         """Weigh the samples of the whole step: every rank does, so that none has to be asked."""
@@ -291,9 +238,3 @@ class BatchDataset(Dataset[Batch]):
                 self._shards.popitem(last=False)[1].close()
         self._shards.move_to_end(shard)
         return opened
-
-
-def _unit_rows(codec: Codec | None, values: np.ndarray, embed_dim: int) -> Float[Tensor, "b d"]:
-    if codec is None:
-        return torch.from_numpy(values)
-    return torch.from_numpy(codec.unit_rows(values, embed_dim))

@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader
 
 from reinforced_data.attention import attention_of_views
 from reinforced_data.captions.policy import CaptionPolicy
-from reinforced_data.reading.batches import Batch, BatchDataset, Reading
+from reinforced_data.reading.batches import Batch, BatchDataset
 from reinforced_data.reading.open_shard import OpenShard
 from reinforced_data.reading.order import SampleOrder
 from reinforced_data.reading.shard_cache import ShardCache
+from reinforced_data.reading.step_rows import Reading
 from reinforced_data.reading.step_texts import CaptionShares
 from reinforced_data.reading.stored_teachers import StoredTeacher, chosen_views, stored_teachers
 from reinforced_data.reading.usable_rows import usable_rows
@@ -171,8 +172,7 @@ class ReinforcedDataset:
             attention: read the teacher's attention to each view (`reinforce(attention=...)`).
 
         Raises:
-            ValueError: an argument is out of range, a teacher, caption set or score is unknown, or
-                there are fewer samples than one batch.
+            ValueError: an argument is out of range, a name is unknown, or there is no whole batch.
         """
         chosen = self._choose(teachers, whole_image)
         num_views = self._check_reading(batch_size, rank, world_size, views)

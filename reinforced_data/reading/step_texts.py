@@ -12,6 +12,7 @@ import numpy as np
 from reinforced_data.captions.policy import CaptionPolicy, pick_captions
 from reinforced_data.codecs.codec import Codec
 from reinforced_data.reading.open_shard import OpenShard
+from reinforced_data.reading.spare_arrays import SpareArrays
 from reinforced_data.reading.stored_teachers import StoredTeacher
 from reinforced_data.store.columns import ORIGINAL
 
@@ -45,11 +46,15 @@ class StepTexts:
     """
 
     def __init__(
-        self, size: int, teachers: Sequence[StoredTeacher], shares: tuple[float, ...]
+        self,
+        size: int,
+        teachers: Sequence[StoredTeacher],
+        shares: tuple[float, ...],
+        spare: SpareArrays,
     ) -> None:
         """Make room."""
         self.captions = [""] * size
-        self.rows = [empty_rows(one.text_codec, size, one.embed_dim) for one in teachers]
+        self.rows = [empty_rows(one.text_codec, size, one.embed_dim, spare) for one in teachers]
         self._shares = shares
 
     def fill(
@@ -78,8 +83,8 @@ class StepTexts:
                     encoded[into] = text_rows[place].encoded(there, numbers)
 
 
-def empty_rows(codec: Codec | None, size: int, embed_dim: int) -> np.ndarray:
+def empty_rows(codec: Codec | None, size: int, embed_dim: int, spare: SpareArrays) -> np.ndarray:
     """Room for encoded rows; of width 0 where a teacher has no such rows."""
     if codec is None:
         return np.empty((size, 0), np.float32)
-    return np.empty((size, codec.width(embed_dim)), codec.dtype)
+    return spare.take((size, codec.width(embed_dim)), codec.dtype)

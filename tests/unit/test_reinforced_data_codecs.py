@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
 from reinforced_data.codecs.codec import CODECS
 from reinforced_data.codecs.names import CODEC_NAMES
@@ -49,6 +50,21 @@ def test_bfloat16_rounds_to_nearest_and_keeps_large_and_small():
     decoded = codec.decode(codec.encode(rows), 64)
     worst = (np.abs(decoded - rows) / np.abs(rows)).max()
     assert 2.0**-10 < worst <= 2.0**-8
+
+
+@pytest.mark.parametrize("name", [*CODECS, "pq64"])
+def test_unit_rows_in_a_given_array_are_those_of_normalize(name):
+    rows = unit_vectors(300, 64)
+    codec = CODECS[name] if name in CODECS else product_codec(fit_codebook(rows, 64))
+    encoded = codec.encode(rows)
+    wanted = torch.from_numpy(codec.decode(encoded, 64))
+    if not codec.exact:
+        wanted = torch.nn.functional.normalize(wanted, dim=-1)
+    into = np.full((300, 64), np.nan, np.float32)
+    found = codec.unit_rows(encoded, 64, into)
+    assert (found is into) == (not codec.exact)
+    np.testing.assert_array_equal(found, wanted.numpy(), strict=True)
+    np.testing.assert_array_equal(codec.unit_rows(encoded, 64), found, strict=True)
 
 
 # Bytes a row of 768, and the bound on 1 - cosine. Normal rows: uniform steps of the largest of 768
