@@ -1,8 +1,13 @@
 """Processes of their own for tests, which can be killed, limited and told to stop."""
 
 import multiprocessing
+import tempfile
 from collections.abc import Callable
+from datetime import timedelta
 from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
 
 _LONGEST_SECONDS = 120
 
@@ -31,3 +36,36 @@ def end(process: BaseProcess) -> int:
 def in_a_process(function: Callable[..., None], *arguments: object) -> int:
     """Start a process and wait for it; return its exit code, negative for a signal."""
     return end(start(function, *arguments))
+
+
+def in_ranks(size: int, function: Callable[..., object], *arguments: object) -> list[Any]:
+    """Call `function(rank, *arguments)` in `size` processes that form a gloo group.
+
+    Returns:
+        What each rank's call returned: tensors and what Python has built in of numbers, texts,
+        lists, tuples and dicts.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        started = [start(_rank, folder, rank, size, function, arguments) for rank in range(size)]
+        assert [end(process) for process in started] == [0] * size
+        return [torch.load(f"{folder}/{rank}.pt", weights_only=True) for rank in range(size)]
+
+
+def _rank(
+    folder: str,
+    rank: int,
+    size: int,
+    function: Callable[..., object],
+    arguments: tuple[object, ...],
+) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/meet",
+        rank=rank,
+        world_size=size,
+        # Where another one has failed, this one shall not wait for it longer than `end` does.
+        timeout=timedelta(seconds=_LONGEST_SECONDS / 2),
+    )
+    torch.save(function(rank, *arguments), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()

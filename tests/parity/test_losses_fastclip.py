@@ -1,18 +1,16 @@
 """FastCLIP against its equations, in float64: gradients, running means, the saved state."""
 
 import math
-import os
-import socket
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from distill.losses import FastCLIPLoss
 from distill.losses.fastclip import gamma_at
 from distill.ops import Embeddings
+from distill.testing import in_ranks
 
 N = 9
 
@@ -110,12 +108,8 @@ def test_state_is_saved_and_only_seen_samples_change():
     )
 
 
-def worker(rank, port, results):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    results[rank] = solve(slice(0, 5) if rank == 0 else slice(5, N), dist.group.WORLD)
-    dist.destroy_process_group()
+def work(rank):
+    return solve(slice(0, 5) if rank == 0 else slice(5, N), dist.group.WORLD)
 
 
 def solve(own, group):
@@ -132,7 +126,7 @@ def solve(own, group):
         for gradient in found:
             dist.all_reduce(gradient)
             gradient /= 2
-    return [x.tolist() for x in (value.detach(), *found, loss.log_u)]
+    return [value.detach(), *found, loss.log_u]
 
 
 def cut(student, own):
@@ -140,15 +134,9 @@ def cut(student, own):
 
 
 def test_two_processes_equal_one():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(worker, (port, results), nprocs=2)
-        for rank in (0, 1):
-            for ours, theirs in zip(results[rank], solve(slice(0, N), None), strict=True):
-                torch.testing.assert_close(*map(torch.tensor, (ours, theirs)), rtol=1e-6, atol=1e-9)
+    for found in in_ranks(2, work):
+        for ours, theirs in zip(found, solve(slice(0, N), None), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize(

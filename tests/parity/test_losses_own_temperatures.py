@@ -1,17 +1,14 @@
 """FastCLIP v2 against the paper's objective (RGCL), differentiated by autograd in float64."""
 
-import os
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from distill.losses import FastCLIPLoss
 from distill.losses.own_temperatures import at_own_scales
 from distill.ops import Embeddings
+from distill.testing import in_ranks
 
 N, RHO = 9, 1.5
 IDS = torch.tensor([0, 1, 2, 3, 4, 1, 6, 7, 2])
@@ -124,12 +121,8 @@ def test_rows_stay_unit_rows_whose_logits_are_their_own(dtype):
     )
 
 
-def worker(rank, port, results):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    results[rank] = solve(slice(0, 5) if rank == 0 else slice(5, N), dist.group.WORLD)
-    dist.destroy_process_group()
+def work(rank):
+    return solve(slice(0, 5) if rank == 0 else slice(5, N), dist.group.WORLD)
 
 
 def solve(own, group):
@@ -144,19 +137,13 @@ def solve(own, group):
         for gradient in found[1:]:
             dist.all_reduce(gradient)
             gradient /= 2
-    return [x.tolist() for x in (*found, *loss.buffers())]
+    return [*found, *loss.buffers()]
 
 
 def test_two_processes_with_ragged_shares_equal_one():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(worker, (port, results), nprocs=2)
-        for rank in (0, 1):
-            for ours, theirs in zip(results[rank], solve(slice(0, N), None), strict=True):
-                torch.testing.assert_close(*map(torch.tensor, (ours, theirs)), rtol=1e-6, atol=1e-9)
+    for found in in_ranks(2, work):
+        for ours, theirs in zip(found, solve(slice(0, N), None), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
 
 
 def test_a_start_outside_of_what_is_allowed_is_named():

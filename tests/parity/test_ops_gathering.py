@@ -1,16 +1,13 @@
 """Two and four gloo processes give the loss and gradients of one, ragged batches included."""
 
-import os
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from distill.objective import Objective
 from distill.ops import Embeddings
+from distill.testing import in_ranks
 
 N, IN = 11, 6
 SPLITS = {1: [11], 2: [8, 3], 4: [4, 1, 3, 3]}
@@ -73,26 +70,9 @@ def loss_and_gradients(rank, ranks):
     return [total.detach(), *gradients]
 
 
-def worker(rank, ranks, port, results):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=ranks)
-    results[rank] = [value.tolist() for value in loss_and_gradients(rank, ranks)]
-    dist.destroy_process_group()
-
-
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_equal_one_process(ranks):
     expected = loss_and_gradients(0, 1)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(worker, (ranks, port, results), nprocs=ranks)
-        found = [results[rank] for rank in range(ranks)]
-    for values in found:
+    for values in in_ranks(ranks, loss_and_gradients, ranks):
         for value, truth in zip(values, expected, strict=True):
-            torch.testing.assert_close(
-                torch.tensor(value, dtype=torch.float64), truth, rtol=0, atol=1e-12
-            )
+            torch.testing.assert_close(value, truth, rtol=0, atol=1e-12)

@@ -3,16 +3,13 @@
 Every process runs all cases, so that processes are started twice in all.
 """
 
-import os
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from distill.ops import Embeddings, IntraModal, image_text_loss, negatives_group
+from distill.testing import in_ranks
 
 N = 11
 SPLITS = {2: [8, 3], 4: [4, 1, 3, 3]}
@@ -88,37 +85,22 @@ def averaged(gradients, ranks):
     return gradients
 
 
-def worker(rank, ranks, port, results):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=ranks)
+def work(rank, ranks):
     start = sum(SPLITS[ranks][:rank])
     own, found = slice(start, start + SPLITS[ranks][rank]), {}
     for name, case in CASES.items():
         for impl, exchange in (("tiled", "gather"), ("tiled", "ring"), ("reference", "gather")):
             values, gradients = solve(own, dist.group.WORLD, case, impl, exchange)
-            parts = [*values, *averaged(gradients, ranks)]
-            found[name, impl, exchange] = [x.tolist() for x in parts]
+            found[name, impl, exchange] = [*values, *averaged(gradients, ranks)]
     group = negatives_group(2)
     values, gradients = solve(own, group, CASES["hard"], "tiled")
-    found["groups"] = [x.tolist() for x in (*values, *averaged(gradients, ranks))]
-    results[rank] = found
-    dist.destroy_process_group()
-
-
-def run(ranks):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(worker, (ranks, port, results), nprocs=ranks)
-        return [results[rank] for rank in range(ranks)]
+    found["groups"] = [*values, *averaged(gradients, ranks)]
+    return found
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def found(request):
-    return run(request.param)
+    return in_ranks(request.param, work, request.param)
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -129,7 +111,6 @@ def test_processes_equal_one(found, name, form):
     values, gradients = solve(slice(0, N), None, CASES[name], "reference")
     for rank in found:
         for ours, theirs in zip(rank[(name, *form)], [*values, *gradients], strict=True):
-            ours = torch.tensor(ours, dtype=torch.float64)
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
 
 
@@ -142,7 +123,7 @@ def test_groups_are_the_mean_of_their_own_losses(found):
         values, gradients = solve(slice(start, stop), None, CASES["hard"], "reference")
         total = [a + b / len(cuts) for a, b in zip(total, gradients, strict=True)]
         mine = found[0 if start == 0 else 2]["groups"][0]
-        torch.testing.assert_close(torch.tensor(mine, dtype=torch.float64), values[0])
+        torch.testing.assert_close(mine, values[0])
         start = stop
     for ours, theirs in zip(found[0]["groups"][2:], total, strict=True):
-        torch.testing.assert_close(torch.tensor(ours, dtype=torch.float64), theirs)
+        torch.testing.assert_close(ours, theirs)
