@@ -33,15 +33,15 @@ from students.exporters.sensitivity import LAYERS
 from teachers.suggestions import unknown_name
 
 # The largest relative error let through, by precision; distances between rows, in units of the mean
-# distance between different inputs. Of integers it is twice and nine times what was measured on a
-# trained student (smallconv, 32 pixels, 700 steps on glyphs; 32 samples), whose zero-shot top-1 on
-# 2,000 unseen pairs was 0.4095: int8 0.069 and 0.020 (picture, text), top-1 0.4040; dynamic-int8
-# 0.008 and 0.011, top-1 0.4105. What another student loses, its metric says (`export(metric=)`).
-# Of the demo's first teacher (smallconv too, 16 samples): fp16 0.00015 in ONNX and 0.0025 at most
-# (ExecuTorch's picture tower), 4bit-weights 0.056 and 0.074, in ExecuTorch 0.065 and 0.10
-# (benchmarks/export_table.py).
+# distance between different inputs. int8's lies between files that lost at most a point of zero-shot
+# top-1 and one that lost more, all of students trained on glyphs: with errors of the worse tower up
+# to 0.057 (wide-0, 1, 2 in benchmarks/results/quantised.csv) 0.5 points at most, with 0.064 1.0, with
+# 0.069 0.55; with 0.12 2.5. What another student loses, its metric says (`export(metric=)`).
+# The others' are half as much again as what was measured, and more: dynamic-int8 0.008 and 0.011
+# (picture, text; top-1 unchanged), fp16 0.0025, 4bit-weights 0.065 and 0.10 (ExecuTorch's, of the
+# demo's first teacher; benchmarks/export_table.py).
 TOLERANCES: Mapping[str, float] = MappingProxyType(
-    {"none": 1e-4, "fp16": 1e-2, "int8": 0.15, "dynamic-int8": 0.1, "4bit-weights": 0.15}
+    {"none": 1e-4, "fp16": 1e-2, "int8": 0.1, "dynamic-int8": 0.1, "4bit-weights": 0.15}
 )
 QUANTIZATIONS = tuple(TOLERANCES)
 # Of the precisions that round weights to integers.
