@@ -194,9 +194,15 @@ def _permuting(order: np.ndarray, seed: int, epoch: int, what: str) -> Iterator[
     """Fill `order` with that of as many random numbers, stopping after each part of it."""
     digest = hashlib.sha256(f"{seed}/{epoch}/{what}".encode()).digest()
     bits = np.random.Philox(key=int.from_bytes(digest[:16], "little"))
-    raw, parts, done = bits.random_raw(len(order)), -(-len(order) // _PART), 0
-    # By the leading bits: a part is sorted alone, and lies before the next one as a whole.
-    part = (raw >> np.uint64(48)) * np.uint64(parts) >> np.uint64(16)
+    raw, parts, done = np.empty(len(order), np.uint64), -(-len(order) // _PART), 0
+    part = np.empty(len(order), np.uint32)
+    # Drawn piece by piece too: what is small lies in memory that was just used.
+    for start in range(0, len(order), _PART):
+        some = bits.random_raw(min(_PART, len(order) - start))
+        raw[start : start + _PART] = some
+        # By the leading bits: a part is sorted alone, and lies before the next one as a whole.
+        leading = (some >> np.uint64(48)) * np.uint64(parts) >> np.uint64(16)
+        part[start : start + _PART] = leading
     for number in range(parts):
         own = np.flatnonzero(part == number)
         values = raw[own]
