@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 LAYERS = (nn.Linear, nn.Conv2d, nn.Embedding, nn.MultiheadAttention)
-# Layers of so small a share of a tower's numbers stay float to come within a quarter of the
+# Layers of so small a share of a tower's numbers stay float to come within an eighth of the
 # tolerance rather than a half, each if this part of what is left is its own, as squares. Two first
 # convolutions, 0.1 % of the numbers, had nine tenths of a picture tower's error.
 _CHEAP, _ITS_OWN = 0.01, 0.1
@@ -52,7 +52,7 @@ def layers_to_keep(
     for name in sorted(errors, key=lambda name: (-errors[name], name)):
         too_far = left > (tolerance / 2) ** 2
         spare = cheap - sum(sizes[each] for each in kept)
-        worth_it = errors[name] ** 2 > _ITS_OWN * left and left > (tolerance / 4) ** 2
+        worth_it = errors[name] ** 2 > _ITS_OWN * left and left > (tolerance / 8) ** 2
         if too_far or (worth_it and sizes[name] <= spare):
             kept.append(name)
             left -= errors[name] ** 2
