@@ -61,7 +61,7 @@ FILES: dict[str, Measured] = {
         title="Reading a store of a million samples",
         command="python benchmarks/store_reading.py",
         text="One batch of 1,024 in training order, without decoding pictures, and memory. A line "
-        "is a commit: the last one is the present.",
+        "is a run, on two cores that other jobs shared.",
     ),
     "views": Measured(
         title="Decoding and rendering views",
