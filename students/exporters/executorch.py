@@ -11,7 +11,7 @@ from torch import nn
 
 from students.exporters.graph import Graph
 from students.exporters.parity import Runner
-from students.exporters.quiet import quiet
+from students.exporters.quiet import quiet, quiet_natively
 from students.exporters.tracing import flat
 
 
@@ -37,7 +37,8 @@ def open_file(path: Path, *, threads: int = 1) -> Runner:
     with quiet():
         from executorch.runtime import Runtime
 
-    method = Runtime.get().load_program(path).load_method("forward")
+    with quiet_natively():  # of the phone's processor that it looks for on every machine
+        method = Runtime.get().load_program(path).load_method("forward")
     assert method is not None
     # The output lies in memory that the next call overwrites.
     return lambda batch: method.execute([torch.from_numpy(batch)])[0].numpy().copy()
