@@ -13,6 +13,7 @@ from students.bundling.card import CardFacts, render_card, template
 from students.bundling.formats import BUNDLE_FORMATS, BundleFormat
 from students.bundling.labels import LABELS_FILE, Labels, write_labels
 from students.bundling.vocabulary import TOKENIZER_FILE, write_vocabulary
+from students.exporters.formats import FORMATS
 from students.exporters.metadata import facts
 from students.student import Student
 
@@ -68,8 +69,16 @@ def complete_bundle(
     if kind.page:
         write_page(folder, SHIPPED, options.ort_web)
     metadata = _metadata(student, format_name, exported)
+    # Whether the files' own score was measured is the export's to say.
+    measured = [each for each in exported["verdicts"] if each.get("metric") is not None]
     card = render_card(
-        options.card, metadata, format=kind, requirements=requirements, labels=labels
+        options.card,
+        metadata,
+        format=kind,
+        requirements=requirements,
+        labels=labels,
+        measured=measured[0] if measured else None,
+        threads="its own choice of threads" if FORMATS[format_name].own_threads else "one thread",
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     write_json(folder / METADATA_FILE, {**metadata, "files": _files(folder)})

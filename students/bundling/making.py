@@ -136,8 +136,13 @@ def _write_one(
         copy(source, folder / name)
         kept = {key: value for key, value in entry.items() if key not in ("path", "tower")}
         towers[entry["tower"]] = {"file": name, **kept}
-    known = {"towers": towers, "versions": metadata["versions"]}
-    kind = entries[0]["format"]
+    kind, precision = entries[0]["format"], entries[0].get("quantize", "none")
+    judged = [
+        verdict
+        for verdict in metadata.get("verdicts", ())
+        if (verdict["format"], verdict["quantize"]) == (kind, precision)
+    ]
+    known = {"towers": towers, "versions": metadata["versions"], "verdicts": judged}
     for name in BUNDLE_FORMATS[kind].beside:
         shutil.copyfile(exported / kind / name, folder / name)
     complete_bundle(folder, student, kind, known, options)

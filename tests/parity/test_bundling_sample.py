@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -142,6 +143,26 @@ def test_the_card_warns_of_licences_and_escapes_names(folder: Path) -> None:
     assert "licence unknown" in card and "| val/top1 | 0.5000 | 92.5 % |" in card
     assert "<b>" not in card and "<name>" not in card
     assert r"a\|student\`s &lt;name&gt;" in card
+
+
+def test_the_card_has_the_scores_of_its_own_files(exported: Path, tmp_path: Path) -> None:
+    unmeasured, measured = tmp_path / "unmeasured", tmp_path / "measured"
+    shutil.copytree(exported, measured)
+    said = json.loads((measured / "metadata.json").read_text())
+    (verdict,) = said["verdicts"]
+    score = {"metric_name": "top1", "metric": 0.4140, "metric_of_model": 0.4156}
+    other = verdict | {"format": "ort", "metric": 0.9}
+    said["verdicts"] = [other, verdict | score]
+    (measured / "metadata.json").write_text(json.dumps(said))
+    cards = []
+    for given, out in ((exported, unmeasured), (measured, tmp_path / "out")):
+        options = BundleOptions(card=CardFacts(metrics={"val/top1": 0.5}))
+        bundle(given, out, options=options)
+        cards.append((out / "onnx" / "README.md").read_text())
+    assert "have not been measured" in cards[0] and "files: top1 0.4140" in cards[1]
+    assert "same data, 0.4156." in cards[1] and "0.9" not in cards[1]
+    for card in cards:
+        assert "| metric | score |\n|---|---:|\n| val/top1 | 0.5000 |\n" in card
 
 
 def test_an_unlimited_origin_gives_no_warning(exported: Path, tmp_path: Path) -> None:
