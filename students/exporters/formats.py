@@ -33,10 +33,11 @@ from students.exporters.sensitivity import LAYERS
 from teachers.suggestions import unknown_name
 
 # The largest relative error let through, by precision; distances between rows, in units of the mean
-# distance between different inputs. int8's lies between files that lost at most a point of
-# zero-shot top-1 and one that lost more, all of students trained on glyphs. By the error of the
-# worse tower: up to 0.057 (wide-* in benchmarks/results/quantised.csv) 0.5 points at most, 0.064
-# 1.0, 0.069 0.55, 0.12 2.5. What another student loses, its metric says (`export(metric=)`).
+# distance between different inputs. int8's lies between files that lost about a point of zero-shot
+# top-1 at most and one that lost more, all of students trained on glyphs. By the error of the worse
+# tower: up to 0.051 (wide-* in benchmarks/results/quantised.csv) 1.1 points at most and 0.4 on
+# average, 0.064 1.0, 0.069 0.55, 0.12 2.5. What another student loses, its metric says
+# (`export(metric=)`).
 # The others' are half as much again as what was measured, and more: dynamic-int8 0.008 and 0.011
 # (picture, text; top-1 unchanged), fp16 0.0025, 4bit-weights 0.065 and 0.10 (ExecuTorch's, of the
 # demo's first teacher; benchmarks/export_table.py).
