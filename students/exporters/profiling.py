@@ -22,6 +22,7 @@ import torch
 
 from students.exporters.formats import FORMATS, Variant
 from students.exporters.metadata import METADATA_FILE
+from students.exporters.quiet import quiet
 from students.profiling import latency_ms
 
 EAGER = ("training", "inference")
@@ -142,7 +143,8 @@ def _send(send: Any, function: Callable[..., FileProfile], arguments: tuple) -> 
 def _file(folder: str, form: str, tower: dict[str, Any], protocol: Protocol) -> FileProfile:
     backend = FORMATS[tower["format"]]
     assert backend.open is not None
-    importlib.import_module(backend.runtime)
+    with quiet():
+        importlib.import_module(backend.runtime)
     rows, *shape = tower["input_shape"]
     rows = protocol.batch_size if rows == "n" else rows
     # Ones are token ids of every vocabulary, and a picture's values change no time.
