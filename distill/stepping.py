@@ -26,7 +26,7 @@ from distill.parameter_groups import parameter_groups
 from distill.preparing import compile_towers, restore_towers
 from distill.sharding import Sharding, check_can_shard, sharding_plugin
 from distill.shards import gathered
-from distill.token_phases import TokenSteps
+from distill.token_phases import TokenSteps, phases
 from distill.training_module import Taught, TrainingModule
 from distill.watching import RunningStatistics, Watch
 from reinforced_data import Batch
@@ -108,6 +108,7 @@ class Stepper:
         self.learner = None if learner is None else learner.to(accelerator.device)
         self.wrapped, self.optimizer = self._wrapped(groups)
         self.watch, self.statistics = Watch(config.watch), RunningStatistics(self.module)
+        self._begins = {phase.last + 1 for phase in phases(config)}
 
     def _wrapped(self, groups: Groups) -> tuple[nn.Module, torch.optim.Optimizer]:
         """The module as this process calls it, and the optimizer over its part of the weights."""
@@ -156,6 +157,8 @@ class Stepper:
         if self.learner is not None:
             # Noise is a function of the step, the same on every process.
             self.learner.begin(step_seed(self.config.seed, step, 0))
+        if step in self._begins:
+            self.watch.begin_anew()
         with self.statistics.kept(), self.tokens.timed():
             values = self.gradients(batch, step)
             skipped = self._judge(values)

@@ -4,8 +4,9 @@ A step is bad when its loss or gradient norm is not finite, or lies far above wh
 had: above the median by `spike_factor` median absolute deviations. A deviation counts as a tenth of
 the median at least for losses, so that a smooth run is not judged by its smoothness, and as a half
 for gradient norms, whose ordinary outliers clipping takes care of. The judgement reads two numbers
-from the device, once a step, after the backward pass. It knows taken steps alone and is kept in
-checkpoints, so that a resumed run judges as an undisturbed one.
+from the device, once a step, after the backward pass. It knows taken steps alone, since the last
+change of what is computed, and is kept in checkpoints, so that a resumed run judges as an
+undisturbed one.
 """
 
 import math
@@ -74,6 +75,11 @@ class Watch:
         if not skipped:
             self._taken["loss"].append(loss)
             self._taken["grad_norm"].append(grad_norm)
+
+    def begin_anew(self) -> None:
+        """Forget what was usual: from here on other tokens are computed, or all of them."""
+        for known in self._taken.values():
+            known.clear()
 
     def _reason(self, name: str, value: float) -> str | None:
         if not math.isfinite(value):

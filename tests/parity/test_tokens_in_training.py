@@ -280,3 +280,20 @@ def test_phases_from_the_command_line(store, tmp_path, capsys):
     assert main([*map(str, command), "--tokens-then", "resize"]) == 2
     assert "NAME=VALUE" in capsys.readouterr().err
     assert main([*map(str, command), "--tokens-then", "image=resized"]) == 2
+
+
+def test_what_was_usual_before_a_phase_does_not_judge_it(store, tmp_path):
+    """At the step to every token a ViT's gradient was eleven times the median: a run gave up."""
+    policy = TokenPolicy(image="random", image_keep=0.5, until=0.5)
+    kept = {}
+    for name, tokens in (("one", TokenPolicy()), ("two", policy)):
+        config = recipe(tokens, save_every=1, keep_checkpoints=4)
+        train(vit_student(), store, recipe=config, out=tmp_path / name, show=False)
+        checkpoints = sorted((tmp_path / name / "checkpoints").iterdir())
+        metas = [json.loads((folder / "meta.json").read_text()) for folder in checkpoints]
+        kept[name] = [len(meta["extra"]["watch"]["grad_norm"]) for meta in metas]
+    assert kept == {
+        "one": [1, 2, 3, 4][: len(kept["one"])],
+        "two": [1, 2, 1, 2][: len(kept["two"])],
+    }
+    assert len(kept["two"]) >= 3
