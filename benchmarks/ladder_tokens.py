@@ -62,7 +62,7 @@ def _tokens_row(policy: TokenPolicy, share: float = 1.0) -> Row:
     reduces = policy.reduces_image or policy.reduces_text
 
     def row(place: Place, steps: int) -> RunConfig:
-        config = distilled(place, round(share * steps))
+        config = distilled(place, max(2, round(share * steps)))
         return replace(
             config,
             student=replace(config.student, name="demo-vit"),
