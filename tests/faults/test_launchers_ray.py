@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ import pytest
 from distill.cli import main
 from distill.reinforcing import Cluster, Reinforcement, launch
 from distill.reinforcing.ray_worker import ReinforceWorker
+from distill.testing import start
 from reinforced_data import ViewPolicy, audit
 from reinforced_data.reinforce_work import ReinforceSettings
 from reinforced_data.testing import contents, pids_at, wait_until, write_source
@@ -24,15 +24,6 @@ MORE = ("--launcher", "ray", "--json")
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is in the extra: clip-distill[cluster]"
 )
-
-
-def in_process(function, *arguments) -> multiprocessing.process.BaseProcess:
-    """Start a process that has imported everything already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distill.training", "students", "torch.utils.tensorboard"])
-    process = context.Process(target=function, args=arguments)
-    process.start()
-    return process
 
 
 def run(arguments: list[str], said: Path) -> None:
@@ -51,7 +42,7 @@ def folders_of(pid: int) -> list[Path]:
 @needs_ray
 def test_a_killed_ray_worker_is_replaced_and_the_store_is_that_of_one(damaged_world, tmp_path):
     out, said = tmp_path / "out", tmp_path / "said.json"
-    driver = in_process(run, damaged_world.command(out, *MORE, "--workers", "1"), said)
+    driver = start(run, damaged_world.command(out, *MORE, "--workers", "1"), said)
     wait_until(lambda: pids_at(out) or not driver.is_alive())
     assert driver.is_alive(), said.with_suffix(".err").read_text()
     assert folders_of(driver.pid)
@@ -88,14 +79,14 @@ def test_a_worker_that_does_not_see_the_store_says_so(tmp_path):
 def test_a_killed_driver_leaves_nobody_and_the_same_command_goes_on(launcher_world, tmp_path):
     out, said = tmp_path / "out", tmp_path / "said.json"
     arguments = launcher_world.command(out, *MORE, "--workers", "1")
-    driver = in_process(run, arguments, said)
+    driver = start(run, arguments, said)
     wait_until(lambda: len(contents(out)) > 8 or not driver.is_alive())
     everybody = psutil.Process(driver.pid).children(recursive=True)
     driver.kill()
     driver.join()
     assert psutil.wait_procs(everybody, timeout=300)[1] == []
     assert contents(out).items() < launcher_world.calm.items() and folders_of(driver.pid)
-    again = in_process(run, arguments, said)
+    again = start(run, arguments, said)
     again.join(900)
     assert again.exitcode == 0, said.with_suffix(".err").read_text()
     assert contents(out) == launcher_world.calm and audit(out).problems == ()
@@ -112,7 +103,7 @@ def test_a_shard_that_kills_costs_three_ray_workers_and_ends_with_3(
     out, said = tmp_path / "out", tmp_path / "said.json"
     name = f"{launcher_world.source}/00002.tar"
     with killer_of(out, shard=2) as killer:
-        driver = in_process(run, launcher_world.command(out, *MORE, "--workers", "1"), said)
+        driver = start(run, launcher_world.command(out, *MORE, "--workers", "1"), said)
         driver.join(900)
     assert driver.exitcode == 3, said.with_suffix(".err").read_text()
     report = json.loads(said.read_text())
@@ -128,7 +119,7 @@ def test_ctrl_c_with_ray_ends_after_the_batch_and_the_same_command_goes_on(
 ):
     out, said = tmp_path / "out", tmp_path / "said.json"
     arguments = launcher_world.command(out, "--launcher", "ray", "--workers", "1")
-    driver = in_process(run, arguments, said)
+    driver = start(run, arguments, said)
     wait_until(lambda: pids_at(out) or not driver.is_alive())
     everybody = psutil.Process(driver.pid).children(recursive=True)
     os.killpg(driver.pid, signal.SIGINT)
@@ -139,7 +130,7 @@ def test_ctrl_c_with_ray_ends_after_the_batch_and_the_same_command_goes_on(
     assert psutil.wait_procs(everybody, timeout=300)[1] == []
     assert not pids_at(out), "nobody is taken for dead"
     assert not folders_of(driver.pid)
-    again = in_process(run, arguments, said)
+    again = start(run, arguments, said)
     again.join(900)
     assert again.exitcode == 0 and contents(out) == launcher_world.calm
 
@@ -237,7 +228,7 @@ def run_and_kill_a_worker_and_then_its_machine(world, out: Path, folder: str, sa
 def test_an_actor_or_a_machine_that_goes_is_survived(launcher_world, tmp_path, kill, says):
     out, said = tmp_path / "out", tmp_path / "said.json"
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
-        driver = in_process(kill, launcher_world, out, folder, said)
+        driver = start(kill, launcher_world, out, folder, said)
         driver.join(900)
     assert driver.exitcode == 0 and json.loads(said.read_text()) == {}
     assert contents(out) == launcher_world.calm and not pids_at(out)
