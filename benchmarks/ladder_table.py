@@ -156,7 +156,9 @@ def provenance() -> str:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    vectors = torch.backends.cpu.get_cpu_capability()  # they round otherwise: AVX2, AVX512, ...
+    processor = f"{platform.machine()} {vectors}"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor
     return f"commit {commit}, torch {torch.__version__}, {device}, one thread a run"
 
 

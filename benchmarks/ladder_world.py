@@ -42,7 +42,7 @@ class World:
     """Where one data set's things are.
 
     Attributes:
-        name: of the data set.
+        name: of its results (`results_name`).
         folder: where the rows' runs go.
         train: source shards that students and teachers learn from.
         store: the reinforced dataset.
@@ -191,13 +191,21 @@ class World:
         launch(work, "processes", workers=processes, progress=not console.quiet)
 
 
+def results_name(data: str) -> str:
+    """Name a data set's table: its teachers are others where the processor has no bf16.
+
+    Rows are paired with rows of the same teachers only: two tables, never one.
+    """
+    return data if teacher_precision() == "bf16" else f"{data}-{teacher_precision()}"
+
+
 def glyphs(out: Path) -> World:
     """The embedded default, with the demo's own teachers and store."""
     settings = DemoSettings()
     paths = pack_glyphs(settings.glyphs)
     splits = ("validation", "unseen_pairs", "unseen_characters")
     return World(
-        name="glyphs",
+        name=results_name("glyphs"),
         folder=out / "glyphs",
         train=str(paths["train"]),
         store=settings.store,
@@ -229,7 +237,7 @@ def own_source(data: str, out: Path) -> World:
         for config in teacher_configs(settings)
     ]
     return World(
-        name=source.name,
+        name=results_name(source.name),
         folder=folder,
         train=str(folder / "source" / "train"),
         store=settings.store,
