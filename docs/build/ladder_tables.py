@@ -10,24 +10,32 @@ top-1 more than the row each is compared with, and whether that is beyond noise 
 import argparse
 from collections.abc import Sequence
 
-from results import RESULTS, Rows, of_metric, read, rounded, top1
+from results import RESULTS, of_metric, read, rounded, top1
 
-HEAD = "| ladder row | compared with | top-1 | difference | R@10 |"
+# By ladder, the first column's head: which teachers a table's rows had (README).
+HEADS = {
+    "emoji64": "| ladder row |",
+    "emoji64-fp32": "| ladder row, float32 teachers |",
+}
+COLUMNS = " compared with | top-1 | difference | R@10 |"
 AT_WORK = " at equal work |"
 
 
-def ladder_table(rows: Rows, split: str, names: Sequence[str]) -> list[str]:
+def ladder_table(ladder: str, split: str, names: Sequence[str]) -> list[str]:
     """Return the table's lines; the last column only where a row has one of equal work.
 
     Raises:
         ValueError: a row has not been run.
     """
+    rows, _ = read(RESULTS / f"ladder-{ladder}.csv")
     first, recall = top1(rows, split), of_metric(rows, f"{split}/image_to_text_r10")
     missing = [name for name in names if name not in first]
     if missing:
-        raise ValueError(f"the ladder has no row {missing[0]!r} on {split!r}: run it first")
+        raise ValueError(
+            f"ladder-{ladder}.csv has no row {missing[0]!r} on {split!r}: run it first"
+        )
     work = any(first[name]["minus_same_work"] for name in names)
-    head = HEAD + AT_WORK * work
+    head = HEADS[ladder] + COLUMNS + AT_WORK * work
     lines = [head, "|---" * (head.count("|") - 1) + "|"]
     for name in names:
         line = first[name]
@@ -51,12 +59,11 @@ def _against(line: dict[str, str], other: str) -> str:
 def main() -> None:
     """Print the rows asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("ladder")
+    parser.add_argument("ladder", choices=list(HEADS))
     parser.add_argument("split")
     parser.add_argument("rows", nargs="+")
     asked = parser.parse_args()
-    rows, _ = read(RESULTS / f"ladder-{asked.ladder}.csv")
-    print("\n".join(ladder_table(rows, asked.split, asked.rows)))
+    print("\n".join(ladder_table(asked.ladder, asked.split, asked.rows)))
 
 
 if __name__ == "__main__":

@@ -122,6 +122,12 @@ LADDERS: dict[str, Measured] = {
         command="make ladder DATA=emoji64",
         text="Five artists' emoji and their names to train on; the test is a sixth artist's.",
     ),
+    "emoji64-fp32": Measured(
+        title="The ladder on emoji64, float32 teachers",
+        command="make ladder DATA=emoji64",
+        text="The same on a processor that does not multiply bfloat16: its teachers were trained "
+        "in float32 and are others. Rows are compared with rows of these teachers only.",
+    ),
 }
 
 
