@@ -20,7 +20,13 @@ _SAME_WORK = "-same-work"
 
 @dataclass(frozen=True, kw_only=True)
 class LadderScore:
-    """A row on one metric, in percent; `minus`: other row -> (paired difference, verdict)."""
+    """A row on one metric, in percent.
+
+    Attributes:
+        mean: over seeds.
+        error: standard error of that; None of a single seed.
+        minus: comparison -> (paired difference, verdict).
+    """
 
     mean: float
     error: float | None
@@ -29,13 +35,17 @@ class LadderScore:
 
 @dataclass(frozen=True, kw_only=True)
 class LadderRow:
-    """One row of the table; `seeds` and `steps` as the file has them."""
+    """One row of the table; `seeds` and `steps` as the file has them.
+
+    `against`: comparison -> the row that this one is compared with, where each has its own.
+    """
 
     name: str
     group: Group
     seeds: int
     steps: int
     scores: Mapping[str, LadderScore]
+    against: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +55,8 @@ class Ladder:
     Attributes:
         name: of the data set.
         metrics: `split/metric`, in the file's order.
-        bases: the rows that differences are from.
+        bases: the comparisons: rows that every row is compared with, by their names, and columns
+            that name a row of its own for each.
         origin: commit and device that made it, as the file says.
     """
 
@@ -117,6 +128,7 @@ def _row(name: str, lines: Sequence[Mapping[str, str]], bases: Sequence[str]) ->
         seeds=int(lines[0]["seeds"]),
         steps=int(lines[0]["steps"]),
         scores={line["metric"]: _score(line, bases) for line in lines},
+        against={base: lines[0][base] for base in bases if lines[0].get(base)},
     )
 
 
