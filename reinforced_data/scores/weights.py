@@ -63,7 +63,7 @@ class ScoreWeights:
                 f"no sample of a batch of {len(values)} has a weight: their scores "
                 f"{self.score!r} are {values.min():.4g} to {values.max():.4g}, and "
                 f"{self._nothing()}. Choose another rule (score_weights.kind), or select samples "
-                "beforehand (distill select)"
+                "in the source, before packing"
             )
         return weights / weights.mean()
 

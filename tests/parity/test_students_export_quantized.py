@@ -39,6 +39,21 @@ def test_every_precision_is_close_and_smaller(student: Student, tmp_path: Path) 
         assert row["bytes"] < 2.5 * numbers, "four bytes a number were to become one"
 
 
+@pytest.mark.parametrize("name", ["int8", "dynamic-int8"])
+def test_weights_are_unsigned_about_one_middle(student: Student, tmp_path: Path, name: str) -> None:
+    """Signed ones overflow on AVX2, which a test on a processor with VNNI would not see."""
+    for row in export(student, tmp_path / "out", quantize=(name,), samples=SAMPLES).rows:
+        model = onnx.load(row["path"])
+        kinds = {each.data_type for each in model.graph.initializer}
+        assert onnx.TensorProto.UINT8 in kinds and onnx.TensorProto.INT8 not in kinds
+        weights = [
+            onnx.numpy_helper.to_array(each)
+            for each in model.graph.initializer
+            if each.data_type == onnx.TensorProto.UINT8 and len(each.dims) > 1
+        ]
+        assert weights and all(abs(each.mean() - 128) < 16 for each in weights)
+
+
 def test_a_layer_that_is_kept_stays_float(student: Student, tmp_path: Path) -> None:
     tower = nn.Sequential(student.image_tower).eval()
     counts = []

@@ -70,7 +70,7 @@ def image_text_loss(
         intra_modal: soften the hard targets by the teachers' similarities within a modality.
         row_weights: weight of each sample's loss in both directions, normalised to sum 1.
         divisors: log-divisors of rows and of columns that take the place of the log-sum-exp in
-            the contrastive term; no gradient. `distill.losses.FastCLIP` stands on it.
+            the contrastive term; no gradient. `distill.losses.FastCLIPLoss` stands on it.
         group: all rows of this process group are one batch. Gradients are right under DDP's
             averaging. Pass `torch.distributed.group.WORLD` for the default group.
         check: verify values (unit rows, finite scale) on any device; the CPU always does,
