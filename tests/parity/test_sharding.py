@@ -273,7 +273,10 @@ def test_bf16_is_as_under_ddp(world, name):
         [line["loss/total"] for line in read_log(world / n) if "loss/total" in line]
         for n in (name, f"{name}-ddp")
     )
-    assert len(sharded) >= 2 and sharded == pytest.approx(ddp, rel=1e-3)
+    assert len(sharded) >= 2 and sharded[0] == pytest.approx(ddp[0], rel=1e-6)
+    # Weights that differ by an order of addition are rounded to bfloat16, whose step is 2^-8; on a
+    # processor without bfloat16 products the third loss was 1.1e-3 away.
+    assert sharded == pytest.approx(ddp, rel=2**-8)
     exact = [line["loss/total"] for line in read_log(world / "locked") if "loss/total" in line]
     assert sharded[0] != exact[0]  # it was not float32
     first, second = (load_file(world / n / "model.safetensors") for n in (name, f"{name}-ddp"))
