@@ -18,6 +18,13 @@ ROUNDED = 0.0501
 LADDERS = {
     "glyphs": {"unseen pairs": "unseen_pairs", "unseen characters": "unseen_characters"},
     "emoji64": {"held-out artist": "heldout"},
+    "emoji64-fp32": {"held-out artist, float32 teachers": "heldout"},
+}
+# By column of the README, the ladder's difference and its verdict.
+MINUS = {
+    "minus undistilled": ("minus_undistilled", "verdict"),
+    "minus control": ("minus_control", "verdict_control"),
+    "minus distilled": ("minus_base", "verdict_base"),
 }
 
 
@@ -53,9 +60,8 @@ def test_the_ladders_of_the_readme(ladder):
                     assert abs(share - kept) < ROUNDED / 10, (row, column)
             elif cell:
                 gain, _, said = cell.partition(", ")
-                control = column == "minus control"
-                stated = line["minus_control" if control else "minus_undistilled"]
-                verdict = line["verdict_control" if control else "verdict"]
+                stated, verdict = (line[name] for name in MINUS[column])
+                assert column != "minus distilled" or line["base"] == "distilled", row
                 assert abs(float(gain) - float(stated)) < ROUNDED, (row, column)
                 assert not said or said == verdict, (row, column)
 
