@@ -16,7 +16,7 @@ from typing import Any
 
 from distill.config import RunConfig
 from distill.installed import version
-from distill.run_log import read_log, write_json
+from distill.run_log import write_json
 
 PROJECT = "clip-distill"
 _FILE = "tracker.json"
@@ -43,23 +43,18 @@ def check_tracker(config: RunConfig) -> None:
 def tracked(
     config: RunConfig, folder: Path | None, first_step: int
 ) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """Keep the tracker's run open; yields what takes a step's numbers, and without a folder none.
+    """Keep the tracker's run open; yields what takes a step's numbers.
 
-    What an earlier part of the run has sent already is not sent twice.
+    Steps that are taken again are sent again: of a run that is killed a tracker loses the last
+    ones. Weights & Biases keeps those that it has, Trackio shows both, which are equal.
     """
     if folder is None or config.track == "none":
         yield lambda step, values: None
         return
     known = _known(folder, config.track) if first_step else None
-    sent = max((record["step"] for record in read_log(folder)), default=0) if known else 0
     with {"wandb": _wandb_run, "trackio": _trackio_run}[config.track](config, folder, known) as run:
         write_json(folder / _FILE, {"track": config.track, "id": run.id})
-
-        def send(step: int, values: dict[str, float]) -> None:
-            if step >= sent:  # an evaluation may follow the step's own numbers
-                run.log(values, step=step)
-
-        yield send
+        yield lambda step, values: run.log(values, step=step)
 
 
 @contextmanager
@@ -79,7 +74,8 @@ def _wandb_run(config: RunConfig, folder: Path, known: str | None) -> Iterator[A
         )
     except wandb.Error as error:
         raise ValueError(
-            f"track='wandb': {error}. `wandb login`, or WANDB_MODE=offline and `wandb sync` later"
+            f"track='wandb' could not begin ({error}): run `wandb login`, or set "
+            "WANDB_MODE=offline and upload with `wandb sync` afterwards"
         ) from error
     with run:
         yield run
