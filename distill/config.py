@@ -133,6 +133,7 @@ class RunConfig:
         evaluate_every, save_every, log_every: steps; 0 switches the first two off until the end.
         save_every_minutes: also save when so much time has passed, looked at with every log line.
         keep_checkpoints: how many of the newest stay.
+        track: where the log's numbers go beside the run's folder; see docs/training.md.
     """
 
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -162,6 +163,7 @@ class RunConfig:
     save_every_minutes: float = 0.0
     log_every: int = 10
     keep_checkpoints: int = 2
+    track: Literal["none", "wandb", "trackio"] = "none"
 
     def __post_init__(self) -> None:
         """Refuse to keep nothing, to log never, and masks or rounding beside what clashes."""
@@ -238,7 +240,7 @@ _FREE = (
         "keep_checkpoints",
         "templates",
     ),
-    *("evaluate_every", "evaluate_on", "compare_to"),
+    *("evaluate_every", "evaluate_on", "compare_to", "track"),
 )
 
 

@@ -6,6 +6,7 @@ One line a record; keys are the terms' names, units in the names. The bar goes t
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,9 +41,17 @@ class RunLog:
     """Writes records; a context manager. On ranks other than 0, and without a folder, silent."""
 
     def __init__(
-        self, folder: Path | None, *, title: str, num_steps: int, first_step: int, bars: Progress
+        self,
+        folder: Path | None,
+        *,
+        title: str,
+        num_steps: int,
+        first_step: int,
+        bars: Progress,
+        send: Callable[[int, dict[str, float]], None],
     ) -> None:
         """Open the files; a resumed run appends to its own log after dropping later records."""
+        self._send = send
         self._file = self._board = None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -86,6 +95,7 @@ class RunLog:
             self._file.flush()
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+            self._send(step, values)
 
     def warn(self, step: int, text: str) -> None:
         """Say something that should be looked at: above the bar and in the log."""

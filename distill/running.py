@@ -36,6 +36,7 @@ from distill.run_log import RunLog, write_json
 from distill.shards import gathered
 from distill.standardizing import standards_of_run
 from distill.stepping import Stepper
+from distill.tracking import tracked
 from reinforced_data import Batch, ReinforcedDataset
 from reinforced_data.stop_signals import StopSignals
 from students import Student
@@ -98,9 +99,17 @@ class Run:
         self.first = self._resume()
         folder = self.folder if self.is_main_process else None
         title = self.folder.name if self.folder else "train"
-        with RunLog(
-            folder, title=title, num_steps=self.last, first_step=self.first, bars=bars
-        ) as self.log:
+        with (
+            tracked(self.config, folder, self.first) as send,
+            RunLog(
+                folder,
+                title=title,
+                num_steps=self.last,
+                first_step=self.first,
+                bars=bars,
+                send=send,
+            ) as self.log,
+        ):
             self.clock = Clock()
             yield
 

@@ -16,6 +16,7 @@ from distill.objective import Objective
 from distill.provenance import provenance
 from distill.recipes import find_recipe
 from distill.run_log import write_json
+from distill.tracking import check_tracker
 from distill.trainer import fit, fit_several
 from reinforced_data import ReinforcedDataset, expand_sources, open_dataset
 from students import Student
@@ -187,6 +188,7 @@ def _ready(
     teachers: Sequence[ClipModel],
 ) -> Student:
     """Find out before training whether everything fits; leave out encoders that are stored."""
+    check_tracker(config)
     if config.lock.sides and not isinstance(student, PartialStudent):
         student = without_locked_encoders(student, dataset, config, teachers)
     if student is None:

@@ -15,7 +15,7 @@ from students.student import CONFIG_FILE
 HUB_PREFIX = "hf-hub:"
 _KNOWN = (CONFIG_FILE, "metadata.json", "bundles.json")
 _REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
-_LEFT_OUT = {"__pycache__", "checkpoints", "tensorboard"}
+_LEFT_OUT = {"__pycache__", "checkpoints", "tensorboard", "wandb", "tracker.json"}
 # Names that hold keys, and the forms that keys have: Hugging Face, AWS, GitHub, OpenAI, Slack, PEM.
 _SECRET_NAME = re.compile(
     r"(\.env.*|.*\.(pem|key|p12|pfx)|id_(rsa|ed25519|ecdsa)|credentials.*|\.?netrc|\.npmrc|token)"

@@ -24,7 +24,7 @@ _EXTRAS = {
     "mobile": "ExecuTorch, Core ML and LiteRT export",
     "cluster": "writing stores on a Ray cluster",
     "caption": "captioners",
-    "track": "Weights & Biases, trackio",
+    "track": "a run's numbers in Weights & Biases or Trackio",
 }
 _LAUNCH = "ACCELERATE_USE_CPU=true accelerate launch --config_file $(distill show accelerate cpu2)"
 # Installed beside what is required, these spoil it.
