@@ -1,12 +1,15 @@
 """Command-line arguments from frozen dataclasses, through tyro; usage errors exit with code 2."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import tyro
 
 Arguments = TypeVar("Arguments")
+# What a command line cannot say, as functions: it is set in Python.
+_HIDDEN = (tyro.conf.SuppressFixed,)
 
 
 def parse(
@@ -17,9 +20,8 @@ def parse(
     default: Arguments | None = None,
 ) -> Arguments:
     """Fill a dataclass from the command line; `--help` prints its docstring and exits."""
-    if default is None:
-        return tyro.cli(kind, prog=f"distill {verb}", args=list(arguments))
-    return tyro.cli(kind, prog=f"distill {verb}", args=list(arguments), default=default)
+    fill = partial(tyro.cli, kind, prog=f"distill {verb}", args=list(arguments), config=_HIDDEN)
+    return fill() if default is None else fill(default=default)
 
 
 def read_class_names(path: Path) -> list[str]:
