@@ -5,10 +5,6 @@
 A teacher embeds a source's pictures (whole) and captions in float32; every codec stores and reads
 those rows. The loss is KL(exact || read) of the row-softmaxes in batches of 256, at the teacher's
 own scale and at 0.3 of it (what the demo trains with), beside the entropy of the exact targets.
-
-Published CLIPs have coordinates that are large in every row, and our teachers have none: "planted"
-puts half of every row's squared length into one coordinate and doubles the scale, so that the exact
-targets are those of the others.
 """
 
 import argparse
@@ -33,7 +29,6 @@ from teachers import ClipModel
 
 _BATCH = 256
 _SCALES = (1.0, 0.3)
-_PLANTED = 0.5
 
 
 def embed(teacher: ClipModel, source: str, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -71,14 +66,6 @@ def divergence(exact: list[np.ndarray], read: list[np.ndarray], scale: float) ->
     return float(np.mean(losses)), float(np.mean(entropies))
 
 
-def planted(rows: np.ndarray) -> np.ndarray:
-    """Add a coordinate that has the same large value in every row; rows stay of norm 1."""
-    large = np.full((len(rows), 1), _PLANTED**0.5, np.float32)
-    # In the place of the last coordinate, which is the least loss: the width stays.
-    shorter = rows[:, :-1] / np.linalg.norm(rows[:, :-1], axis=1, keepdims=True)
-    return np.concatenate([(1 - _PLANTED) ** 0.5 * shorter, large], axis=1)
-
-
 def rate(work: Callable[..., object], rows: np.ndarray, *more: object) -> float:
     """Rows per CPU second, the best of three."""
     times = []
@@ -87,15 +74,6 @@ def rate(work: Callable[..., object], rows: np.ndarray, *more: object) -> float:
         work(rows, *more)
         times.append(time.process_time() - started)
     return len(rows) / max(min(times), 1e-9)
-
-
-def _stored(
-    pair: tuple[Codec, Codec], exact: list[np.ndarray]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """What is stored of images and texts, and the rows that are read from it."""
-    values = [codec.encode(part) for codec, part in zip(pair, exact, strict=True)]
-    dim = exact[0].shape[1]
-    return values, [codec.unit_rows(part, dim) for codec, part in zip(pair, values, strict=True)]
 
 
 def main() -> None:
@@ -110,11 +88,11 @@ def main() -> None:
     teacher = load_student(asked.teacher)
     exact = list(embed(teacher, asked.source, asked.samples))
     own = float(teacher.logit_scale.detach().exp())
-    moved = [planted(part) for part in exact]
-    large = dict(codecs(*moved))
     rows = []
     for name, pair in codecs(*exact).items():
-        values, read = _stored(pair, exact)
+        values = [codec.encode(part) for codec, part in zip(pair, exact, strict=True)]
+        dim = exact[0].shape[1]
+        read = [codec.unit_rows(part, dim) for codec, part in zip(pair, values, strict=True)]
         row = {
             "codec": name,
             "bytes_per_row": values[0][0].nbytes,
@@ -123,10 +101,8 @@ def main() -> None:
         for part in _SCALES:
             loss, entropy = divergence(exact, read, part * own)
             row |= {f"kl_at_{part:g}": f"{loss:.1e}", f"entropy_at_{part:g}": f"{entropy:.3f}"}
-            loss, _ = divergence(moved, _stored(large[name], moved)[1], part * own / (1 - _PLANTED))
-            row[f"kl_planted_at_{part:g}"] = f"{loss:.1e}"
         row["encode_rows_per_s"] = f"{rate(pair[0].encode, exact[0]):.0f}"
-        decode = rate(pair[0].unit_rows, values[0], exact[0].shape[1])
+        decode = rate(pair[0].unit_rows, values[0], dim)
         rows.append({**row, "decode_rows_per_s": f"{decode:.0f}"})
     _write(asked.results / "codecs.csv", rows, f"{asked.teacher}, width {exact[0].shape[1]}")
 
