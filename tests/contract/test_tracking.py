@@ -29,6 +29,18 @@ from students import build_student
 STEPS = 6
 
 
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """For the processes that a test starts, and for no later test."""
+    for name, value in {
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "HF_HUB_OFFLINE": "1",
+        "TRACKIO_DIR": "",  # recipe() names it
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
@@ -43,9 +55,8 @@ def student():
 
 
 def recipe(store: str, out: Path, track: str) -> RunConfig:
-    """A run's configuration; the trackers keep their own files beside its folder."""
-    os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    os.environ |= {"TRACKIO_DIR": str(out.parent / "trackio"), "HF_HUB_OFFLINE": "1"}
+    """A run's configuration; Trackio keeps its files beside the run's folder."""
+    os.environ["TRACKIO_DIR"] = str(out.parent / "trackio")
     torch.set_num_threads(1)
     return RunConfig(
         data=DataConfig(store=store, batch_size=8, num_workers=0),

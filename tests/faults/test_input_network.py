@@ -16,7 +16,10 @@ CONFIG = {
 }
 WITHOUT = {
     "offline": {"HF_HUB_OFFLINE": "1"},
-    "blocked proxy": {name: "http://127.0.0.1:9" for name in ("HTTPS_PROXY", "https_proxy")},
+    "blocked proxy": {
+        "HF_HUB_OFFLINE": "0",
+        **{name: "http://127.0.0.1:9" for name in ("HTTPS_PROXY", "https_proxy")},
+    },
 }
 _LOAD = """
 import json, time
