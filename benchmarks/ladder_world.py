@@ -17,7 +17,7 @@ from distill.recipes.demo import GLYPH_VIEWS, teacher_precision
 from distill.reinforcing import Reinforcement, launch
 from distill.run_log import write_json
 from distill.side_by_side import finished_result, train_side_by_side
-from reinforced_data import ViewPolicy, caption, open_source, pack_glyphs
+from reinforced_data import caption, open_source, pack_glyphs
 from reinforced_data.reinforce_work import ReinforceSettings
 from reinforced_data.shard_writer import write_shards
 from students import load_student
@@ -47,7 +47,7 @@ class World:
         train: source shards that students and teachers learn from.
         store: the reinforced dataset.
         teachers: how they are trained; the first is the larger one.
-        teacher_views: what is drawn for them in a store of their own; None takes the students'.
+        teacher_views: how views are drawn for them, in a store of their own.
         splits: what is evaluated; "validation" is what rates are chosen on.
     """
 
@@ -57,7 +57,7 @@ class World:
     store: Path
     teachers: list[RunConfig]
     splits: dict[str, str]
-    teacher_views: ViewPolicy | None = None
+    teacher_views: dict[str, Any]
 
     @property
     def teacher_folder(self) -> Path:
@@ -88,10 +88,8 @@ class World:
     def prepare(self, processes: int, console: Console) -> None:
         """Train the teachers and write their knowledge down; what is there stays."""
         console.print(f"[bold]{self.name}: views and teachers[/]", highlight=False)
-        self._reinforce([], processes, console)
-        if self.teacher_views is not None:
-            store, policy = Path(self.teachers[0].data.store), self.teacher_views
-            self._reinforce([], processes, console, store=store, policy=policy, num_views=16)
+        views = Path(self.teachers[0].data.store)
+        self._reinforce([], processes, console, store=views, **self.teacher_views)
         train_side_by_side(self.teachers, processes=processes, console=console)
         console.print(f"[bold]{self.name}: reinforcing[/]", highlight=False)
         self._reinforce(self._folders, processes, console)
@@ -108,8 +106,7 @@ class World:
     def store_of_many_views(self, processes: int, console: Console) -> Path:
         """The reinforced dataset with sixteen views, drawn as the teachers' own were."""
         store = self.store.with_name(f"{self.store.name}-sixteen-views")
-        policy = self.teacher_views or GLYPH_VIEWS
-        many = {"store": store, "policy": policy, "num_views": 16}
+        many = {"store": store, **self.teacher_views, "num_views": 16}
         self._reinforce(self._folders, processes, console, **many)
         return store
 
@@ -180,7 +177,9 @@ class World:
         self, folders: list[Path], processes: int, console: Console, **changes: Any
     ) -> None:
         store = changes.pop("store", self.store)
-        settings: dict[str, Any] = {"num_views": 4, "policy": GLYPH_VIEWS, **changes}
+        # Not the default codec: the rows of the committed tables are paired with these.
+        usual = {"num_views": 4, "policy": GLYPH_VIEWS, "codec": "float16"}
+        settings: dict[str, Any] = {**usual, **changes}
         work = Reinforcement(
             source=self.train,
             out=str(store),
@@ -200,7 +199,7 @@ def results_name(data: str) -> str:
 
 
 def glyphs(out: Path) -> World:
-    """The embedded default, with the demo's own teachers and store."""
+    """The embedded default, with the demo's own teachers."""
     settings = DemoSettings()
     paths = pack_glyphs(settings.glyphs)
     splits = ("validation", "unseen_pairs", "unseen_characters")
@@ -208,9 +207,10 @@ def glyphs(out: Path) -> World:
         name=results_name("glyphs"),
         folder=out / "glyphs",
         train=str(paths["train"]),
-        store=settings.store,
+        store=out / "glyphs" / "reinforced",
         teachers=teacher_configs(settings),
         splits={split: str(paths[split]) for split in splits},
+        teacher_views={"num_views": settings.num_views, "policy": GLYPH_VIEWS},
     )
 
 
@@ -243,7 +243,7 @@ def own_source(data: str, out: Path) -> World:
         store=settings.store,
         teachers=teachers,
         splits=splits,
-        teacher_views=_OWN_TEACHER_VIEWS,
+        teacher_views={"num_views": 16, "policy": _OWN_TEACHER_VIEWS},
     )
 
 

@@ -9,9 +9,9 @@ that holds a run of another configuration is moved aside, never emptied.
 
 import itertools
 import json
-import multiprocessing
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,12 @@ from distill.doctor import usable_cores
 from distill.run_log import read_log
 from distill.starting import train_from_config, train_several
 from distill.token_phases import attention_wanted, phases
-from distill.worker_processes import end_if_alone, end_with_launcher
+from distill.worker_processes import (
+    end_if_alone,
+    end_with_launcher,
+    process_context,
+    take_environment,
+)
 
 
 def train_side_by_side(
@@ -50,9 +55,11 @@ def train_side_by_side(
     for config in configs:
         _move_other_run_aside(config, console)
     waiting = [config for config in configs if finished_result(config) is None]
-    context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        max_workers=processes, mp_context=context, initializer=end_with_launcher
+        max_workers=processes,
+        mp_context=process_context(),
+        initializer=_begin,
+        initargs=(dict(os.environ),),
     ) as pool:
         futures: dict[str, Future[None]] = {}
         for together in _passes(waiting, sharing):
@@ -68,6 +75,11 @@ def train_side_by_side(
         future.result()
     results = [finished_result(config) for config in configs]
     return [result for result in results if result is not None]
+
+
+def _begin(environment: Mapping[str, str]) -> None:
+    take_environment(environment)
+    end_with_launcher()
 
 
 def train_quietly(configs: Sequence[RunConfig]) -> None:

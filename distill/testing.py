@@ -1,13 +1,16 @@
 """Processes of their own for tests, which can be killed, limited and told to stop."""
 
-import multiprocessing
+import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import psutil
 import torch
+
+from distill.worker_processes import process_context, take_environment
 
 _LONGEST_SECONDS = 120
 
@@ -19,11 +22,25 @@ def start(function: Callable[..., None], *arguments: object) -> BaseProcess:
         function: of a module's top level, which the new process imports.
         arguments: of it.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distill.training", "students", "torch.utils.tensorboard"])
-    process = context.Process(target=function, args=arguments)
+    given = (dict(os.environ), function, arguments)
+    process = process_context().Process(target=_called, args=given)
     process.start()
     return process
+
+
+def _called(
+    environment: Mapping[str, str], function: Callable[..., None], arguments: tuple[object, ...]
+) -> None:
+    take_environment(environment)
+    function(*arguments)
+
+
+def workers_of(launcher: BaseProcess) -> list[psutil.Process]:
+    """List the processes that a launcher has started; not the server that forks them."""
+    below = psutil.Process(launcher.pid).children(recursive=True)
+    servers = {child.pid for child in below if child.ppid() == launcher.pid}
+    spawned = [child for child in below if "spawn_main" in " ".join(child.cmdline())]
+    return spawned or [child for child in below if child.ppid() in servers]
 
 
 def end(process: BaseProcess) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from reinforced_data.codecs.names import DEFAULT_CODEC
 from reinforced_data.codecs.of_columns import check_codec
 from reinforced_data.plan import Plan, make_plan
 from reinforced_data.shard_pass import reinforce_shard
@@ -21,7 +22,7 @@ class ReinforceSettings:
     view_set: str = DEFAULT
     num_views: int = 10
     policy: ViewPolicy = field(default_factory=ViewPolicy)
-    codec: str = "float16"
+    codec: str = DEFAULT_CODEC
     seed: int = 0
     captions_from: str | None = None
     batch_size: int = 256

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from reinforced_data.codecs.names import DEFAULT_CODEC
 from reinforced_data.reinforce_report import ReinforceReport, report_on
 from reinforced_data.reinforce_work import (
     ReinforceSettings,
@@ -44,7 +45,7 @@ def reinforce(
     view_set: str = DEFAULT,
     num_views: int = 10,
     policy: ViewPolicy = ViewPolicy(),  # noqa: B008 - frozen
-    codec: str = "float16",
+    codec: str = DEFAULT_CODEC,
     seed: int = 0,
     captions_from: str | None = None,
     batch_size: int = 256,

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
-from reinforced_data.codecs.names import CodecName
+from reinforced_data.codecs.names import DEFAULT_CODEC, CodecName
 from reinforced_data.view_policy import ViewPolicy
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Reinforce:
     view_set: str = "default"
     num_views: int = 10
     policy: ViewPolicy = field(default_factory=ViewPolicy)
-    codec: CodecName = "float16"
+    codec: CodecName = DEFAULT_CODEC
     seed: int = 0
     captions_from: str | None = None
     batch_size: int = 256

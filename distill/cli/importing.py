@@ -11,6 +11,7 @@ from rich.console import Console
 from distill.cli.data import QUARANTINED, how_much, print_skipped
 from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
+from reinforced_data.codecs.names import DEFAULT_CODEC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Import:
     out: Annotated[Path, tyro.conf.Positional]
     datacompdr: str
     num_views: int = 10
-    codec: Literal["float32", "float16", "bfloat16", "int8", "int4"] = "float16"
+    codec: Literal["float32", "float16", "bfloat16", "int8", "int4"] = DEFAULT_CODEC
     crops_of: Literal["picture", "original"] = "picture"
     captions_from: str | None = None
     teachers: tuple[str, ...] = ()

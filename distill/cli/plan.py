@@ -16,7 +16,7 @@ from rich.table import Table
 from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
 from distill.cli.status import duration
-from reinforced_data.codecs.names import CodecName
+from reinforced_data.codecs.names import DEFAULT_CODEC, CodecName
 from reinforced_data.view_policy import ViewPolicy
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Plan:
     precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
     num_views: int = 10
     policy: ViewPolicy = field(default_factory=ViewPolicy)
-    codec: CodecName = "float16"
+    codec: CodecName = DEFAULT_CODEC
     captions_from: str | None = None
     batch_size: int = 256
     device: str = "cpu"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import get_args
 
 from reinforced_data.codecs.codec import CODECS
+from reinforced_data.codecs.names import DEFAULT_CODEC
 from reinforced_data.datacompdr.index import PublishedIndex
 from reinforced_data.datacompdr.plan import (
     DATACOMPDR,
@@ -72,7 +73,7 @@ def import_datacompdr(
     out: str | Path,
     *,
     num_views: int = 10,
-    codec: str = "float16",
+    codec: str = DEFAULT_CODEC,
     crops_of: CropsOf = "picture",
     captions_from: str | None = None,
     teachers: Sequence[PublishedTeacher | ClipModel] = DATACOMPDR,

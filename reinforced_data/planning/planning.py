@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from reinforced_data.codecs.names import DEFAULT_CODEC
 from reinforced_data.codecs.of_columns import check_codec
 from reinforced_data.locations import file_sizes
 from reinforced_data.planning.costing import StorePlan, check_positive
@@ -24,7 +25,7 @@ def plan_store(
     teachers: Sequence[Teacher],
     num_views: int = 10,
     policy: ViewPolicy = ViewPolicy(),  # noqa: B008 - frozen
-    codec: str = "float16",
+    codec: str = DEFAULT_CODEC,
     captions_from: str | None = None,
     batch_size: int = 256,
     workers: int = 1,

@@ -226,6 +226,7 @@ def world_of(place):
         store=Path(place.store),
         teachers=[RunConfig(out=place.donor), RunConfig(out=place.other)],
         splits={"validation": str(Path(place.store).parent / "source")},
+        teacher_views={},
     )
 
 

@@ -71,7 +71,7 @@ def test_a_damaged_source_ends_with_3_and_every_sample_accounted_for(place, stor
         (["--policy.num-ops", 1], "'num_ops': 2"),
         (["--seed", 5], "seed is 0, you give 5"),
         (["--captions-from", "json:alt"], "captions_from is None, you give 'json:alt'"),
-        (["--codec", "float32"], "codec is 'float16', you give 'float32'"),
+        (["--codec", "float32"], "codec is 'int8', you give 'float32'"),
     ],
 )
 def test_a_store_of_other_settings_says_which_and_what_to_do(

@@ -1,7 +1,6 @@
 """`--launcher processes`: a process that dies is replaced; the launcher takes all along."""
 
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -12,19 +11,11 @@ import pytest
 
 from distill.cli import main
 from distill.reinforcing import Reinforcement, launch
+from distill.testing import start, workers_of
 from reinforced_data import audit
 from reinforced_data.testing import contents, pids_at, wait_until, write_source
 
 MORE = ("--launcher", "processes", "--json")
-
-
-def start(arguments: list[str], said: Path) -> multiprocessing.process.BaseProcess:
-    """The command in a process that has imported everything already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distill.training", "students", "torch.utils.tensorboard"])
-    process = context.Process(target=run, args=(arguments, said))
-    process.start()
-    return process
 
 
 def run(arguments: list[str], said: Path) -> None:
@@ -37,7 +28,7 @@ def run(arguments: list[str], said: Path) -> None:
 
 def test_a_killed_process_is_replaced_and_the_store_is_that_of_one(damaged_world, tmp_path):
     out, said = tmp_path / "out", tmp_path / "said.json"
-    launcher = start(damaged_world.command(out, *MORE, "--workers", "1"), said)
+    launcher = start(run, damaged_world.command(out, *MORE, "--workers", "1"), said)
     wait_until(lambda: pids_at(out) or not launcher.is_alive())
     (killed,) = {pid for pids in pids_at(out).values() for pid in pids}
     os.kill(killed, signal.SIGKILL)
@@ -70,7 +61,7 @@ def test_a_shard_that_kills_costs_three_processes_and_ends_with_3(
 ):
     out, said = tmp_path / "out", tmp_path / "said.json"
     with killer_of(out, shard=2) as killer:
-        launcher = start(launcher_world.command(out, *MORE, "--workers", "2"), said)
+        launcher = start(run, launcher_world.command(out, *MORE, "--workers", "2"), said)
         launcher.join(900)
     assert launcher.exitcode == 3, said.with_suffix(".err").read_text()
     report = json.loads(said.read_text())
@@ -78,7 +69,7 @@ def test_a_shard_that_kills_costs_three_processes_and_ends_with_3(
     assert len(killer.killed) == 3 and report["shards"] == 7
     assert launcher_world.equals_but_for(2, out)
     more = (*MORE, "--workers", "1", "--retry-quarantined")
-    again = start(launcher_world.command(out, *more), said)
+    again = start(run, launcher_world.command(out, *more), said)
     again.join(900)
     assert again.exitcode == 0 and not json.loads(said.read_text())["quarantined"]
     assert contents(out) == launcher_world.calm
@@ -88,16 +79,16 @@ def test_a_shard_that_kills_costs_three_processes_and_ends_with_3(
 def test_a_killed_launcher_leaves_nobody_and_the_same_command_goes_on(launcher_world, tmp_path):
     out, said = tmp_path / "out", tmp_path / "said.json"
     arguments = launcher_world.command(out, *MORE, "--workers", "2")
-    launcher = start(arguments, said)
+    launcher = start(run, arguments, said)
     wait_until(lambda: len(contents(out)) > 8 or not launcher.is_alive())
     everybody = psutil.Process(launcher.pid).children(recursive=True)
-    assert len([p for p in everybody if "spawn_main" in " ".join(p.cmdline())]) == 2
+    assert len(workers_of(launcher)) == 2
     launcher.kill()
     launcher.join()
     assert psutil.wait_procs(everybody, timeout=300)[1] == []
     assert not pids_at(out), "they ended in order"
     assert contents(out).items() < launcher_world.calm.items()
-    again = start(arguments, said)
+    again = start(run, arguments, said)
     again.join(900)
     assert again.exitcode == 0, said.with_suffix(".err").read_text()
     assert contents(out) == launcher_world.calm and audit(out).problems == ()
@@ -107,7 +98,7 @@ def test_a_killed_launcher_leaves_nobody_and_the_same_command_goes_on(launcher_w
 def test_ctrl_c_ends_all_after_their_batch_and_says_how_to_go_on(launcher_world, tmp_path):
     out, said = tmp_path / "out", tmp_path / "said.json"
     arguments = launcher_world.command(out, "--launcher", "processes", "--workers", "2")
-    launcher = start(arguments, said)
+    launcher = start(run, arguments, said)
     wait_until(lambda: pids_at(out) or not launcher.is_alive())
     everybody = psutil.Process(launcher.pid).children(recursive=True)
     os.killpg(launcher.pid, signal.SIGINT)
@@ -120,7 +111,7 @@ def test_ctrl_c_ends_all_after_their_batch_and_says_how_to_go_on(launcher_world,
     assert not pids_at(out), "nobody is taken for dead"
     # On a slow machine the batches under way may be the store's last.
     assert contents(out).items() <= launcher_world.calm.items()
-    again = start(arguments, said)
+    again = start(run, arguments, said)
     again.join(900)
     assert again.exitcode == 0 and contents(out) == launcher_world.calm
 

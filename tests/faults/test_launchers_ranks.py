@@ -1,15 +1,16 @@
 """Slurm arrays and `accelerate launch`: one of the processes is killed; nobody misses it."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from distill.cli import main
+from distill.testing import start
 from reinforced_data import audit
 from reinforced_data.testing import contents, pids_at, wait_until
 
@@ -21,9 +22,7 @@ def array_task(arguments: list[str], environment: dict[str, str]) -> None:
     sys.exit(main(arguments))
 
 
-def start_array(world, out: Path) -> dict[int, multiprocessing.process.BaseProcess]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distill.training", "students", "torch.utils.tensorboard"])
+def start_array(world, out: Path) -> dict[int, BaseProcess]:
     tasks = {}
     for task in (10, 20, 30):
         environment = {
@@ -37,10 +36,7 @@ def start_array(world, out: Path) -> dict[int, multiprocessing.process.BaseProce
             "SLURM_NTASKS": "1",
             "SLURM_LOCALID": "0",
         }
-        tasks[task] = context.Process(
-            target=array_task, args=(world.command(out, "--json"), environment)
-        )
-        tasks[task].start()
+        tasks[task] = start(array_task, world.command(out, "--json"), environment)
     return tasks
 
 

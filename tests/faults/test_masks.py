@@ -1,7 +1,6 @@
 """A run with learned masks: found sizes, an ordinary student, and no bit lost when it is killed."""
 
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -20,6 +19,7 @@ from distill.mask_report import SIZES_FILE
 from distill.progress import run_progress
 from distill.run_log import read_log
 from distill.starting import build_from_config, train_from_config
+from distill.testing import start
 from reinforced_data import open_dataset, reinforce
 from reinforced_data.testing import write_source
 from students import StudentSpec, TextSpec, build_student, inherit, load_student
@@ -88,8 +88,7 @@ def test_killed_in_either_part_no_bit_changes(store, undisturbed, tmp_path, part
     run = config(store, tmp_path / "run")
     wanted = {"stages/1-masks": 4, ".": MASKED + 2}[part]
     folder = Path(run.out, part, "checkpoints", f"step-{wanted:08d}")
-    process = multiprocessing.get_context("forkserver").Process(target=learn, args=(run,))
-    process.start()
+    process = start(learn, run)
     assert process.pid is not None
     deadline = time.monotonic() + 300
     while not folder.exists() and time.monotonic() < deadline:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
@@ -13,7 +12,7 @@ from distill.checkpoint import newest_checkpoint
 from distill.config import DataConfig, RunConfig, ScheduleConfig, StudentConfig
 from distill.recipes.demo import GLYPH_VIEWS
 from distill.side_by_side import train_side_by_side
-from distill.testing import start
+from distill.testing import start, workers_of
 from reinforced_data import reinforce
 from reinforced_data.testing import wait_until, write_source
 from students import StudentSpec, TextSpec, build_student, load_student
@@ -48,12 +47,6 @@ def launch_training(config: RunConfig) -> None:
     train_side_by_side([config], processes=1, console=Console(quiet=True))
 
 
-def workers(launcher: BaseProcess) -> list[psutil.Process]:
-    """The launcher's processes but multiprocessing's own resource tracker."""
-    children = psutil.Process(launcher.pid).children(recursive=True)
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-
-
 def test_the_training_of_a_killed_launcher_saves_and_ends(world, tmp_path):
     config = RunConfig(
         student=StudentConfig(name=str(world / "teacher-a")),
@@ -66,7 +59,8 @@ def test_the_training_of_a_killed_launcher_saves_and_ends(world, tmp_path):
     launcher = start(launch_training, config)
     log = Path(config.out) / "log.jsonl"
     wait_until(lambda: log.is_file() and log.stat().st_size)
-    left = workers(launcher)
+    left = workers_of(launcher)
+    assert left
     os.kill(launcher.pid, signal.SIGKILL)
     launcher.join()
     assert psutil.wait_procs(left, timeout=30)[1] == []
