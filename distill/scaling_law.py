@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import least_squares
+from scipy.special import expit
 
 MIN_SIZES = 4
 """Distinct x that a fit needs: three parameters, and one to contradict them."""
@@ -114,12 +115,17 @@ def _descend(
     def misses(values: np.ndarray) -> np.ndarray:
         return np.logaddexp(values[0], values[1] - values[2] * log_x) - log_error
 
+    def slopes(values: np.ndarray) -> np.ndarray:
+        floors = expit(values[0] - values[1] + values[2] * log_x)  # the floor's part of the error
+        return np.stack((floors, 1 - floors, (floors - 1) * log_x), axis=1)
+
     lowest, typical = log_error.min(), np.median(log_error)
     low = np.array((lowest - 20.0, lowest - 20.0, 1e-3))
     high = np.array((lowest, typical + 20.0, _MAX_EXPONENT))
     found = least_squares(
         misses,
         np.clip(start, low + 1e-6, high - 1e-6),
+        jac=slopes,
         bounds=(low, high),
         loss="soft_l1",
         f_scale=_ROBUST_FROM,

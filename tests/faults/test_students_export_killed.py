@@ -2,36 +2,19 @@
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from distill.testing import start
 from students import Student, StudentSpec, TextSpec, build_student, bundle, export, load_student
 from students.exporters.parity import made_up_samples
 from teachers.tokenizers import WordTokenizer
 
-# Kills itself at the moment that a file or folder whose name ends so is opened for writing, or
-# renamed.
-PROGRAM = """
-import os, signal, sys
-what, last, source, out, *formats = sys.argv[1:]
-
-def die(event, given):
-    writes = event == "open" and any(mark in (given[1] or "") for mark in "wax")
-    if (writes or event == "os.rename") and str(given[0]).endswith(last):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-from students import bundle, export, load_student
-sys.addaudithook(die)
-if what == "export":
-    export(load_student(source), out, formats=formats, tolerance=1.0)
-else:
-    bundle(source, out)
-"""
 DISTURBED = ("README.md", "words.py", "metadata.json")
 
 
@@ -48,10 +31,25 @@ def again(student: Student, out: Path, formats: Sequence[str]) -> None:
     export(student, out, formats=formats, samples=samples, tolerance=1.0)
 
 
+def work(what: str, last: str, source: Path, out: Path, formats: Sequence[str]) -> None:
+    """Be killed when a file or folder whose name ends so is opened for writing, or renamed."""
+
+    def die_at(event: str, given: tuple[Any, ...]) -> None:
+        writes = event == "open" and any(mark in (given[1] or "") for mark in "wax")
+        if (writes or event == "os.rename") and str(given[0]).endswith(last):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(die_at)
+    if what == "export":
+        export(load_student(source), out, formats=formats, tolerance=1.0)
+    else:
+        bundle(source, out)
+
+
 def die(what: str, last: str, source: Path, out: Path, *formats: str) -> None:
-    given = [sys.executable, "-c", PROGRAM, what, last, str(source), str(out), *formats]
-    done = subprocess.run(given, capture_output=True, text=True, timeout=600)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = start(work, what, last, source, out, formats)
+    process.join(600)
+    assert process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,9 @@ def planted() -> Iterator[object]:
     """Every family with every selector that scores; a few are quick, the rest long proofs."""
     whole = ("open_clip ViT", "SmallConv")
     for family in PAIRS:
-        yield family, False, REPEATED if family in whole else ("magnitude",)
-        if family in (*whole, "timm ViT", "FastViT"):
+        if family in (*whole, "timm ViT", "FastViT", "ConvNeXt"):
+            yield family, False, REPEATED if family in whole else ("magnitude",)
+        if family in (*whole, "timm ViT"):
             yield family, True, SILENT if family in whole else ("magnitude",)
         for silent, selectors in ((False, REPEATED), (True, SILENT)):
             yield pytest.param(family, silent, selectors, marks=pytest.mark.slow)

@@ -19,12 +19,16 @@ from students.masks.moments import carry_moments
 from students.masks.testing import FAMILIES, masked, open_clip_vit, smaller
 from students.student import Student
 
+# The others are long proofs: each of these is nearest to some of them.
+QUICK = ("open_clip ViT", "open_clip FastViT", "BERT", "timm ResNet", "timm ViT", "SmallConv")
+EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES]
+
 
 def count(module: torch.nn.Module) -> int:
     return sum(each.numel() for each in module.parameters())
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("family", EACH)
 def test_a_masked_student_is_its_folded_one(family: str, tmp_path) -> None:
     student = randomise(FAMILIES[family](), 1)
     whole = copy.deepcopy(student)
@@ -79,7 +83,7 @@ def test_the_smallest_sizes_can_be_built(family: str) -> None:
     check_foldable(student, annotation, sizes_of(student, annotation))
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "FastViT"])
+@pytest.mark.parametrize("family", EACH)
 def test_open_masks_change_nothing_and_leave_nothing_behind(family: str) -> None:
     student = randomise(FAMILIES[family](), 1)
     whole = copy.deepcopy(student)

@@ -1,6 +1,7 @@
 """Quantised ONNX files: close to the model, smaller, and mixed where a layer cannot bear it."""
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -28,21 +29,25 @@ def student() -> Student:
     return build_student(spec, tokenizer=TOKENIZER)
 
 
-def test_every_precision_is_close_and_smaller(student: Student, tmp_path: Path) -> None:
-    names = ("int8", "dynamic-int8")
-    report = export(student, tmp_path / "out", quantize=names, samples=SAMPLES)
-    assert len(report.rows) == 4
-    for row in report.rows:
+@pytest.fixture(scope="module")
+def rows(student: Student, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Both towers in both kinds of int8."""
+    out = tmp_path_factory.mktemp("int8") / "out"
+    return export(student, out, quantize=("int8", "dynamic-int8"), samples=SAMPLES).rows
+
+
+def test_every_precision_is_close_and_smaller(student: Student, rows: list[dict[str, Any]]) -> None:
+    assert len(rows) == 4
+    for row in rows:
         assert 1e-4 < row["relative_error"] <= TOLERANCES[row["quantize"]]
         assert Path(row["path"]).name == f"{row['tower']}.{row['quantize']}.onnx"
         numbers = getattr(student, f"{row['tower']}_params")
         assert row["bytes"] < 2.5 * numbers, "four bytes a number were to become one"
 
 
-@pytest.mark.parametrize("name", ["int8", "dynamic-int8"])
-def test_weights_are_unsigned_about_one_middle(student: Student, tmp_path: Path, name: str) -> None:
+def test_weights_are_unsigned_about_one_middle(rows: list[dict[str, Any]]) -> None:
     """Signed ones overflow on AVX2, which a test on a processor with VNNI would not see."""
-    for row in export(student, tmp_path / "out", quantize=(name,), samples=SAMPLES).rows:
+    for row in rows:
         model = onnx.load(row["path"])
         kinds = {each.data_type for each in model.graph.initializer}
         assert onnx.TensorProto.UINT8 in kinds and onnx.TensorProto.INT8 not in kinds
