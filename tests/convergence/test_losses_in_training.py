@@ -6,6 +6,7 @@ And every row of the ladder trains: `benchmarks/ladder.py` spends hours on them.
 import dataclasses
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -184,8 +185,20 @@ def place(tmp_path_factory):
     )
 
 
-# Those that go by a stored attention read a store of their own (ladder_world.py).
-@pytest.mark.parametrize("name", [name for name in ALL_ROWS if not name.startswith(ATTENDED)])
+def ladder_rows() -> Iterator[object]:
+    """Every row; of those that vary the same thing the first is quick, the others are long proofs.
+
+    Those that go by a stored attention read a store of their own (ladder_world.py).
+    """
+    seen: set[str] = set()
+    for name in ALL_ROWS:
+        if not name.startswith(ATTENDED):
+            family = name.partition("-")[0]
+            yield pytest.param(name, marks=pytest.mark.slow if family in seen else ())
+            seen.add(family)
+
+
+@pytest.mark.parametrize("name", ladder_rows())
 def test_every_row_of_the_ladder_trains(name, place, tmp_path):
     config = ALL_ROWS[name](place, 2)
     toy = dataclasses.replace(config.data, batch_size=8, num_workers=0)
