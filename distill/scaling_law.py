@@ -129,9 +129,9 @@ def _descend(
         bounds=(low, high),
         loss="soft_l1",
         f_scale=_ROBUST_FROM,
-        xtol=1e-12,
-        ftol=1e-12,
-        gtol=1e-12,
+        xtol=1e-9,
+        ftol=1e-9,
+        gtol=1e-9,
     )
     floor, amount = np.exp(found.x[:2])
     law = PowerLaw(floor=float(floor), amount=float(amount), exponent=float(found.x[2]), unit=unit)

@@ -108,6 +108,13 @@ class RepairStore(Store):
         self.redone.append(((column.name, shard), damaged.why))
         return commit
 
+    def _keys(self, column: Column, shard: int) -> str | None:
+        """What keys a unit was written for; None where there is none, or none that can be read."""
+        try:
+            return stamped_keys(self.rows(column, shard))
+        except ValueError:
+            return None
+
     def _check_unchanged(
         self, column: Column, commit: Commit, batch: pa.RecordBatch, damaged: Damaged
     ) -> None:
@@ -116,11 +123,7 @@ class RepairStore(Store):
         if column.kind == "index":
             keys = keys_digest(batch["key"].to_pylist())
             others = [c for c in self.columns() if c.kind != "index"]
-            differs |= any(
-                stamped_keys(self.rows(other, shard)) != keys
-                for other in others
-                if self.commit(other, shard) is not None
-            )
+            differs |= any(self._keys(other, shard) not in (keys, None) for other in others)
         if differs:
             raise ValueError(
                 f"column {column.name}, shard {shard}, is damaged, and made again from "

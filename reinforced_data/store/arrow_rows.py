@@ -53,7 +53,7 @@ def from_ipc(data: pa.Buffer, where: str) -> pa.RecordBatch:
         if reader.num_record_batches != 1:
             raise ValueError(f"{where} has {reader.num_record_batches} record batches, not 1")
         return reader.get_batch(0)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:  # what is wrong inside a batch is an OSError
         raise ValueError(f"{where} is not a readable Arrow IPC file: {error}") from error
 
 

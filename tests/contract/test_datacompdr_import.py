@@ -215,7 +215,8 @@ def test_the_store_says_what_it_is(tmp_path):
         rows = {name: random.normal(size=size).astype("f4") for name, size in sizes.items()}
         apples.append(published(number, arrays=rows, parameters=parameters(number, views=30)))
     pictures = [downloaded(number) for number in range(4)]
-    report = imported(tmp_path, apples, pictures, teachers=DATACOMPDR, num_views=5)
+    settings = {"teachers": DATACOMPDR, "num_views": 5, "codec": "float16"}
+    report = imported(tmp_path, apples, pictures, **settings)
     assert report.skipped == {}
     dataset = open_dataset(tmp_path / "store")
     assert (dataset.view_set, dataset.num_views, dataset.num_samples) == ("datacompdr", 5, 4)

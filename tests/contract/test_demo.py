@@ -44,8 +44,8 @@ def demo(tmp_path_factory):
     """One run of every stage, and the command that finds them done."""
     settings = DemoSettings(
         out=tmp_path_factory.mktemp("runs") / "demo",
-        teacher_steps=12,
-        student_steps=6,
+        teacher_steps=6,
+        student_steps=4,
         processes=2,
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -55,7 +55,7 @@ def demo(tmp_path_factory):
         result = settings.out / "student-distilled" / "result.json"
         before = result.stat().st_mtime_ns
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            steps = ["--teacher-steps", "12", "--student-steps", "6", "--processes", "2"]
+            steps = ["--teacher-steps", "6", "--student-steps", "4", "--processes", "2"]
             assert main(["demo", "--out", str(settings.out), *steps, "--json"]) == 0
         again = json.loads(printed.getvalue())
         assert result.stat().st_mtime_ns == before, "a finished training was repeated"
@@ -81,7 +81,7 @@ def test_report_json_is_what_was_promised(demo):
     for name in ("student-undistilled", "student-control", "student-distilled"):
         row = rows[name]
         assert row["role"] == "student" and row["distilled"] == (name == "student-distilled")
-        assert row["steps"] == 6
+        assert row["steps"] == 4
         for split in ("unseen_pairs", "unseen_characters"):
             for metric in ("top1", "top5", "image_to_text_r10", "text_to_image_r10"):
                 assert 0 <= row["metrics"][f"{split}/{metric}"] <= 1

@@ -94,6 +94,7 @@ def test_wrong_input_ends_with_2_and_writes_nothing(place, capsys, tmp_path, arg
     assert code == 2 and message in told["error"] and not out.exists()
 
 
+@pytest.mark.slow
 def test_stock_open_clip_loads_what_inherited(place, capsys, tmp_path):
     sizes = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
     text = {"context_length": 8, "vocab_size": 512, "width": 32, "heads": 2, "layers": 2}

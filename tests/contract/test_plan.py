@@ -33,7 +33,9 @@ def source(tmp_path_factory):
     return write_source(tmp_path_factory.mktemp("plan") / "source", samples, samples_per_shard=100)
 
 
-@pytest.mark.parametrize("codec", ["float16", "int4", "pq64"])
+@pytest.mark.parametrize(
+    "codec", ["int8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("int4", "pq64"))]
+)
 def test_bytes_are_predicted(source, tmp_path, codec):
     teachers = [tiny_teacher("a", embed_dim=64), tiny_teacher("b", embed_dim=128, image_size=8)]
     teachers = teachers[: 1 if codec == "pq64" else 2]  # a codebook takes seconds to fit

@@ -170,7 +170,7 @@ def test_reading_a_view_reads_one_row(tmp_path):
 
 
 def test_a_row_is_a_slice_of_the_mapped_file(tmp_path):
-    dataset = open_dataset(make_store(tmp_path))
+    dataset = open_dataset(make_store(tmp_path, codec="float16"))
     (teacher,) = dataset.teachers
     batch = dataset.store.rows(teacher.image, 0)
     row = ImageRows(teacher.image, batch, 3).encoded(4, 2)

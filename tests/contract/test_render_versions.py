@@ -81,6 +81,7 @@ def test_a_store_of_version_1_is_completed_in_version_1(golden):
     more = tiny_teacher("more", seed=3)
     source = open_store(golden).sources
     settings = {"policy": policy, "num_views": 3, "seed": seed, "progress": False}
+    settings["codec"] = "float16"  # the default of then
     reinforce(source, golden, teachers=[teacher, more], **settings)
     assert views_of(golden).identity["render_version"] == 1
     assert [t.name for t in open_dataset(golden).teachers] == ["golden", "more"]

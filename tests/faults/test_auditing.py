@@ -312,7 +312,7 @@ def test_broken_json_files(copy):
 
 def test_a_column_file_that_is_gone_or_edited(copy):
     (column,) = (copy / "store" / "columns").glob("text-first-*.json")
-    column.write_text(column.read_text().replace("float16", "float32"))
+    column.write_text(column.read_text().replace("int8", "int4"))
     report = audit(copy / "store")
     assert any("its identity does not match its fingerprint" in p for p in report.problems)
     column.unlink()

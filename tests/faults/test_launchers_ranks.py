@@ -67,6 +67,7 @@ def accelerate(arguments: list[str]) -> subprocess.Popen:
     return subprocess.Popen(line, env=environment, start_new_session=True, **pipes)
 
 
+@pytest.mark.slow
 def test_a_killed_rank_of_accelerate_ends_all_and_the_same_command_goes_on(
     launcher_world, tmp_path
 ):

@@ -32,7 +32,7 @@ def table(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=["drop", "merge"])
+@pytest.fixture(scope="module", params=[pytest.param("drop", marks=pytest.mark.slow), "merge"])
 def calm(table, request, tmp_path_factory) -> tuple[str, dict[str, str]]:
     out = tmp_path_factory.mktemp("calm") / "out"
     report = pack(table, out, deduplicate=request.param, **SETTINGS)

@@ -138,7 +138,7 @@ def redone(log: Path) -> int:
 # ------------------------------------------------------------------------------- tests
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_five_kills_change_nothing_and_cost_a_shard_each(source, calm, tmp_path, seed):
     out, log = tmp_path / "store", tmp_path / "log"
     chance = random.Random(seed)

@@ -165,7 +165,7 @@ def test_a_store_keeps_its_own_table_of_operations(tmp_path):
         ({"seed": 1}, "seed is 0, you give 1"),
         ({"policy": ViewPolicy()}, "another view set"),
         ({"captions_from": "json:x"}, "another set of original captions"),
-        ({"codec": "float32"}, "codec is 'float16', you give 'float32'"),
+        ({"codec": "float32"}, "codec is 'int8', you give 'float32'"),
         ({"teachers": "other weights"}, "another teacher 'tiny' .* teacher_fingerprint"),
     ],
 )

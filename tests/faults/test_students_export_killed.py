@@ -78,6 +78,7 @@ def test_a_killed_export_leaves_no_folder(
     assert sorted(os.listdir(tmp_path)) == ["out", "student"]
 
 
+@pytest.mark.slow
 def test_an_export_that_is_killed_at_the_last_moment_gives_the_earlier_one_back(
     student: Student, tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def test_an_error_in_one_process_ends_all_and_says_which(world):
     assert 'raise RuntimeError("the planted fault")' in done.stderr  # the traceback itself
 
 
+@pytest.mark.slow
 def test_a_launch_that_gave_fewer_processes_than_asked_is_warned_of(world):
     trap = ("-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2")
     done = launch(world, "out", *trap, at=1)

@@ -98,7 +98,7 @@ def learn_and_die(store: str, out: str, calls: int) -> None:
     learn(store, out, lambda count: die() if count == calls else None)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_three_kills_change_no_bit(store, undisturbed, tmp_path, seed):
     out = tmp_path / "run"
     for calls in random.Random(seed).choices(range(1, 8), k=3):

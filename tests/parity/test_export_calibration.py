@@ -68,6 +68,7 @@ def test_from_the_command_line(
     assert "best alike" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_without_the_store_it_is_said(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

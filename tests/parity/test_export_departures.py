@@ -63,14 +63,15 @@ def departure(graph: Graph, name: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["onnx", "litert", pytest.param("executorch", marks=pytest.mark.slow)]
+    "name",
+    ["onnx", *(pytest.param(name, marks=pytest.mark.slow) for name in ("litert", "executorch"))],
 )
 def test_the_layer_that_departs_first_is_named(name: str, tmp_path: Path) -> None:
     said = departure(layers(1.05), name, tmp_path)
     assert "the first layer to depart is bend: relative error" in said
 
 
-@pytest.mark.parametrize("name", ["onnx", "litert"])
+@pytest.mark.parametrize("name", ["onnx", pytest.param("litert", marks=pytest.mark.slow)])
 def test_of_a_healthy_file_no_layer_departs(name: str, tmp_path: Path) -> None:
     said = departure(layers(1.0), name, tmp_path)
     assert "what follows them does" in said or "only the whole departs" in said

@@ -171,7 +171,7 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-10, msg=name)
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_and_micro_batches_equal_one_batch(whole, tmp_path, size):
     """Ragged shares, a share of one row, micro-batches that do not divide."""
     for found in run_processes(size, tmp_path):

@@ -20,7 +20,7 @@ from students.masks.testing import FAMILIES, masked, open_clip_vit, smaller
 from students.student import Student
 
 # The others are long proofs: each of these is nearest to some of them.
-QUICK = ("open_clip ViT", "open_clip FastViT", "BERT", "timm ResNet", "timm ViT", "SmallConv")
+QUICK = ("open_clip ViT", "BERT", "timm ResNet", "timm ViT", "SmallConv")
 EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES]
 
 
@@ -60,7 +60,9 @@ def test_a_masked_student_is_its_folded_one(family: str, tmp_path) -> None:
     assert all(torch.equal(value, again[key]) for key, value in weights.items())
 
 
-@pytest.mark.parametrize("family", ["open_clip ViT", "SmallViT", "BERT"])
+@pytest.mark.parametrize(
+    "family", ["open_clip ViT", "BERT", pytest.param("SmallViT", marks=pytest.mark.slow)]
+)
 def test_down_to_one_head_and_one_block(family: str) -> None:
     student = randomise(FAMILIES[family](), 1)
     masks = masked(student)

@@ -58,6 +58,7 @@ def folder(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_timm_tower_agrees_too(tmp_path: Path) -> None:
     report = export(settled("test_vit", 64), tmp_path / "out", samples=SAMPLES)
     assert max(row["relative_error"] for row in report.rows) <= 1e-4

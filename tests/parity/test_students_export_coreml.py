@@ -109,6 +109,7 @@ def test_the_check_finds_what_is_wrong(student: Student, folder: Path) -> None:
         coreml.inspect(graph, path, "4bit-weights")  # which needs a later system
 
 
+@pytest.mark.slow
 def test_layers_that_are_kept_stay_fp16(student: Student, tmp_path: Path) -> None:
     sizes = []
     name = "0.module.visual.transformer.resblocks.0.mlp.c_fc"
@@ -127,6 +128,7 @@ def test_layers_that_are_kept_stay_fp16(student: Student, tmp_path: Path) -> Non
     assert 0.9 * 64 * 256 < sizes[1] - sizes[0] < 1.1 * 64 * 256, "one more byte a number"
 
 
+@pytest.mark.slow
 def test_a_second_export_gives_the_same_bytes(
     student: Student, folder: Path, tmp_path: Path
 ) -> None:
@@ -152,6 +154,7 @@ def test_a_bundle_has_whole_packages(folder: Path, student: Student, tmp_path: P
     assert "| text | " in (made / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_pictures_are_images_where_preprocessing_is_inside(
     student: Student, tmp_path: Path
 ) -> None:
@@ -167,6 +170,7 @@ def test_pictures_are_images_where_preprocessing_is_inside(
     assert steps[:2] in (["sub", "mul"], ["sub", "real_div"]), "normalised before anything else"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac checks the numbers")
 def test_the_command_says_what_was_not_checked(
     student: Student, tmp_path: Path, capsys: pytest.CaptureFixture[str]

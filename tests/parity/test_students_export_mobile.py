@@ -71,6 +71,7 @@ def test_every_file_agrees(folder: Path, backend: str, name: str) -> None:
     assert isinstance(load_student(folder), Student)
 
 
+@pytest.mark.slow
 def test_a_classifier_and_bytes_in_onnx(student: Student, tmp_path: Path) -> None:
     classes = {"cat": ["a cat", "a red cat"], "dogs": ["two dogs"], "red": ["red"]}
     report = export(

@@ -175,6 +175,7 @@ def from_rounding(graph: Graph, run: Runner) -> tuple[float, float]:
     return far.item(), near.item()
 
 
+@pytest.mark.slow
 def test_linear_layers_have_4_bits_in_blocks_in_executorch(mixed: Graph, tmp_path: Path) -> None:
     held = [v for v in in_4_bits(mixed).buffers() if v.dtype == torch.int8 and v.ndim > 1]
     weights = {value.shape: int(value.abs().max()) for value in held if value.any()}

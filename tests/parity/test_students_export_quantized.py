@@ -95,7 +95,7 @@ def float_convolutions(path: Path) -> list[list[int]]:
     return [shapes[node.input[1]] for node in nodes if node.input[1] in shapes]
 
 
-@pytest.mark.parametrize("quantize", ["int8", "4bit-weights"])
+@pytest.mark.parametrize("quantize", ["int8", pytest.param("4bit-weights", marks=pytest.mark.slow)])
 def test_a_kept_convolution_stays_float_when_its_norm_is_folded(
     quantize: str, tmp_path: Path
 ) -> None:

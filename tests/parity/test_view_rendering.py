@@ -120,6 +120,7 @@ print(json.dumps({"capability": torch.backends.cpu.get_cpu_capability(), **diges
 """
 
 
+@pytest.mark.slow
 def test_a_processor_without_vector_instructions_gives_the_same_bits():
     setting = {"ATEN_CPU_CAPABILITY": "default", "JSIMD_FORCENONE": "1"}
     command = [sys.executable, "-c", _ELSEWHERE, str(Path(__file__).parent)]

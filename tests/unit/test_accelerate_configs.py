@@ -141,6 +141,7 @@ def test_a_path_is_not_a_name(name):
         config_path(name)
 
 
+@pytest.mark.slow
 def test_cpu_launches_one_process(script):
     assert "[1 cpu 1]" in finish(start("cpu", script))
 

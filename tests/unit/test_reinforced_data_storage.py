@@ -87,6 +87,7 @@ def test_rows_that_are_not_null(array):
         assert found.dtype == bool and found.tolist() == part.is_valid().to_pylist()
 
 
+@pytest.mark.slow
 def test_reading_rows_does_not_import_pandas(tmp_path):
     """Half a second of a process' first batch."""
     synthetic_store(tmp_path, num_shards=2, shard_rows=40)

@@ -34,6 +34,7 @@ def test_needed_turns_error_around():
     assert LAW.needed(20.0) == LAW.needed(3.0) == float("inf")
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     generator = np.random.default_rng(0)
     x, truth, held = np.repeat(X, 3), LAW.error(1e8), 0

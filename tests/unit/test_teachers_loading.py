@@ -264,6 +264,7 @@ print(teacher.encode_text(["a cat"]).shape)
 """
 
 
+@pytest.mark.slow
 def test_hub_ids_load_from_the_cache_without_a_network(siglip_folder, tmp_path):
     """The hub client reads its settings at import, hence the process of its own."""
     repository = tmp_path / "hub" / "models--tiny--siglip"
