@@ -171,6 +171,7 @@ def write_and_die(environment: dict[str, str], source: str, store: str, event: i
     reinforce(source, store, teachers=tiny_teacher(), **SETTINGS)
 
 
+@pytest.mark.slow
 def test_killed_twice_and_run_again_on_s3(local, s3):
     source, store = upload(local, s3), f"{s3}/store"
     environment = {**KEYS, "AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"]}

@@ -52,7 +52,7 @@ def hub_home(tmp_path_factory):
     return home
 
 
-@pytest.mark.parametrize("how", WITHOUT)
+@pytest.mark.parametrize("how", ["blocked proxy", pytest.param("offline", marks=pytest.mark.slow)])
 def test_without_a_network(hub_home, how):
     environment = {**os.environ, **WITHOUT[how], "HF_HOME": str(hub_home), "NO_PROXY": ""}
     command = [sys.executable, "-c", _LOAD]

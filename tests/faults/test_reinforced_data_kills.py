@@ -176,7 +176,9 @@ def test_two_launchers_at_once_with_kills(source, calm, tmp_path):
     assert_calm(out, calm)
 
 
-@pytest.mark.parametrize("event", [2, 25, 26, 28, 29])
+@pytest.mark.parametrize(
+    "event", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (25, 26, 28)), 29]
+)
 def test_a_paused_writer_that_wakes_after_another_has_finished(source, calm, tmp_path, event):
     """It sleeps with a temporary file, an attempt or a record at hand; each comes too late."""
     out, log = tmp_path / "store", tmp_path / "log"

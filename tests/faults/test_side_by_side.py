@@ -47,6 +47,7 @@ def launch_training(config: RunConfig) -> None:
     train_side_by_side([config], processes=1, console=Console(quiet=True))
 
 
+@pytest.mark.slow
 def test_the_training_of_a_killed_launcher_saves_and_ends(world, tmp_path):
     config = RunConfig(
         student=StudentConfig(name=str(world / "teacher-a")),

@@ -104,9 +104,8 @@ def test_a_kill_between_the_two_renames(student: Student, tmp_path: Path) -> Non
     assert sorted(os.listdir(tmp_path)) == ["out", "student"]
 
 
-@pytest.mark.parametrize(
-    "last", ["bundles.json", *(pytest.param(name, marks=pytest.mark.slow) for name in DISTURBED)]
-)
+@pytest.mark.parametrize("last", ["bundles.json", *DISTURBED])
+@pytest.mark.slow
 def test_a_killed_bundle_leaves_no_folder(student: Student, tmp_path: Path, last: str) -> None:
     again(student, tmp_path / "export", ["onnx:fp16"])
     out = tmp_path / "bundles"

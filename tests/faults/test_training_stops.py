@@ -135,7 +135,9 @@ def learn_and_die_saving(store: str, out: str, events: int) -> None:
     learn(store, out, keep_checkpoints=1)
 
 
-@pytest.mark.parametrize("events", range(1, 10))
+@pytest.mark.parametrize(
+    "events", [pytest.param(n, marks=pytest.mark.slow if n % 2 else ()) for n in range(1, 10)]
+)
 def test_a_kill_while_a_checkpoint_is_written(store, undisturbed, tmp_path, events):
     """One checkpoint is kept: there is always a whole one, whatever the moment."""
     out = tmp_path / "run"

@@ -56,6 +56,7 @@ def test_the_model_and_every_file_are_in_one_answer(
         assert row["threads"] == (None if row["form"] == "executorch" else 1)
 
 
+@pytest.mark.slow
 def test_one_file_alone_and_what_does_not_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

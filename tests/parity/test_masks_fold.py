@@ -20,7 +20,7 @@ from students.masks.testing import FAMILIES, masked, open_clip_vit, smaller
 from students.student import Student
 
 # The others are long proofs: each of these is nearest to some of them.
-QUICK = ("open_clip ViT", "BERT", "timm ResNet", "timm ViT", "SmallConv")
+QUICK = ("open_clip ViT", "BERT", "timm ResNet", "SmallConv")
 EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES]
 
 

@@ -73,6 +73,7 @@ def compiled(cases, cache):
     return report
 
 
+@pytest.mark.slow
 def test_default_tilings_compile_for_hopper(tmp_path):
     library = next(i for i, tiling in enumerate(CANDIDATES) if tiling.backend == "library")
     cases = [

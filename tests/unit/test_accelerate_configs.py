@@ -146,6 +146,7 @@ def test_cpu_launches_one_process(script):
     assert "[1 cpu 1]" in finish(start("cpu", script))
 
 
+@pytest.mark.slow
 def test_cpu2_launches_two_processes_that_know_each_other(script):
     assert finish(start("cpu2", script)).count("[2 cpu 3]") == 2
 
