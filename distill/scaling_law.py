@@ -125,7 +125,7 @@ def _descend(
     found = least_squares(
         misses,
         np.clip(start, low + 1e-6, high - 1e-6),
-        jac=slopes,
+        jac=slopes,  # pyright: ignore[reportArgumentType] - the stub knows its names only
         bounds=(low, high),
         loss="soft_l1",
         f_scale=_ROBUST_FROM,
