@@ -56,6 +56,7 @@ def test_the_stored_views_are_replayed(run: Path) -> None:
     assert len(other.pixels) == 8 and other.origin["sha256"] != found.origin["sha256"]
 
 
+@pytest.mark.slow
 def test_from_the_command_line(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -75,8 +75,9 @@ def test_a_peak_is_counted_from_where_it_was_reset() -> None:
     before = _memory_now()
     if before is None:
         pytest.skip("this system does not tell a process its peak")
-    numbers = np.ones(2**23)
+    # 268 MB: large beside what other threads of a worker free and take meanwhile.
+    numbers = np.ones(2**25)
     del numbers
-    assert (_memory_above(before) or 0) > 60e6
+    assert (_memory_above(before) or 0) > 240e6
     again = _memory_now()
-    assert (_memory_above(again) or 0) < 30e6
+    assert (_memory_above(again) or 0) < 120e6

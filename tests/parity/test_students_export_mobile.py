@@ -24,10 +24,10 @@ SAMPLES = made_up_samples(TOKENIZER, count=5)
 
 
 def tiny() -> Student:
-    """An open_clip ViT with a text tower of words, both of two layers."""
+    """An open_clip ViT with a text tower of words, both of one layer."""
     torch.manual_seed(0)
-    vision = {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}
-    text = {"layers": 2, "width": 32, "heads": 2}
+    vision = {"layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}
+    text = {"layers": 1, "width": 32, "heads": 2}
     spec = OpenClipSpec(model="ViT-B-32", vision=vision, text=text, embed_dim=16)
     return build_student(spec, tokenizer=TOKENIZER)
 

@@ -28,8 +28,8 @@ VARIANTS = ("onnx:fp16", "onnx:4bit-weights", "ort:dynamic-int8")
 @pytest.fixture(scope="module")
 def student() -> Student:
     torch.manual_seed(0)
-    vision = {"layers": 2, "width": 64, "head_width": 32, "patch_size": 8, "image_size": 32}
-    text = {"layers": 2, "width": 64, "heads": 2}
+    vision = {"layers": 1, "width": 64, "head_width": 32, "patch_size": 8, "image_size": 32}
+    text = {"layers": 1, "width": 64, "heads": 2}
     spec = OpenClipSpec(model="ViT-B-32", vision=vision, text=text, embed_dim=32)
     return build_student(spec, tokenizer=TOKENIZER)
 

@@ -1,9 +1,9 @@
 """Two gloo processes under `accelerate launch` train to the weights of one process."""
 
 import os
+import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -59,21 +59,20 @@ def store(tmp_path):
     return tmp_path / "store"
 
 
-def launch(script: Path, store: Path, out: Path, *launcher: str) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, str(script), str(store), str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def test_two_processes_equal_one(store, tmp_path):
+def test_two_processes_equal_one(store, tmp_path, monkeypatch):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    launch(script, store, tmp_path / "one")
-    config = str(config_path("cpu2"))
-    launch(
-        script, store, tmp_path / "two", "-m", "accelerate.commands.launch", "--config_file", config
+    monkeypatch.setattr(sys, "argv", [str(script), str(store), str(tmp_path / "one")])
+    runpy.run_path(str(script))
+    launcher = ("-m", "accelerate.commands.launch", "--config_file", str(config_path("cpu2")))
+    done = subprocess.run(
+        [sys.executable, *launcher, str(script), str(store), str(tmp_path / "two")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
+    assert done.returncode == 0, done.stderr[-3000:]
     one = load_file(tmp_path / "one" / "model.safetensors")
     two = load_file(tmp_path / "two" / "model.safetensors")
     start = load_file(tmp_path / "one" / "checkpoints" / "step-00000004" / "tensors.safetensors")
