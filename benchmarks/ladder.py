@@ -28,6 +28,8 @@ from ladder_rows import (
     BASE_LR,
     CAPTION_ROWS,
     CODEC_ROWS,
+    CROPPED,
+    CROPPED_MISREPLAYED,
     MANY_VIEWS,
     MISREPLAYED,
     ROWS,
@@ -150,8 +152,11 @@ def _store(world: World, name: str, effort: Effort, console: Console) -> Path:
     """Return what the row reads; written first where it is not the usual store."""
     if name in CODEC_ROWS:
         return world.store_with(CODEC_ROWS[name], effort.processes, console)
-    if name == MISREPLAYED:
-        return world.store_misreplayed(effort.processes, console)
+    if name in (MISREPLAYED, CROPPED_MISREPLAYED):
+        cropped = name == CROPPED_MISREPLAYED
+        return world.store_misreplayed(effort.processes, console, cropped=cropped)
+    if name == CROPPED:
+        return world.store_of_cropped_views(effort.processes, console)
     if name == MANY_VIEWS or "combined" in name.split("-"):
         return world.store_of_many_views(effort.processes, console)
     if name.startswith(ATTENDED):

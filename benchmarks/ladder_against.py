@@ -20,7 +20,7 @@ _BASES = {
     "sail": "control",
     "teacher-trained-on": None,
 }
-_FAMILIES = ("undistilled", "control", "vit", "combined")
+_FAMILIES = ("undistilled", "control", "vit", "combined", "cropped-views")
 
 
 def base_of(name: str) -> str | None:

@@ -79,6 +79,9 @@ def _same_work(variant: Variant) -> Row:
 MISREPLAYED = "misreplayed-views"
 # From a store of sixteen views, drawn as the teachers' own were (ladder_world.py).
 MANY_VIEWS = "sixteen-views"
+# From a store of crops down to a tenth of the picture, and the same misreplayed.
+CROPPED = "cropped-views"
+CROPPED_MISREPLAYED = "cropped-views-misreplayed"
 ROWS: dict[str, Row] = {
     name: _row(variant)
     for name, variant in (VARIANTS | {"one-teacher": one_teacher, "one-view": one_view}).items()
@@ -89,6 +92,8 @@ ROWS |= {
     # The embeddings of other views than those that are drawn (ladder_world.py); must hurt.
     MISREPLAYED: distilled,
     MANY_VIEWS: distilled,
+    CROPPED: distilled,
+    CROPPED_MISREPLAYED: distilled,
 }
 
 

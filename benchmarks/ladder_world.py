@@ -36,6 +36,13 @@ _OWN_TEACHER_VIEWS = replace(
     operations=(*GLYPH_VIEWS.operations, "brightness", "contrast", "color"),
 )
 
+# A tenth of the picture or all of it: what DataCompDR's crops do (0.08), where a view says little
+# of the others.
+_CROPPED_VIEWS = {
+    "num_views": 4,
+    "policy": replace(GLYPH_VIEWS, scale=(0.1, 1.0), ratio=(0.75, 1.33)),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class World:
@@ -124,29 +131,29 @@ class World:
             name = f"rules-{seed}"
             caption(self.store, "rules", name=name, num_captions=1, seed=seed, teachers=teachers)
 
-    def store_misreplayed(self, processes: int, console: Console) -> Path:
-        """The reinforced dataset with other views under the same embeddings.
+    def store_of_cropped_views(self, processes: int, console: Console) -> Path:
+        """The reinforced dataset with as many views, most of them of a part of the picture."""
+        store = self.store.with_name(f"{self.store.name}-cropped-views")
+        self._reinforce(self._folders, processes, console, store=store, **_CROPPED_VIEWS)
+        return store
+
+    def store_misreplayed(self, processes: int, console: Console, *, cropped: bool = False) -> Path:
+        """A reinforced dataset with other views under the same embeddings.
 
         What a student sees then is the right picture, cropped and turned otherwise than what its
         teachers saw.
         """
-        store = self.store.with_name(f"{self.store.name}-misreplayed")
+        right = self.store_of_cropped_views(processes, console) if cropped else self.store
+        store = right.with_name(f"{right.name}-misreplayed")
         if store.is_dir():
             return store
-        others = self.store.with_name(f"{self.store.name}-other-views")
-        self._reinforce([], processes, console, store=others, seed=1)
+        others = right.with_name(f"{right.name}-other-views")
+        drawn = _CROPPED_VIEWS if cropped else {}
+        self._reinforce([], processes, console, store=others, seed=1, **drawn)
         partial = store.with_name(f"partial-{store.name}")
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(self.store, partial)
-        (drawn,) = (partial / "commits").glob("views-*")
-        (other,) = (others / "commits").glob("views-*")
-        for path in other.glob("*.json"):
-            commit = json.loads(path.read_text())
-            data = commit["data"].replace(other.name, drawn.name)
-            shutil.copyfile(others / commit["data"], partial / data)
-            commit |= {"column": drawn.name, "data": data}
-            commit.pop("checksum", None)  # of what it said before
-            write_json(drawn / path.name, commit)
+        shutil.copytree(right, partial)
+        _take_views(others, partial)
         partial.rename(store)
         return store
 
@@ -188,6 +195,19 @@ class World:
             settings=ReinforceSettings(**settings),
         )
         launch(work, "processes", workers=processes, progress=not console.quiet)
+
+
+def _take_views(others: Path, store: Path) -> None:
+    """Put another store's views in the place of this one's."""
+    (own,) = (store / "commits").glob("views-*")
+    (other,) = (others / "commits").glob("views-*")
+    for path in other.glob("*.json"):
+        commit = json.loads(path.read_text())
+        data = commit["data"].replace(other.name, own.name)
+        shutil.copyfile(others / commit["data"], store / data)
+        commit |= {"column": own.name, "data": data}
+        commit.pop("checksum", None)  # of what it said before
+        write_json(own / path.name, commit)
 
 
 def results_name(data: str) -> str:
