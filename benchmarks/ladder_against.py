@@ -3,7 +3,7 @@
 Every row is compared with "undistilled" and "control" besides (ladder_table.py).
 """
 
-from ladder_rows import ROWS
+from ladder_rows import ROWS, SMALL_BATCH
 from ladder_tokens import SAME_WORK
 
 # Rows whose name does not say it. A larger teacher trained on is compared with the teachers only.
@@ -15,6 +15,7 @@ _BASES = {
     "combined": "inherited",
     "early": "undistilled-narrow",
     "optimizer-lion8bit": "optimizer-lion",
+    f"{SMALL_BATCH}-fastclip": SMALL_BATCH,
     # Trained by the undistilled loss, on rows of a teacher.
     "lit": "control",
     "sail": "control",

@@ -31,6 +31,7 @@ class Place:
         runs: where runs go.
         teaching: multiplications that the teachers did to write the store, as a multiple of those
             of one of the student's steps.
+        pictures: how many there are to train on.
     """
 
     store: str
@@ -39,6 +40,7 @@ class Place:
     splits: dict[str, str]
     runs: Path
     teaching: float = 0.0
+    pictures: int = 1
 
 
 Row = Callable[[Place, int], RunConfig]
@@ -139,6 +141,26 @@ UNDISTILLED_CAPTIONS = "undistilled-captions"
 ROWS[UNDISTILLED_CAPTIONS] = _row(
     lambda config: _reads(CaptionPolicy(kind="mix"))(undistilled(config))
 )
+
+
+def small_batch(place: Place, steps: int) -> RunConfig:
+    """Undistilled, a quarter of the pictures in a step and four times as many steps."""
+    base = undistilled(distilled(place, 4 * steps))
+    return replace(base, data=replace(base.data, batch_size=base.data.batch_size // 4))
+
+
+def fastclip(place: Place, steps: int) -> RunConfig:
+    """The same against a running mean over all pictures, which settles in half of the passes."""
+    base = small_batch(place, steps)
+    passes = base.schedule.num_steps * base.data.batch_size / place.pictures
+    terms = Objective(
+        contrastive=0.0, fastclip=1.0, fastclip_gamma_epochs=max(1, round(passes / 2))
+    )
+    return replace(base, objective=terms)
+
+
+SMALL_BATCH = "undistilled-small-batch"
+ROWS |= {SMALL_BATCH: small_batch, f"{SMALL_BATCH}-fastclip": fastclip}
 
 
 def lit(place: Place, steps: int) -> RunConfig:
@@ -244,6 +266,7 @@ ROWS |= {
 # A row takes the rate of the one it varies. These look for their own: other weights learn, or by
 # another optimizer, or with no teacher to hold them.
 SWEEPING = (
+    SMALL_BATCH,
     *(
         "undistilled",
         "control",
@@ -267,7 +290,7 @@ def rate_from(name: str) -> str:
         return name
     if name == "optimizer-lion8bit":
         return "optimizer-lion"
-    for base in ("undistilled", "control", "vit", "combined"):
+    for base in (SMALL_BATCH, "undistilled", "control", "vit", "combined"):
         if name == base or name.startswith(f"{base}-"):
             return base
     return "distilled"

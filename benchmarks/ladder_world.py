@@ -17,7 +17,7 @@ from distill.recipes.demo import GLYPH_VIEWS, teacher_precision
 from distill.reinforcing import Reinforcement, launch
 from distill.run_log import write_json
 from distill.side_by_side import finished_result, train_side_by_side
-from reinforced_data import caption, open_source, pack_glyphs
+from reinforced_data import caption, open_dataset, open_source, pack_glyphs
 from reinforced_data.reinforce_work import ReinforceSettings
 from reinforced_data.shard_writer import write_shards
 from students import load_student
@@ -80,6 +80,7 @@ class World:
             splits=self.splits,
             runs=self.folder,
             teaching=teaching,
+            pictures=open_dataset(self.store).num_samples,
         )
 
     @property
