@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ladder_against import rate_from
 from ladder_rows import (
     BASE_LR,
     CAPTION_ROWS,
@@ -36,7 +37,6 @@ from ladder_rows import (
     SWEEP,
     UNDISTILLED_CAPTIONS,
     Place,
-    rate_from,
 )
 from ladder_table import Finished, print_table, read_rows, write_row, write_table
 from ladder_tokens import ATTENDED, TOKEN_ROWS, VIT

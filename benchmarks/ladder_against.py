@@ -1,4 +1,4 @@
-"""What each row is compared with: the row it changes one thing of, and one of equal work.
+"""What each row is compared with, one of equal work too, and whose rate it takes.
 
 Every row is compared with "undistilled" and "control" besides (ladder_table.py).
 """
@@ -37,3 +37,36 @@ def base_of(name: str) -> str | None:
 def same_work_as(name: str) -> str | None:
     """Return the row without this one's means that had as much work, if there is one."""
     return SAME_WORK.get(name, "control-same-work" if name == "distilled" else None)
+
+
+# A row takes the rate of the one it varies. These look for their own: other weights learn, or by
+# another optimizer, or with no teacher to hold them.
+SWEEPING = (
+    *("undistilled-muon", "control-muon", SMALL_BATCH),
+    *(
+        "undistilled",
+        "control",
+        "distilled",
+        "gentle-text",
+        "early",
+        "combined",
+        "vit",
+        "teacher-trained-on",
+        "lit",
+        "locked-text",
+        "sail",
+    ),
+    *(name for name in ROWS if name.startswith("optimizer-") and not name.endswith("8bit")),
+)
+
+
+def rate_from(name: str) -> str:
+    """Return the row whose learning rate this one takes; itself if it looks for one."""
+    if name in SWEEPING:
+        return name
+    if name == "optimizer-lion8bit":
+        return "optimizer-lion"
+    for base in (SMALL_BATCH, "undistilled", "control", "vit", "combined"):
+        if name == base or name.startswith(f"{base}-"):
+            return base
+    return "distilled"

@@ -99,8 +99,8 @@ ROWS |= {
 }
 
 
-def _optimizer(name: OptimizerName, lr: float = 8e-3) -> Row:
-    """Distilled with another optimizer; Lion's rate is a tenth, its decay ten times AdamW's."""
+def _by(name: OptimizerName, lr: float = 8e-3) -> Variant:
+    """By another optimizer; Lion's rate is a tenth, its decay ten times AdamW's."""
 
     def variant(config: RunConfig) -> RunConfig:
         lion = name.startswith("lion")
@@ -108,14 +108,19 @@ def _optimizer(name: OptimizerName, lr: float = 8e-3) -> Row:
         other = replace(config.optimizer, name=name, lr=lr, weight_decay=decay)
         return replace(config, optimizer=other)
 
-    return _row(variant)
+    return variant
 
 
+MUON = _by("muon", lr=2.4e-2)
 ROWS |= {
-    "optimizer-adamw8bit": _optimizer("adamw8bit"),
-    "optimizer-lion": _optimizer("lion", lr=8e-4),
-    "optimizer-lion8bit": _optimizer("lion8bit", lr=8e-4),
-    "optimizer-lamb": _optimizer("lamb"),
+    "optimizer-adamw8bit": _row(_by("adamw8bit")),
+    "optimizer-lion": _row(_by("lion", lr=8e-4)),
+    "optimizer-lion8bit": _row(_by("lion8bit", lr=8e-4)),
+    "optimizer-lamb": _row(_by("lamb")),
+    "optimizer-muon": _row(MUON),
+    # What is the optimizer's and not the teachers'.
+    "undistilled-muon": _row(lambda config: MUON(undistilled(config))),
+    "control-muon": _row(lambda config: MUON(control(config))),
 }
 
 # Distilled from a store whose embeddings are in this codec ("distilled" itself: float16); with a
@@ -262,35 +267,3 @@ ROWS |= {
     "combined-long": lambda place, steps: combined(place, 4 * steps),
     "control-combined-long": lambda place, steps: control(combined(place, 4 * steps)),
 }
-
-# A row takes the rate of the one it varies. These look for their own: other weights learn, or by
-# another optimizer, or with no teacher to hold them.
-SWEEPING = (
-    SMALL_BATCH,
-    *(
-        "undistilled",
-        "control",
-        "distilled",
-        "gentle-text",
-        "early",
-        "combined",
-        "vit",
-        "teacher-trained-on",
-        "lit",
-        "locked-text",
-        "sail",
-    ),
-    *(name for name in ROWS if name.startswith("optimizer-") and not name.endswith("8bit")),
-)
-
-
-def rate_from(name: str) -> str:
-    """Return the row whose learning rate this one takes; itself if it looks for one."""
-    if name in SWEEPING:
-        return name
-    if name == "optimizer-lion8bit":
-        return "optimizer-lion"
-    for base in (SMALL_BATCH, "undistilled", "control", "vit", "combined"):
-        if name == base or name.startswith(f"{base}-"):
-            return base
-    return "distilled"

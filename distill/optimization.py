@@ -1,7 +1,7 @@
 """Optimizers by name, and the learning-rate schedule.
 
-torch's AdamW, timm's Lion and LAMB, bitsandbytes' 8-bit ones: none is written here. The schedule
-is a function of the step, not an object with state: a resumed run needs nothing but the step.
+torch's AdamW, timm's Lion, LAMB and Muon, bitsandbytes' 8-bit ones: none is written here. The
+schedule is a function of the step, not an object with state: a resumed run needs nothing else.
 """
 
 import math
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.optim import Lamb, Lion
+from timm.optim import Lamb, Lion, Muon
 
 from distill.config import ScheduleConfig
 from distill.optimizer_config import OptimizerConfig, OptimizerName
@@ -36,6 +36,13 @@ def _lamb(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
     return Lamb(groups, lr=config.lr, betas=config.betas, eps=config.eps, max_grad_norm=None)
 
 
+def _muon(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
+    # Steps have AdamW's size (arXiv:2502.16982), so that one rate serves matrices and the rest.
+    adamw = {"nesterov": False, "eps": config.eps}
+    groups = [{**group, **adamw} if group["use_fallback"] else group for group in groups]
+    return Muon(groups, lr=config.lr, betas=config.betas, nesterov=True)
+
+
 def _adamw8bit(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
     optim = import_bitsandbytes().optim
     return optim.AdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps)
@@ -56,6 +63,7 @@ OPTIMIZERS: dict[OptimizerName, Callable[[Groups, OptimizerConfig], torch.optim.
     "adamw": _adamw,
     "lion": _lion,
     "lamb": _lamb,
+    "muon": _muon,
     "adamw8bit": _adamw8bit,
     "lion8bit": _lion8bit,
     "paged_adamw8bit": _paged_adamw8bit,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-OptimizerName = Literal["adamw", "lion", "lamb", "adamw8bit", "lion8bit", "paged_adamw8bit"]
+OptimizerName = Literal["adamw", "lion", "lamb", "muon", "adamw8bit", "lion8bit", "paged_adamw8bit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,8 +12,10 @@ class OptimizerConfig:
 
     Attributes:
         name: adamw; lion (arXiv:2302.06675: a third to a tenth of AdamW's rate, as many times its
-            decay, betas 0.9 0.99; half its state); lamb (arXiv:1904.00962: large batches); and
-            those that keep their state in 8 bits (arXiv:2110.02861), paged_adamw8bit partly in
+            decay, betas 0.9 0.99; half its state); lamb (arXiv:1904.00962: large batches); muon
+            (Jordan et al. 2024, steps of AdamW's size as in arXiv:2502.16982: the momentum, 0.95,
+            of linear layers' and convolutions' weights is made orthogonal; AdamW takes the rest);
+            and those that keep their state in 8 bits (arXiv:2110.02861), paged_adamw8bit partly in
             the CPU's memory when the GPU's is full.
         lr: the peak rate, of everything that has none of its own.
         image_lr: the image tower's, in its place.
@@ -22,8 +24,8 @@ class OptimizerConfig:
             1 gives all the same.
         text_layer_decay: likewise in the text tower.
         weight_decay: decoupled from the gradient, times the rate.
-        betas: of the running means.
-        eps: what Adam's and LAMB's divisor is at least; Lion has none.
+        betas: of the running means, in muon of AdamW's.
+        eps: what Adam's and LAMB's divisor is at least; Lion has none, nor what Muon takes.
         max_grad_norm: the whole gradient is scaled down to it.
     """
 

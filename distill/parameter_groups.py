@@ -24,23 +24,27 @@ _STUDENT = "student.module."
 def parameter_groups(module: TrainingModule, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Groups for an optimizer: `params`, `weight_decay` and `lr_scale`, a factor of `config.lr`.
 
+    Muon's have `use_fallback` besides: whether AdamW takes their steps.
+
     Raises:
         ValueError: a tower has no layers to let a rate fall over, or towers with different rates
             share parameters.
     """
     scales = _scales(module.student, config)
     plain = _not_decayed(module)
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    multiplied = _multiplied(module) if config.name == "muon" else set()
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = defaultdict(list)
     for name, value in module.named_parameters():
         if value.requires_grad:
-            groups[scales.get(name, 1.0), name not in plain].append(value)
+            groups[scales.get(name, 1.0), name not in plain, name in multiplied].append(value)
     found = [
         {
-            "params": groups[scale, decays],
+            "params": groups[scale, decays, by_muon],
             "weight_decay": config.weight_decay if decays else 0.0,
             "lr_scale": scale,
+            **({"use_fallback": not by_muon} if config.name == "muon" else {}),
         }
-        for scale, decays in sorted(groups)
+        for scale, decays, by_muon in sorted(groups)
     ]
     check_groups(module, found)
     return found
@@ -136,3 +140,18 @@ def _not_decayed(module: nn.Module) -> set[str]:
     }
     found = {n for n, v in module.named_parameters() if v.ndim <= 1 or n.endswith(".bias")}
     return found | of_norms
+
+
+def _multiplied(module: nn.Module) -> set[str]:
+    """Weights of linear layers, convolutions and attention: not tables, positions or projections.
+
+    A matrix that no layer owns may be either, and AdamW is wrong for neither.
+    """
+    layers = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
+    return {
+        f"{path}.{name}"
+        for path, part in module.named_modules()
+        if isinstance(part, layers)
+        for name, value in part.named_parameters(recurse=False)
+        if value.ndim > 1
+    }

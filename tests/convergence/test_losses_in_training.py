@@ -29,8 +29,8 @@ from teachers import WordTokenizer, load_teacher
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from inheritance import STARTS, Row, config_of
-from ladder import ALL_ROWS, in_order
-from ladder_rows import CODEC_ROWS, MANY_VIEWS, MISREPLAYED, Place, rate_from
+from ladder import ALL_ROWS
+from ladder_rows import Place
 from ladder_tokens import ATTENDED, VIT
 from ladder_world import World
 
@@ -210,24 +210,6 @@ def test_every_row_of_the_ladder_trains(name, place, tmp_path):
     weights = toy.objective.weights()
     assert {term for term, weight in weights.items() if weight} <= terms
     assert first["loss/total"] != last["loss/total"]
-
-
-def test_rows_differ_from_distilled(place):
-    # These differ in the store that they read.
-    rows = {
-        n: row for n, row in ALL_ROWS.items() if n not in (*CODEC_ROWS, MISREPLAYED, MANY_VIEWS)
-    }
-    # Enough steps that rows of equal work differ from those of equal steps.
-    made = {name: row(place, 400) for name, row in rows.items()}
-    assert len({str(config) for config in made.values()}) == len(made)
-
-
-def test_a_row_takes_the_rate_of_the_one_it_varies():
-    assert rate_from("vit-grid-same-work") == "vit" and rate_from("codec-int8") == "distilled"
-    assert rate_from("control-same-work") == "control" and rate_from("lit") == "lit"
-    order = in_order()
-    assert sorted(order) == sorted(ALL_ROWS)
-    assert all(order.index(rate_from(name)) <= order.index(name) for name in order)
 
 
 def world_of(place):

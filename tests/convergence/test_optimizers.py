@@ -13,7 +13,7 @@ from distill.optimization import OPTIMIZERS
 from distill.run_log import read_log
 from reinforced_data import reinforce
 from reinforced_data.testing import TOKENIZER, TinyEncoder, tiny_teacher, write_source
-from students import build_student, load_student
+from students import StudentSpec, TextSpec, build_student, load_student
 
 # AdamW's own rate; Lion's is a third to a tenth of it.
 RATES = {"lion": 2e-3, "lion8bit": 2e-3}
@@ -42,28 +42,37 @@ def recipe(name, num_steps=6, **changes):
     return dataclasses.replace(config, **changes)
 
 
-def student(seed=3):
-    """Wide enough that its matrices' state is kept in 8 bits (4,096 numbers or more)."""
-    return build_student(TinyEncoder(128, seed=seed), image_size=16, tokenizer=TOKENIZER)
+def student(seed=3, name="adamw"):
+    """Wide enough that its matrices' state is kept in 8 bits (4,096 numbers or more).
+
+    For Muon, which takes the weights of layers, one that has layers.
+    """
+    if name != "muon":
+        return build_student(TinyEncoder(128, seed=seed), image_size=16, tokenizer=TOKENIZER)
+    torch.manual_seed(seed)
+    text = TextSpec(width=16, layers=1, heads=2, context_length=TOKENIZER.context_length)
+    spec = StudentSpec(image="smallconv-4", text=text, embed_dim=16, image_size=16)
+    return build_student(spec, tokenizer=TOKENIZER)
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_resumed_run_has_the_bits_of_one_that_was_not_stopped(name, precision, store, tmp_path):
     config = recipe(name, precision=precision)
-    whole = train(student(), store, recipe=config, out=tmp_path / "whole", show=False)
+    whole = train(student(name=name), store, recipe=config, out=tmp_path / "whole", show=False)
     stopped = tmp_path / "stopped"
     shutil.copytree(
         tmp_path / "whole" / "checkpoints" / "step-00000003",
         stopped / "checkpoints" / "step-00000003",
     )
     shutil.copy(tmp_path / "whole" / "config.json", stopped)
-    resumed = train(student(seed=9), store, recipe=config, out=stopped, show=False)
+    resumed = train(student(9, name), store, recipe=config, out=stopped, show=False)
     assert [r["step"] for r in read_log(stopped) if "loss/total" in r] == [4, 5, 6]
     again = dict(resumed.student.named_parameters())
     for parameter, value in whole.student.named_parameters():
         assert torch.equal(again[parameter], value), parameter
-    saved = load_student(stopped, module=TinyEncoder(128)).state_dict()
+    module = None if name == "muon" else TinyEncoder(128)
+    saved = load_student(stopped, module=module).state_dict()
     assert all(torch.equal(saved[n], v) for n, v in whole.student.state_dict().items())
 
 

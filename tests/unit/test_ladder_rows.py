@@ -9,8 +9,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from ladder import ALL_ROWS, in_order
-from ladder_against import base_of, same_work_as
-from ladder_rows import SWEEPING, Place, rate_from
+from ladder_against import SWEEPING, base_of, rate_from, same_work_as
+from ladder_rows import Place
 from ladder_tokens import SAME_WORK, TOKEN_POLICIES, VIT, relative_work
 
 PLACE = Place(store="store", donor="a", other="b", splits={}, runs=Path("runs"), teaching=100.0)

@@ -208,6 +208,47 @@ def test_lion_keeps_half_of_what_adamw_keeps_and_moves_by_the_rate():
         )
 
 
+def test_muon_takes_the_weights_of_layers_and_adamw_the_rest():
+    module = module_of("test_vit", feature=1.0)
+    found = by_name(module, parameter_groups(module, OptimizerConfig(name="muon")))
+    assert found.keys() == dict(module.named_parameters()).keys()
+    taken = {name for name, group in found.items() if not group["use_fallback"]}
+    left = {name for name, value in module.named_parameters() if value.ndim > 1} - taken
+    endings = {name.split("resblocks.0.")[-1] for name in taken if "resblocks.0" in name}
+    attention = {"attn.in_proj_weight", "attn.out_proj.weight"}
+    assert endings == attention | {"mlp.c_fc.weight", "mlp.c_proj.weight"}
+    assert any(name.endswith("patch_embed.proj.weight") for name in taken)  # a convolution
+    assert {name.rsplit(".", 1)[-1] for name in left} == {
+        *("positional_embedding", "text_projection", "weight", "pos_embed", "cls_token")
+    }
+    assert [name for name in left if name.endswith(".weight")] == [
+        "student.module.text.token_embedding.weight"
+    ]
+
+
+def test_a_step_of_muon_is_orthogonal_and_as_large_as_adamws():
+    torch.manual_seed(0)
+    layer, table = nn.Linear(24, 40, bias=False), nn.Embedding(50, 8)
+    module = nn.ModuleDict({"layer": layer, "table": table})
+    before = {name: value.detach().clone() for name, value in module.named_parameters()}
+    groups = [
+        {"params": [layer.weight], "weight_decay": 0.0, "use_fallback": False},
+        {"params": [table.weight], "weight_decay": 0.0, "use_fallback": True},
+    ]
+    optimizer = build_optimizer(groups, OptimizerConfig(name="muon", lr=1e-2))
+    for value in module.parameters():
+        value.grad = torch.randn_like(value)
+    optimizer.step()
+    step = (before["layer.weight"] - layer.weight.detach()).double()
+    grown = torch.linalg.svdvals(step) / (1e-2 * 0.2 * math.sqrt(40))
+    assert grown.min() > 0.6 and grown.max() < 1.3  # of the gradient's: 0.3 to 2.7
+    assert 0.5 < step.square().mean().sqrt() / (0.2 * 1e-2) < 1.3
+    gradient = layer.weight.grad
+    assert gradient is not None and (step * gradient).sum() > 0, "downhill"
+    moved = (before["table.weight"] - table.weight.detach()).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 1e-2), rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_lowers_a_loss(name):
     torch.manual_seed(0)
