@@ -42,7 +42,7 @@ def same_work_as(name: str) -> str | None:
 # A row takes the rate of the one it varies. These look for their own: other weights learn, or by
 # another optimizer, or with no teacher to hold them.
 SWEEPING = (
-    *("undistilled-muon", "control-muon", SMALL_BATCH),
+    *("undistilled-muon", "control-muon"),
     *(
         "undistilled",
         "control",
@@ -66,7 +66,7 @@ def rate_from(name: str) -> str:
         return name
     if name == "optimizer-lion8bit":
         return "optimizer-lion"
-    for base in (SMALL_BATCH, "undistilled", "control", "vit", "combined"):
+    for base in ("undistilled", "control", "vit", "combined"):
         if name == base or name.startswith(f"{base}-"):
             return base
     return "distilled"
