@@ -50,6 +50,7 @@ from distill.side_by_side import train_side_by_side
 
 # A seed's runs read the same pictures: of so many rows each picture is decoded once.
 ROWS_A_PASS = 4
+SEEDS, STEPS = 3, 400
 QUICK_ROWS = ("undistilled", "control", "distilled")
 ALL_ROWS = ROWS | TOKEN_ROWS
 
@@ -69,10 +70,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="glyphs", help="glyphs, or a folder of shards")
     parser.add_argument("--out", type=Path, default=Path("runs/ladder"))
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=Path, help="benchmarks/results, or in --out if shorter")
     parser.add_argument("--rows", nargs="*", choices=list(ALL_ROWS), help="only these rows")
-    parser.add_argument("--seeds", type=int, default=3, help="paired seeds per row")
-    parser.add_argument("--steps", type=int, default=400, help="student steps")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="paired seeds per row")
+    parser.add_argument("--steps", type=int, default=STEPS, help="student steps")
     parser.add_argument("--processes", type=int, default=max(1, int(usable_cores())))
     parser.add_argument("--quick", action="store_true", help="three rows, one rate, one seed")
     asked = parser.parse_args()
@@ -87,7 +88,7 @@ def main() -> None:
         processes=asked.processes,
     )
     teaching = teaching_steps(world)
-    results = asked.out / "quick" if asked.quick else asked.results
+    results = asked.results or _results(asked.out, effort)
     names = asked.rows or (QUICK_ROWS if asked.quick else in_order())
     # So many rows at once that no process idles at the end of one row's seeds.
     at_once = ROWS_A_PASS * asked.processes
@@ -98,6 +99,13 @@ def main() -> None:
             write_row(results, world, row)
         write_table(results, world, read_rows(results, world, ALL_ROWS))
     print_table(world, read_rows(results, world, ALL_ROWS), console)
+
+
+def _results(out: Path, effort: Effort) -> Path:
+    """Where rows go: the committed ones are of the whole effort, and no other replaces them."""
+    if (effort.steps, effort.seeds, effort.sweep) == (STEPS, SEEDS, SWEEP):
+        return Path(__file__).parent / "results"
+    return out / f"results-{effort.steps}-steps-{effort.seeds}-seeds"
 
 
 def in_order() -> list[str]:

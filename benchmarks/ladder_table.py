@@ -48,7 +48,11 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
 
 
 def verdict(differences: list[float]) -> str:
-    """Wins or loses: the same sign for every seed, and beyond two standard errors."""
+    """Wins or loses: the same sign for every seed, and beyond two standard errors.
+
+    With three seeds that is Student's t of 2 with 2 degrees of freedom: of rows that change nothing
+    about one in six (0.18) is called so.
+    """
     mean, error = mean_and_error(differences)
     if math.isnan(error):
         return "one seed"
@@ -122,7 +126,7 @@ def _against(row: Finished, key: str, rows: list[Finished], name: str | None) ->
 
 
 def paired(row: Finished, key: str, rows: list[Finished], name: str | None) -> list[float]:
-    """Score minus the named row's, seed by seed; empty for the row itself."""
+    """Score minus the named row's, of the seeds that both have; empty for the row itself."""
     other = next((other for other in rows if other.name == name), None)
     if other is None or other is row:
         return []

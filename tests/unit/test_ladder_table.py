@@ -1,0 +1,109 @@
+"""The ladder's statistics on planted scores, and where its rows are kept."""
+
+import csv
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import ladder
+from ladder_rows import SWEEP
+from ladder_table import (
+    Finished,
+    mean_and_error,
+    paired,
+    read_rows,
+    verdict,
+    write_row,
+    write_table,
+)
+from ladder_world import World
+
+METRICS = ("top1", "top5", "image_to_text_r10", "text_to_image_r10")
+WORLD = World(
+    name="planted",
+    folder=Path(),
+    train="",
+    store=Path(),
+    teachers=[],
+    splits={"validation": "", "heldout": ""},
+    teacher_views={},
+)
+
+
+def row(name: str, *scores: float) -> Finished:
+    metrics = [f"{split}/{metric}" for split in WORLD.splits for metric in METRICS]
+    runs = [
+        {
+            "metrics": dict.fromkeys(metrics, score),
+            "steps": 400,
+            "image_params": 7,
+            "seconds": 1.5,
+        }
+        for score in scores
+    ]
+    return Finished(name=name, rate=0.01, runs=runs)
+
+
+def test_mean_and_error_are_numpys():
+    values = [34.1, 36.9, 35.2, 30.0]
+    mean, error = mean_and_error(values)
+    assert mean == pytest.approx(np.mean(values))
+    assert error == pytest.approx(np.std(values, ddof=1) / math.sqrt(4))
+    assert math.isnan(mean_and_error([1.0])[1])
+
+
+@pytest.mark.parametrize(
+    ("differences", "says"),
+    [
+        ([1.0, 1.1, 1.2], "wins"),
+        ([-1.0, -1.1, -1.2], "loses"),
+        ([0.1, 0.2, 3.0], "noise"),  # one sign, and a large error
+        ([1.0, 1.1, 1.2, 1.1, 1.0, 1.1, 1.2, 1.1, -0.1], "noise"),  # a small error, two signs
+        ([0.0, 0.0, 0.0], "noise"),
+        ([5.0], "one seed"),
+    ],
+)
+def test_a_verdict_needs_every_seed_and_two_errors(differences, says):
+    assert verdict(differences) == says
+
+
+def test_how_often_three_seeds_call_nothing_something():
+    draws = np.random.default_rng(0).normal(size=(4000, 3))
+    called = np.mean([verdict(list(three)) != "noise" for three in draws])
+    assert called == pytest.approx(2 * stats.t.sf(2, df=2), abs=0.02)  # 0.18: as the page says
+
+
+def test_rows_are_paired_seed_by_seed_and_the_table_says_so(tmp_path):
+    rows = [row("undistilled", 0.2, 0.3, 0.4), row("control", 0.21, 0.33, 0.42)]
+    rows.append(row("distilled", 0.31, 0.39, 0.52))
+    for each in rows:
+        write_row(tmp_path, WORLD, each)
+    again = read_rows(tmp_path, WORLD, ["undistilled", "missing", "control", "distilled"])
+    assert again == rows
+    assert paired(rows[2], "heldout/top1", rows, "undistilled") == pytest.approx([11, 9, 12])
+    assert paired(rows[2], "heldout/top1", rows, "distilled") == []
+    with write_table(tmp_path, WORLD, again).open() as file:
+        lines = [line for line in csv.DictReader(file) if line["metric"] == "heldout/top1"]
+    found = {line["row"]: line for line in lines}
+    assert float(found["distilled"]["minus_undistilled"]) == pytest.approx(10.67)
+    assert found["distilled"]["verdict"] == "wins" and found["distilled"]["base"] == "control"
+    assert float(found["distilled"]["minus_base"]) == pytest.approx(8.67)
+    assert found["undistilled"]["minus_undistilled"] == ""
+
+
+def test_a_shorter_ladder_leaves_the_committed_rows(tmp_path):
+    committed = Path(ladder.__file__).parent / "results"
+
+    def place(**changes) -> Path:
+        whole = {"steps": 400, "seeds": 3, "sweep": SWEEP, "processes": 1} | changes
+        return ladder._results(tmp_path, ladder.Effort(**whole))
+
+    assert place() == committed
+    for fewer in ({"steps": 50}, {"seeds": 1}, {"sweep": SWEEP[:1]}):
+        assert tmp_path in place(**fewer).parents
