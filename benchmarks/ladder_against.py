@@ -14,6 +14,8 @@ _BASES = {
     "vit": "distilled",
     "combined": "inherited",
     "early": "undistilled-narrow",
+    "best": "optimizer-muon",
+    "best-quarter": "undistilled-muon",
     "optimizer-lion8bit": "optimizer-lion",
     f"{SMALL_BATCH}-fastclip": SMALL_BATCH,
     # Trained by the undistilled loss, on rows of a teacher.
@@ -39,6 +41,12 @@ def same_work_as(name: str) -> str | None:
     return SAME_WORK.get(name, "control-same-work" if name == "distilled" else None)
 
 
+_RATES = {
+    "optimizer-lion8bit": "optimizer-lion",
+    "best": "optimizer-muon",
+    "best-quarter": "optimizer-muon",
+    "control-best": "control-muon",
+}
 # A row takes the rate of the one it varies. These look for their own: other weights learn, or by
 # another optimizer, or with no teacher to hold them.
 SWEEPING = (
@@ -64,8 +72,8 @@ def rate_from(name: str) -> str:
     """Return the row whose learning rate this one takes; itself if it looks for one."""
     if name in SWEEPING:
         return name
-    if name == "optimizer-lion8bit":
-        return "optimizer-lion"
+    if name in _RATES:
+        return _RATES[name]
     for base in ("undistilled", "control", "vit", "combined"):
         if name == base or name.startswith(f"{base}-"):
             return base

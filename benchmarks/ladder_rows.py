@@ -252,7 +252,16 @@ def combined(place: Place, steps: int) -> RunConfig:
     return _narrow(inherited(place, steps))
 
 
+def best(place: Place, steps: int) -> RunConfig:
+    """What won, together: Muon, softer targets, inherited; in a narrow image tower."""
+    return _scaled(0.15)(MUON(_narrow(inherited(place, steps))))
+
+
 ROWS |= {
+    "best": best,
+    # Whether a quarter of the steps suffices for what the same optimizer reaches undistilled.
+    "best-quarter": lambda place, steps: best(place, max(2, steps // 4)),
+    "control-best": lambda place, steps: control(best(place, steps)),
     "inherited": inherited,
     # Whether a quarter of the steps suffices for what "undistilled" has at its end.
     "inherited-quarter": lambda place, steps: inherited(place, max(2, steps // 4)),
