@@ -6,16 +6,20 @@ schedule is a function of the step, not an object with state: a resumed run need
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import timm.optim.muon
 import torch
 from timm.optim import Lamb, Lion, Muon
 
 from distill.config import ScheduleConfig
+from distill.doctor.machine import multiplies_bfloat16
 from distill.optimizer_config import OptimizerConfig, OptimizerName
 from teachers.quantization import import_bitsandbytes
 
 Groups = list[dict[str, Any]]
+_ORTHOGONALISE = timm.optim.muon.zeropower_via_newtonschulz
 
 
 def build_optimizer(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -38,6 +42,10 @@ def _lamb(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
 
 def _muon(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
     # Steps have AdamW's size (arXiv:2502.16982), so that one rate serves matrices and the rest.
+    if not multiplies_bfloat16():
+        # timm orthogonalises in bfloat16, at a twentieth of float32's rate on such a processor.
+        exact = partial(_ORTHOGONALISE, dtype=torch.float32)
+        timm.optim.muon.zeropower_via_newtonschulz = exact
     adamw = {"nesterov": False, "eps": config.eps}
     groups = [{**group, **adamw} if group["use_fallback"] else group for group in groups]
     return Muon(groups, lr=config.lr, betas=config.betas, nesterov=True)

@@ -94,3 +94,10 @@ def usable_cores() -> float:
 def _number(path: Path) -> int | None:
     text = path.read_text().strip() if path.is_file() else ""
     return int(text) if text.isdigit() else None
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether there is hardware for it: a GPU, or a processor's own instructions."""
+    processor = torch.cpu.get_capabilities()
+    own = processor.get("avx512_bf16") or processor.get("amx_bf16")
+    return torch.cuda.is_available() or bool(own)

@@ -10,9 +10,8 @@ CPU core runs the student's 400 steps in under a minute:
 
 from typing import Literal
 
-import torch
-
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, StudentConfig
+from distill.doctor.machine import multiplies_bfloat16
 from distill.objective import Objective
 from reinforced_data import ViewPolicy
 from students import StudentSpec, TextSpec
@@ -80,6 +79,4 @@ def teacher_precision() -> Literal["bf16", "fp32"]:
 
     Elsewhere bfloat16 would be slower than float32.
     """
-    capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return "bf16" if fast or torch.cuda.is_available() else "fp32"
+    return "bf16" if multiplies_bfloat16() else "fp32"
