@@ -3,9 +3,11 @@
 import math
 
 import pytest
+import timm.optim.muon
 import torch
 from torch import nn
 
+from distill import optimization
 from distill.config import ScheduleConfig
 from distill.layers import layers_of_tower
 from distill.objective import Objective
@@ -23,6 +25,14 @@ from distill.training_module import TrainingModule
 from reinforced_data.testing import TOKENIZER, TinyEncoder
 from students import StudentSpec, TextSpec, build_student
 
+# Of each iteration, as timm takes them from modded-nanogpt.
+QUINTICS = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
 TEXT = TextSpec(width=32, layers=2, heads=2, context_length=TOKENIZER.context_length)
 
 
@@ -247,6 +257,26 @@ def test_a_step_of_muon_is_orthogonal_and_as_large_as_adamws():
     assert gradient is not None and (step * gradient).sum() > 0, "downhill"
     moved = (before["table.weight"] - table.weight.detach()).abs()
     torch.testing.assert_close(moved, torch.full_like(moved, 1e-2), rtol=1e-4, atol=0)
+
+
+def test_muon_is_in_float32_where_bfloat16_has_no_hardware(monkeypatch):
+    whole = timm.optim.muon.zeropower_via_newtonschulz
+    monkeypatch.setattr(timm.optim.muon, "zeropower_via_newtonschulz", whole)  # for afterwards
+    monkeypatch.setattr(optimization, "multiplies_bfloat16", lambda: False)
+    torch.manual_seed(0)
+    layer = nn.Linear(24, 40, bias=False)
+    before = layer.weight.detach().double().clone()
+    group = {"params": [layer.weight], "weight_decay": 0.0, "use_fallback": False}
+    optimizer = build_optimizer([group], OptimizerConfig(name="muon", lr=1e-2))
+    layer.weight.grad = torch.randn_like(layer.weight)
+    optimizer.step()
+    exact = layer.weight.grad.double()
+    exact /= exact.norm()
+    for one, three, five in QUINTICS:
+        square = exact.T @ exact
+        exact = one * exact + three * exact @ square + five * exact @ square @ square
+    expected = before - 1e-2 * 0.2 * math.sqrt(40) * exact
+    torch.testing.assert_close(layer.weight.double(), expected, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
