@@ -25,7 +25,8 @@ class Evaluate:
     """Zero-shot accuracy and retrieval of a model on shards of pictures with captions.
 
     More is asked with --tests: corruptions (ImageNet-C's), typographic (another class's name
-    written on the picture), resolutions, calibration, agreement (with --against), probe (linear).
+    written on the picture), resolutions, sizes, calibration, agreement (with --against), probe
+    (linear).
 
     Attributes:
         model: a student's folder, or a teacher: open_clip name/tag, hf-hub:ID, local folder.
@@ -37,10 +38,12 @@ class Evaluate:
             up (SHiNe), beside the templates.
         tests: see above; each is a pass over every source.
         severities: of the corruptions, from 1 to 5; scores are means over them.
-        resolutions: pixels a side for the test of that name.
+        resolutions: pixels a side for the test of that name: coarser pictures at the model's size.
+        sizes: pixels a side for the test of that name: the image tower runs at them.
         probe_train: shards with labels that the probe learns from.
+        alike: list class names that the model can hardly tell apart.
         leaks_from: training shards; pictures of a source that are in them, or nearly, are listed,
-            and class names that the model can hardly tell apart.
+            and what --alike lists.
         against: a teacher to compare with: another model, or metrics written by --out.
         classes: a text file of class names, one a line; by default the labels of the source.
         captions_from: the member or JSON field that holds the captions.
@@ -57,7 +60,9 @@ class Evaluate:
     tests: tuple[str, ...] = ()
     severities: tuple[int, ...] = (3,)
     resolutions: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
     probe_train: str | None = None
+    alike: bool = False
     leaks_from: str | None = None
     against: str | None = None
     classes: Path | None = None
@@ -73,19 +78,21 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     from distill.evaluation import retention
     from distill.model_loading import load_model
 
+    names = _names_by_split(asked)
     model = load_model(asked.model, device=asked.device)
     metrics = _metrics(asked, model, console)
     reference = _reference(asked, console)
     kept = retention(metrics, reference) if reference else None
     values: dict[str, Any] = {"model": asked.model, "metrics": metrics, "retention": kept}
+    values |= _what_was_asked(asked, names)
     table = Table("metric", asked.model, *(["against", "retention"] if kept else []))
     for name, value in metrics.items():
         share = kept.get(name) if kept else None
         beside = [] if share is None else [f"{reference[name]:.4f}", f"{share:.3f}"]
         table.add_row(name, f"{value:.4f}", *beside)
     console.print(table)
-    if asked.leaks_from is not None:
-        values["audit"] = _audit(asked, model, console)
+    if asked.alike or asked.leaks_from is not None:
+        values["audit"] = _audit(asked, model, names, console)
     if asked.out is not None:
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         asked.out.write_text(json.dumps(values, indent=2))
@@ -120,6 +127,7 @@ def _metrics(asked: Evaluate, model: "ClipModel", console: Console) -> dict[str,
             sentences=sentences,
             severities=asked.severities,
             resolutions=asked.resolutions,
+            sizes=asked.sizes,
             teacher=teacher,
             probe_train=asked.probe_train,
             limit=asked.limit,
@@ -155,31 +163,77 @@ def _teacher(asked: Evaluate) -> "ClipModel | None":
     return load_model(asked.against, device=asked.device)
 
 
-def _audit(asked: Evaluate, model: "ClipModel", console: Console) -> dict[str, Any]:
-    """List class names that are hardly told apart, and pictures that were trained on."""
-    from distill.evaluation.class_audit import alike_classes, leaks
+def _names_by_split(asked: Evaluate) -> dict[str, list[str]]:
+    """Return the names that each split's pictures are put under; nothing where none asks."""
     from distill.evaluation.suite import class_names
+    from distill.evaluation.zero_shot import names_to_choose
+
+    if not (asked.alike or asked.leaks_from is not None or asked.out is not None):
+        return {}  # labels cost a pass over the source
+    given = None if asked.classes is None else read_class_names(asked.classes)
+    names = {}
+    for split, source in _named_splits(asked.on).items():
+        labels = class_names(source, asked.limit) if given is None else ()
+        names[split] = names_to_choose(labels, given)
+        if asked.alike and not names[split]:
+            raise ValueError(
+                f"--alike compares class names, and {source} has no labels (cls members); give "
+                "the names with --classes FILE, or leave --alike out"
+            )
+    return names
+
+
+def _what_was_asked(asked: Evaluate, names: dict[str, list[str]]) -> dict[str, Any]:
+    """Say what the scores answer, so that two files can be compared: JSON values."""
+    from distill.evaluation.zero_shot import named_templates
+    from distill.provenance import provenance
+
+    flags = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asdict(asked).items()
+    }
+    flags["templates"] = named_templates(asked.templates)
+    counts = {split: len(own) for split, own in names.items()}
+    return {"asked": flags, "class_counts": counts, "provenance": provenance()}
+
+
+def _audit(
+    asked: Evaluate, model: "ClipModel", names: dict[str, list[str]], console: Console
+) -> dict[str, Any]:
+    """List class names that are hardly told apart, and pictures that were trained on."""
+    from distill.evaluation.class_audit import alike_classes
     from distill.evaluation.zero_shot import named_templates
 
-    assert asked.leaks_from is not None
     found: dict[str, Any] = {}
     for split, source in _named_splits(asked.on).items():
-        names = class_names(source) if asked.classes is None else read_class_names(asked.classes)
-        templates = named_templates(asked.templates)
-        alike = alike_classes(model, names, templates=templates) if names else []
-        seen = leaks(model, asked.leaks_from, source, limit=asked.limit)
-        equal = sum(leak.same_bytes for leak in seen)
+        templates, own = named_templates(asked.templates), names[split]
+        alike = alike_classes(model, own, templates=templates) if own else []
         console.print(
-            f"{split or source}: {len(alike)} pairs of alike class names, {equal} pictures that "
-            f"are in {asked.leaks_from}, {len(seen) - equal} more that nearly are",
-            highlight=False,
+            f"{split or source}: {len(alike)} pairs of alike class names", highlight=False
         )
         for pair in alike[:_SHOWN]:
             console.print(f"  {pair.first!r} and {pair.second!r}: {pair.cosine:.3f}")
-        for leak in seen[:_SHOWN]:
-            console.print(f"  {leak.test_key} is {leak.train_key}: {leak.cosine:.3f}")
-        found[split] = {"alike": [asdict(p) for p in alike], "leaks": [asdict(x) for x in seen]}
+        found[split] = {"alike": [asdict(pair) for pair in alike]}
+        if asked.leaks_from is not None:
+            seen = _leaks(asked.leaks_from, model, source, asked.limit, console)
+            found[split]["leaks"] = seen
     return found
+
+
+def _leaks(
+    train: str, model: "ClipModel", source: str, limit: int | None, console: Console
+) -> list[dict[str, Any]]:
+    from distill.evaluation.class_audit import leaks
+
+    seen = leaks(model, train, source, limit=limit)
+    equal = sum(leak.same_bytes for leak in seen)
+    console.print(
+        f"{source}: {equal} pictures that are in {train}, {len(seen) - equal} more that nearly are",
+        highlight=False,
+    )
+    for leak in seen[:_SHOWN]:
+        console.print(f"  {leak.test_key} is {leak.train_key}: {leak.cosine:.3f}")
+    return [asdict(leak) for leak in seen]
 
 
 def _named_splits(sources: Sequence[str]) -> dict[str, str]:
@@ -201,8 +255,9 @@ def _reference(asked: Evaluate, console: Console) -> dict[str, float]:
         return {}
     teacher = _teacher(asked)
     if teacher is not None:
-        # What compares the student with its teacher is nothing to compare the teacher by.
-        tests = tuple(name for name in asked.tests if name != "agreement")
+        # What compares the student with its teacher is nothing to compare the teacher by, and a
+        # teacher is not shipped: it may refuse a size that the student runs at.
+        tests = tuple(name for name in asked.tests if name not in ("agreement", "sizes"))
         return _metrics(replace(asked, tests=tests), teacher, console)
     try:
         return json.loads(Path(asked.against).read_text())["metrics"]

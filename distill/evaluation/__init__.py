@@ -6,6 +6,7 @@ from distill.evaluation.probing import linear_probe
 from distill.evaluation.prompt_files import hierarchy_sentences, read_hierarchy, read_sentences
 from distill.evaluation.ranking import recall_at, worst_ranks
 from distill.evaluation.retrieval import retrieval
+from distill.evaluation.sizes import at_size, check_size
 from distill.evaluation.stress import corruption, lower_resolution, typographic_attack
 from distill.evaluation.suite import TESTS, Suite, run_suite
 from distill.evaluation.zero_shot import TEMPLATES, zero_shot
@@ -15,6 +16,8 @@ __all__ = [
     "TESTS",
     "Suite",
     "alike_classes",
+    "at_size",
+    "check_size",
     "corruption",
     "evaluate",
     "hierarchy_sentences",

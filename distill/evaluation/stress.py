@@ -27,7 +27,8 @@ _NOISE = (0.08, 0.12, 0.18, 0.26, 0.38)
 _BLUR = (1.0, 2.0, 3.0, 4.0, 6.0)
 _CONTRAST = (0.4, 0.3, 0.2, 0.1, 0.05)
 _BRIGHTNESS = (0.1, 0.2, 0.3, 0.4, 0.5)
-_SATURATION = (0.3, 0.1, 2.0, 5.0, 20.0)
+# A factor, and what is added after it.
+_SATURATION = ((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (20.0, 0.2))
 _PIXELATE = (0.6, 0.5, 0.4, 0.3, 0.25)
 _JPEG = (25, 18, 15, 10, 7)
 # Of the picture's height: clearly to be read, and most of the picture still to be seen.
@@ -60,10 +61,13 @@ def _brightness(pixels: Pixels, level: int, _: np.random.Generator) -> Pixels:
 def _saturation(pixels: Pixels, level: int, _: np.random.Generator) -> Pixels:
     unit = pixels / 255
     value = unit.max(2, keepdims=True)
-    # HSV's saturation times a factor: the distance from grey of the same value, at most all of it.
-    saturation = 1 - unit.min(2, keepdims=True) / np.maximum(value, 1e-9)
-    factor = np.minimum(saturation * _SATURATION[level], 1.0) / np.maximum(saturation, 1e-9)
-    return _from_unit(value - (value - unit) * factor)
+    spread = value - unit.min(2, keepdims=True)
+    # How far each colour is from the greatest, in parts of the spread: the hue. Grey's is red's.
+    away = np.where(spread > 0, (value - unit) / np.maximum(spread, 1e-9), (0.0, 1.0, 1.0))
+    factor, added = _SATURATION[level]
+    # HSV's saturation, at most all of it.
+    saturation = np.minimum(spread / np.maximum(value, 1e-9) * factor + added, 1.0)
+    return _from_unit(value - value * saturation * away)
 
 
 def _pixelate(pixels: Pixels, level: int, _: np.random.Generator) -> Pixels:

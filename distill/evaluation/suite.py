@@ -6,6 +6,7 @@ own, so pictures are never kept.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 
@@ -14,6 +15,7 @@ from distill.evaluation.calibration import calibration
 from distill.evaluation.embedding import Change, embed_source
 from distill.evaluation.evaluator import evaluate
 from distill.evaluation.probing import linear_probe
+from distill.evaluation.sizes import at_size, check_size
 from distill.evaluation.stress import (
     CORRUPTIONS,
     corruption,
@@ -38,7 +40,8 @@ class Suite:
         templates: prompts with `{}`.
         sentences: more texts for a class.
         severities: of the corruptions, 1 to 5; scores are means over them.
-        resolutions: pixels a side.
+        resolutions: pixels a side; pictures are brought back to the model's size.
+        sizes: pixels a side; the image tower runs at them.
         teacher: for agreement.
         probe_train: shards with labels that the linear probe learns from.
         limit: samples of the source.
@@ -50,6 +53,7 @@ class Suite:
     sentences: Mapping[str, Sequence[str]] | None = None
     severities: Sequence[int] = (3,)
     resolutions: Sequence[int] = ()
+    sizes: Sequence[int] = ()
     teacher: ClipModel | None = None
     probe_train: str | None = None
     limit: int | None = None
@@ -70,6 +74,9 @@ def run_suite(model: ClipModel, suite: Suite, tests: Sequence[str]) -> dict[str,
         if name not in TESTS:
             raise unknown_name("test", name, TESTS)
     _check_needs(suite, tests)
+    # Now, not after the passes of the tests before it.
+    for size in suite.sizes if "sizes" in tests else ():
+        check_size(model, size)
     scores: dict[str, float] = {}
     for name in tests:
         scores |= TESTS[name](model, suite)
@@ -81,6 +88,7 @@ def _check_needs(suite: Suite, tests: Sequence[str]) -> None:
         "agreement": (suite.teacher, "a teacher to agree with (--against MODEL)"),
         "probe": (suite.probe_train, "shards to learn from (--probe-train SHARDS)"),
         "resolutions": (suite.resolutions, "sizes in pixels (--resolutions 64 128)"),
+        "sizes": (suite.sizes, "sizes in pixels (--sizes 128 160 224)"),
         "corruptions": (suite.severities, "severities from 1 to 5 (--severities 3)"),
     }
     for name in tests:
@@ -89,7 +97,7 @@ def _check_needs(suite: Suite, tests: Sequence[str]) -> None:
             raise ValueError(f"the test {name!r} needs {what}")
 
 
-def _top1(model: ClipModel, suite: Suite, change: Change) -> float:
+def _top1(model: ClipModel, suite: Suite, change: Change | None) -> float:
     found = evaluate(
         model,
         suite.source,
@@ -118,9 +126,18 @@ def _resolutions(model: ClipModel, suite: Suite) -> dict[str, float]:
     }
 
 
+def _sizes(model: ClipModel, suite: Suite) -> dict[str, float]:
+    scores = {}
+    for size in suite.sizes:
+        with at_size(model, size):
+            scores[f"size/{size}/top1"] = _top1(model, suite, None)
+    return scores
+
+
 def _typographic(model: ClipModel, suite: Suite) -> dict[str, float]:
     """Accuracy with another class's name on the picture, and how often that name is believed."""
-    names = class_names(suite.source) if suite.classes is None else [*dict.fromkeys(suite.classes)]
+    labels = class_names(suite.source, suite.limit) if suite.classes is None else ()
+    names = names_to_choose(labels, suite.classes)
 
     def renamed() -> Iterator[Sample]:
         for sample in open_source(suite.source):
@@ -141,9 +158,9 @@ def _typographic(model: ClipModel, suite: Suite) -> dict[str, float]:
     return {"typographic/top1": top1, "typographic/fooled": fooled["top1"]}
 
 
-def class_names(source: str) -> list[str]:
-    """Return the labels of a source, sorted."""
-    labels = {sample.label for sample in open_source(source)}
+def class_names(source: str, limit: int | None = None) -> list[str]:
+    """Return the labels of a source, or of its first `limit` samples, sorted."""
+    labels = {sample.label for sample in islice(open_source(source), limit)}
     return sorted(label for label in labels if label is not None)
 
 
@@ -177,6 +194,7 @@ TESTS: dict[str, Callable[[ClipModel, Suite], dict[str, float]]] = {
     "corruptions": _corruptions,
     "typographic": _typographic,
     "resolutions": _resolutions,
+    "sizes": _sizes,
     "calibration": _calibration,
     "agreement": _agreement,
     "probe": _probe,

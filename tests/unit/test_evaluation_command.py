@@ -1,0 +1,132 @@
+"""`distill evaluate`: what its flags ask and what its file says was asked."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from distill.cli import main
+from distill.evaluation import Suite, run_suite
+from reinforced_data.shard_writer import write_shards
+from reinforced_data.testing import encoded, photograph
+from students import Student, StudentSpec, TextSpec, build_student
+from teachers.tokenizers import WordTokenizer
+
+NAMES = ("red square", "green disc", "blue bar", "Red Square")
+
+
+def make(seed: int) -> Student:
+    torch.manual_seed(seed)
+    text = TextSpec(width=16, layers=1, heads=2, context_length=8)
+    spec = StudentSpec(image="smallconv-4", text=text, embed_dim=16, image_size=16)
+    words = sorted({word for name in NAMES for word in name.lower().split()} | {"it", "is", "a"})
+    return build_student(spec, tokenizer=WordTokenizer(words, context_length=8))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a student, a teacher, and two sources of 24 and 12 pictures."""
+    folder = tmp_path_factory.mktemp("command")
+    samples = [
+        {
+            "__key__": f"{i:03d}",
+            "png": encoded(photograph(i, 40, 40)),
+            "txt": NAMES[i % 4],
+            "cls": NAMES[i % 4],
+        }
+        for i in range(36)
+    ]
+    write_shards(folder / "train", samples[:24], samples_per_shard=8)
+    write_shards(folder / "test", samples[24:], samples_per_shard=8)
+    make(1).save(folder / "student")
+    make(2).save(folder / "teacher")
+    return folder
+
+
+def asked(capsys, place, *arguments: object) -> tuple[int, dict]:
+    student, test = str(place / "student"), str(place / "test")
+    code = main(["evaluate", student, "--on", test, "--json", *map(str, arguments)])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_each_test_s_flags_reach_it(place, capsys):
+    tests = ["corruptions", "resolutions", "sizes", "probe", "typographic", "calibration"]
+    flags = ["--severities", 1, 5, "--resolutions", 8, 12, "--sizes", 12, 24]
+    code, values = asked(
+        capsys, place, "--tests", *tests, *flags, "--probe-train", place / "train", "--limit", 9
+    )
+    assert code == 0
+    suite = Suite(
+        source=str(place / "test"),
+        severities=(1, 5),
+        resolutions=(8, 12),
+        sizes=(12, 24),
+        probe_train=str(place / "train"),
+        limit=9,
+    )
+    expected = run_suite(make(1), suite, tests)
+    assert {name: values["metrics"][name] for name in expected} == pytest.approx(expected)
+    assert {"size/24/top1", "resolution/12/top1", "probe_top1"} <= expected.keys()
+
+
+def test_agreement_with_a_teacher(place, capsys):
+    tests = ["--tests", "agreement", "sizes", "--sizes", 12]
+    code, values = asked(capsys, place, *tests, "--against", place / "teacher")
+    assert code == 0
+    expected = run_suite(
+        make(1), Suite(source=str(place / "test"), teacher=make(2)), ("agreement",)
+    )
+    assert values["metrics"]["agreement"] == pytest.approx(expected["agreement"])
+    # Nothing that the teacher was asked, too; its plain scores are.
+    assert not {"agreement", "size/12/top1"} & values["retention"].keys()
+    assert "top1" in values["retention"]
+    code, values = asked(capsys, place, "--tests", "agreement")
+    assert code == 2 and "--against" in values["error"]
+
+
+def test_prompts_are_used_and_the_file_says_what_was_asked(place, capsys, tmp_path):
+    (tmp_path / "cupl.json").write_text(json.dumps({"blue bar": ["it is red"]}))
+    out = tmp_path / "deep" / "metrics.json"
+    flags = ["--templates", "a {}", "--prompts", tmp_path / "cupl.json", "--tests", "calibration"]
+    code, values = asked(capsys, place, *flags, "--limit", 7, "--out", out)
+    assert code == 0 and json.loads(out.read_text()) == values
+    sentences = {"blue bar": ["it is red"]}
+    suite = Suite(source=str(place / "test"), templates=("a {}",), sentences=sentences, limit=7)
+    with_them = run_suite(make(1), suite, ("calibration",))["confidence"]
+    assert values["metrics"]["confidence"] == pytest.approx(with_them, abs=1e-6)
+    _, plain = asked(capsys, place, "--templates", "a {}", "--tests", "calibration", "--limit", 7)
+    assert abs(plain["metrics"]["confidence"] - with_them) > 1e-5
+    said = values["asked"]
+    assert said["prompts"] == str(tmp_path / "cupl.json") and said["templates"] == ["a {}"]
+    assert said["tests"] == ["calibration"] and said["limit"] == 7 and said["severities"] == [3]
+    assert said["resolutions"] == said["sizes"] == [] and said["on"] == [str(place / "test")]
+    assert values["class_counts"] == {"": 4} and values["provenance"]["versions"]["torch"]
+    # What older readers know is where it was.
+    assert values["model"] == str(place / "student") and values["retention"] is None
+    assert "audit" not in values
+
+
+def test_alike_names_without_training_shards(place, capsys, tmp_path):
+    code, values = asked(capsys, place, "--alike")
+    found = values["audit"][""]
+    assert code == 0 and found.keys() == {"alike"} and len(found["alike"]) >= 1
+    assert ("Red Square", "red square") in {(x["first"], x["second"]) for x in found["alike"]}
+    code, values = asked(capsys, place, "--leaks-from", place / "test")
+    assert values["audit"][""]["alike"] == found["alike"]
+    assert len(values["audit"][""]["leaks"]) == 12
+    bare = {"__key__": "a", "png": encoded(Image.new("RGB", (9, 9))), "txt": "it is"}
+    write_shards(tmp_path / "bare", [bare], samples_per_shard=8)
+    # The last --on is what counts.
+    code, values = asked(capsys, place, "--alike", "--on", tmp_path / "bare")
+    assert code == 2 and "--classes" in values["error"] and "--alike" in values["error"]
+
+
+def test_a_hierarchy_s_sentences_are_used(place, capsys, tmp_path):
+    (tmp_path / "parents.json").write_text(json.dumps({"blue bar": "square", "square": "disc"}))
+    flags = ["--tests", "calibration", "--hierarchy", tmp_path / "parents.json"]
+    _, values = asked(capsys, place, *flags)
+    sentences = {"blue bar": ["a blue bar, which is a square, which is a disc"]}
+    suite = Suite(source=str(place / "test"), sentences=sentences)
+    expected = run_suite(make(1), suite, ("calibration",))
+    assert values["metrics"]["confidence"] == pytest.approx(expected["confidence"], abs=1e-6)
