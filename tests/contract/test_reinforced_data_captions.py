@@ -93,7 +93,7 @@ def test_the_next_batch_is_decoded_while_the_captioner_works(tmp_path, monkeypat
 
     def say(request):
         if request.key == "0000":
-            wait_until(lambda: len(decoded) >= 40, seconds=60)
+            wait_until(lambda: len(decoded) >= 40, seconds=60.0)
         return ["what it shows"]
 
     says = Says(say, needs_image=True)
