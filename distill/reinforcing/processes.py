@@ -16,7 +16,7 @@ from distill.doctor import usable_cores
 from distill.reinforcing.reinforcement import Reinforcement
 from distill.reinforcing.shards_bar import ShardsBar
 from distill.worker_processes import Died, run_each
-from reinforced_data.ranks import rank_and_world_size
+from reinforced_data.ranks import processes_here, rank_and_world_size
 from reinforced_data.reinforce_report import ReinforceReport
 from reinforced_data.reinforcing import conclude, stopped
 from reinforced_data.shard_walk import Walked, walk_shards
@@ -148,11 +148,13 @@ def _take_rank(place: int, workers: int) -> None:
     """Number this process among those of all ranks that the launcher may be one of."""
     rank, world_size = rank_and_world_size()
     local = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    here = processes_here()
     os.environ.pop("SLURM_ARRAY_TASK_ID", None)  # it is in the rank already
     os.environ.update(
         RANK=str(rank * workers + place),
         WORLD_SIZE=str(world_size * workers),
         LOCAL_RANK=str(local * workers + place),
+        LOCAL_WORLD_SIZE=str(here * workers),
     )
 
 
