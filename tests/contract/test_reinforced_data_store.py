@@ -162,8 +162,8 @@ class Counting(TinyEncoder):
 def test_batches_are_filled_across_images_and_equal_captions_are_embedded_once(tmp_path):
     samples = [sample(number, txt=f"one of text {number % 3}") for number in range(10)]
     write_source(tmp_path / "source", samples, samples_per_shard=10)
-    module = Counting()
-    teacher = tiny_teacher(module=module)
+    teacher = tiny_teacher(module=Counting())
+    module = teacher.module  # its own copy
     module.images.clear()
     module.texts.clear()
     write(tmp_path / "source", tmp_path / "out", teacher, batch_size=8)
