@@ -1,7 +1,6 @@
 """Source samples to rendered views, in threads ahead of the teachers."""
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from reinforced_data.cores import own_cores
 from reinforced_data.pictures import Picture
 from reinforced_data.plan import Plan
 from reinforced_data.source import Sample, UnreadableImage
@@ -19,6 +19,8 @@ from teachers import Preprocess
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_MOST_THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,7 @@ def in_threads(
     At least `ahead` items are in work or waiting, so that threads have something to do while
     whoever takes the results is busy with that many.
     """
-    threads = min(8, os.cpu_count() or 1)
+    threads = own_cores(most=_MOST_THREADS)
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:

@@ -41,6 +41,16 @@ def own_device(device: str, environment: Mapping[str, str] | None = None) -> str
     return f"cuda:{rank % max(1, torch.cuda.device_count())}"
 
 
+def processes_here(environment: Mapping[str, str] | None = None) -> int:
+    """Return how many processes the launcher has started on this machine.
+
+    LOCAL_WORLD_SIZE (torchrun, accelerate, `--launcher processes`). Slurm's are not counted: it
+    binds each task to cores of its own.
+    """
+    found = os.environ if environment is None else environment
+    return max(1, _number(found, "LOCAL_WORLD_SIZE") or 1)
+
+
 def _array_task(environment: Mapping[str, str]) -> tuple[int, int]:
     task = _number(environment, "SLURM_ARRAY_TASK_ID")
     if task is None:

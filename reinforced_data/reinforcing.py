@@ -27,7 +27,7 @@ from reinforced_data.reinforce_work import (
 )
 from reinforced_data.shard_walk import Walked, walk_shards
 from reinforced_data.stop_signals import Interrupted, StopSignals
-from reinforced_data.store.attempts import Attempts
+from reinforced_data.store.attempts import Attempts, job_of
 from reinforced_data.store.columns import DEFAULT, Column
 from reinforced_data.store.layout import Store
 from reinforced_data.store.leftovers import remove_leftovers
@@ -96,10 +96,10 @@ def reinforce(
     )
     work = make_reinforce_work(source, out, teachers, settings)
     already = work.done()
-    attempts = Attempts(work.store.storage)
+    attempts = Attempts(work.store.storage, job_of(work.plan.columns))
     if retry_quarantined:
         attempts.forget_the_dead(attempts.quarantined())
-    walked = _run(work, already, progress)
+    walked = _run(work, attempts, already, progress)
     return conclude(
         work.store, work.plan.columns, already=len(already), walked=walked, started=started
     )
@@ -109,13 +109,13 @@ def conclude(
     store: Store, columns: Sequence[Column], *, already: int, walked: Walked, started: float
 ) -> ReinforceReport:
     """Tidy a store up after the work on these columns, and count; raises as `report_on`."""
-    Attempts(store.storage).forget_the_dead(store.done_in_all(columns))
+    Attempts(store.storage, job_of(columns)).forget_the_dead(store.done_in_all(columns))
     remove_leftovers(store)
     seconds = time.perf_counter() - started
     return report_on(store, columns, already=already, walked=walked, seconds=seconds)
 
 
-def _run(work: ReinforceWork, already: set[int], progress: bool) -> Walked:
+def _run(work: ReinforceWork, attempts: Attempts, already: set[int], progress: bool) -> Walked:
     with StopSignals() as signals, _Bar(work.store, already, progress) as bar:
 
         def stop_if_told() -> None:
@@ -128,6 +128,7 @@ def _run(work: ReinforceWork, already: set[int], progress: bool) -> Walked:
 
         return walk_shards(
             work.store,
+            attempts,
             already,
             do,
             stop_if_told=stop_if_told,

@@ -165,6 +165,7 @@ class Walked:
 
 def walk_shards(
     store: Store,
+    attempts: Attempts,
     done: Collection[int],
     work: Callable[[int, Callable[[], None]], bool],
     *,
@@ -176,6 +177,7 @@ def walk_shards(
 
     Args:
         store: whose shards.
+        attempts: those of this job.
         done: shards to leave out.
         work: called with the shard and with what it has to call between batches; returns False
             when another process was at the shard too.
@@ -183,7 +185,6 @@ def walk_shards(
         left_behind: called with a shard that is done with, and why it is left out, or None.
         look: asks which shards are to be left out by now.
     """
-    attempts = Attempts(store.storage)
     walk, walked = ShardWalk(store.num_shards, done, look=look), Walked()
     for shard in walk:
         stop_if_told()
@@ -213,7 +214,7 @@ def try_shard(
 
     Args:
         store: whose shard.
-        attempts: at its shards.
+        attempts: those of this job.
         shard: which.
         work: see `walk_shards`.
         stop_if_told: raises when the work is to stop.

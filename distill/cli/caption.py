@@ -1,7 +1,7 @@
 """`distill caption`: add a set of written captions to a reinforced dataset, or embed one."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -37,7 +37,8 @@ class Caption:
         score_teacher: whose cosine; a teacher of this store.
         teachers: of this store, whose text rows for the set are written.
         teacher_precision: of the teachers' weights, as it was in distill reinforce.
-        teacher_device: where teachers run.
+        teacher_device: where teachers run. Of several processes on a machine each takes its own
+            cuda, for the captioner (--device) too.
         batch_size: samples per call of the captioner, and texts per call of a teacher.
         retry_quarantined: try shards again at which three workers died.
     """
@@ -66,14 +67,13 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     asked = parse(Caption, "caption", arguments)
     from distill.model_loading import load_model
     from reinforced_data import caption
+    from reinforced_data.ranks import own_device
     from teachers import load_teacher
 
     captioner = _captioner(asked)
     specs = {*asked.teachers, *([asked.score_teacher] if asked.score_teacher else [])}
-    live = {
-        spec: load_teacher(load_model(spec, asked.teacher_precision, asked.teacher_device))
-        for spec in specs
-    }
+    device = own_device(asked.teacher_device)
+    live = {spec: load_teacher(load_model(spec, asked.teacher_precision, device)) for spec in specs}
     report = caption(
         asked.store,
         captioner,
@@ -95,10 +95,13 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
 
 
 def _captioner(asked: Caption) -> "Captioner | None":
+    from reinforced_data.ranks import own_device
     from teachers import load_captioner
 
     if asked.captioner is not None:
-        return load_captioner(asked.captioner, asked.settings)
+        device = asked.settings.device
+        own = None if device is None else own_device(device)
+        return load_captioner(asked.captioner, replace(asked.settings, device=own))
     given = [name for name, value in asdict(asked.settings).items() if value is not None]
     if given:
         raise ValueError(

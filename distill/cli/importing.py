@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -20,7 +19,7 @@ class Import:
 
     Attributes:
         source: your shards of pictures and captions, joined by the uid in their JSON, else by key.
-        out: the reinforced dataset's folder.
+        out: the reinforced dataset's folder, or any fsspec URL.
         datacompdr: the published shards (syn.json, paug.json, npz or pth.gz); the same as source
             where both were put together.
         num_views: how many of the published views to take.
@@ -32,7 +31,7 @@ class Import:
     """
 
     source: Annotated[str, tyro.conf.Positional]
-    out: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[str, tyro.conf.Positional]
     datacompdr: str
     num_views: int = 10
     codec: Literal["float32", "float16", "bfloat16", "int8", "int4"] = DEFAULT_CODEC

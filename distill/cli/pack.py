@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -20,8 +19,9 @@ class Pack:
     Attributes:
         input: a folder of pictures with .txt files beside them, a folder of class folders, a CSV,
             TSV, JSONL or Parquet table (or a folder of Parquet files) of captions and paths or
-            pictures, a Hugging Face dataset on disk, or what img2dataset has downloaded.
-        out: a new or empty folder.
+            pictures, a Hugging Face dataset on disk, or what img2dataset has downloaded. Here, not
+            at a URL.
+        out: a new or empty folder of this machine.
         layout: what the input is; auto looks.
         split: of a Hugging Face dataset that has several.
         captions: the column of captions; of img2dataset's tars json:FIELD or an extension.
@@ -39,14 +39,14 @@ class Pack:
         verify: decode every picture now instead of reading headers alone.
     """
 
-    input: Annotated[Path, tyro.conf.Positional]
-    out: Annotated[Path, tyro.conf.Positional]
+    input: Annotated[str, tyro.conf.Positional]
+    out: Annotated[str, tyro.conf.Positional]
     layout: Literal["auto", "folder", "classes", "table", "huggingface", "img2dataset"] = "auto"
     split: str | None = None
     captions: str | None = None
     images: str | None = None
     labels: str | None = None
-    root: Path | None = None
+    root: str | None = None
     template: str = "a photo of a {}"
     samples_per_shard: int = 1000
     resize: str = "none"

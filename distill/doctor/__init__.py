@@ -16,7 +16,6 @@ from distill.doctor.machine import (
     check_disk,
     check_memory,
     check_threads,
-    usable_cores,
 )
 from distill.doctor.self_check import check_itself
 from distill.doctor.software import (
@@ -29,6 +28,7 @@ from distill.doctor.software import (
     check_python,
     check_triton,
 )
+from reinforced_data.cores import usable_cores
 
 Check = Callable[[], Finding | list[Finding]]
 

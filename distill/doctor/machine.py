@@ -8,6 +8,7 @@ import psutil
 import torch
 
 from distill.doctor.findings import GIB, Finding, room
+from reinforced_data.cores import usable_cores
 
 
 def check_devices() -> Finding:
@@ -78,17 +79,6 @@ def check_compiler() -> Finding:
     detail = f"no C++ compiler ({', '.join(names)}): torch.compile cannot compile for the CPU"
     hint = "apt install g++, or leave --compile off"
     return Finding(name="compiler", status="warn", detail=detail, hint=hint)
-
-
-def usable_cores() -> float:
-    """Cores by affinity and by the container's quota, not those of the machine."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    cores = float(len(allowed(0)) if allowed else os.cpu_count() or 1)
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.is_file():
-        limit, period = quota.read_text().split()
-        cores = cores if limit == "max" else min(cores, int(limit) / int(period))
-    return cores
 
 
 def _number(path: Path) -> int | None:

@@ -1,7 +1,7 @@
 """From a store and its audit to what the page shows."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from distill.health_page.data import (
 from distill.health_page.sampling import StoreSample
 from reinforced_data.auditing.auditing import AuditReport
 from reinforced_data.store.columns import ORIGINAL, Column
+from reinforced_data.store.commits import Skipped
 from reinforced_data.store.layout import Store
 
 _EXAMPLES = 5
@@ -61,6 +62,11 @@ def collect(
         columns=_columns(drawn.columns, report),
         skipped=_skipped(store, drawn.columns),
         pictures=_pictures(drawn.sizes),
+        scores=[
+            Histogram(title=column.identity["score"], unit="score", values=drawn.scores(column))
+            for column in drawn.columns
+            if column.kind == "scores"
+        ],
         captions=[
             _caption_set(column.identity.get("set", column.name), captions[column.name])
             for column in drawn.columns
@@ -94,21 +100,32 @@ def _columns(columns: Sequence[Column], report: AuditReport) -> list[ColumnFacts
 
 def _skipped(store: Store, columns: Sequence[Column]) -> list[SkippedReason]:
     counts, examples = Counter[str](), defaultdict[str, list[str]](list)
-    for column in columns:
-        for shard in sorted(store.done(column)):
-            try:
-                commit = store.commit(column, shard)
-            except ValueError:
-                continue  # the audit's business
-            for skip in commit.skipped if commit else ():
-                counts[skip.reason] += 1
-                if len(examples[skip.reason]) < _EXAMPLES:
-                    name = store.sources[shard].rsplit("/", 1)[-1]
-                    examples[skip.reason].append(f"{skip.key} in {name}")
+    done = [(column, store.done(column)) for column in columns]
+    for shard in range(store.num_shards):
+        # A sample may lack the same in several columns; it is one sample.
+        found = {
+            (skip.row, skip.reason): skip.key
+            for column, shards in done
+            if shard in shards
+            for skip in _skips(store, column, shard)
+        }
+        counts.update(reason for _, reason in found)
+        name = store.sources[shard].rsplit("/", 1)[-1]
+        for (_, reason), key in sorted(found.items()):
+            if len(examples[reason]) < _EXAMPLES:
+                examples[reason].append(f"{key} in {name}")
     return [
         SkippedReason(reason=reason, count=count, examples=examples[reason])
         for reason, count in counts.most_common()
     ]
+
+
+def _skips(store: Store, column: Column, shard: int) -> Sequence[Skipped]:
+    try:
+        commit = store.commit(column, shard)
+    except ValueError:
+        return ()  # the audit's business
+    return commit.skipped if commit else ()
 
 
 def _pictures(sizes: np.ndarray) -> list[Histogram]:
@@ -151,14 +168,14 @@ def _teachers(
         if column.kind != "image_embeddings" or views is None:
             continue
         fingerprint = column.identity.get("teacher_fingerprint")
-        beside = [
-            other
+        beside = {
+            by_name[other.identity["hangs_on"]].identity["set"]: other
             for other in drawn.columns
             if other.kind == "text_embeddings"
             and other.identity.get("teacher_fingerprint") == fingerprint
-            and other.identity.get("hangs_on") in [original.name for original in originals]
-        ]
-        rows = _TeacherRows(drawn, column, views, beside[0] if beside else None, texts)
+            and other.identity.get("hangs_on") in captions
+        }
+        rows = _TeacherRows(drawn, column, views, beside, texts)
         facts = rows.facts()
         if facts is not None:
             found.append(facts)
@@ -173,7 +190,7 @@ class _TeacherRows:
         drawn: StoreSample,
         image: Column,
         views: Column,
-        text: Column | None,
+        beside: Mapping[str, Column],
         captions: Sequence[list[str] | None],
     ) -> None:
         self._drawn, self._captions = drawn, captions
@@ -182,9 +199,12 @@ class _TeacherRows:
         means, norms = drawn.image_rows(image, views)
         self._valid = np.flatnonzero(np.isfinite(means).all(1))
         self._rows, self._norms = means[self._valid], norms[self._valid]
-        self._scores = np.full(len(self._valid), np.nan)
-        if text is not None:
-            self._scores = (drawn.text_rows(text)[self._valid] * self._rows).sum(1)
+        self._cosines = {
+            name: (drawn.text_rows(column)[self._valid] * self._rows).sum(1)
+            for name, column in beside.items()
+        }
+        nothing = np.full(len(self._valid), np.nan)
+        self._scores = self._cosines.pop(ORIGINAL, nothing)
 
     def facts(self) -> TeacherFacts | None:
         """None when nothing of it can be read."""
@@ -205,6 +225,13 @@ class _TeacherRows:
                 title="Picture and caption", unit="cosine of the mean view and the first caption",
                 values=scores,
             ) if len(scores) else None,
+            written=[
+                Histogram(
+                    title=f"Picture and caption: {name}",
+                    unit="cosine of the mean view and the set's first caption", values=cosines,
+                )
+                for name, cosines in self._cosines.items()
+            ],
             norms=Histogram(
                 title="Norms of image rows", unit="norm before normalising",
                 values=self._norms.reshape(-1),

@@ -78,6 +78,7 @@ class TeacherFacts:
     Attributes:
         name: the teacher's, with the view set where there are several.
         scores: cosine of picture and caption; empty without texts.
+        written: the same with each written caption set that the teacher has embedded.
         norms: of the image rows before they were normalised.
         nearest: cosine of each picture to its nearest other one.
         lowest: the pictures that fit their captions least.
@@ -90,6 +91,7 @@ class TeacherFacts:
     scores: Histogram | None
     norms: Histogram
     nearest: Histogram
+    written: Sequence[Histogram] = ()
     lowest: Sequence[Shown] = ()
     highest: Sequence[Shown] = ()
     twins: Sequence[tuple[Shown, Shown]] = ()
@@ -117,6 +119,7 @@ class HealthData:
     columns: Sequence[ColumnFacts]
     skipped: Sequence[SkippedReason]
     pictures: Sequence[Histogram] = ()
+    scores: Sequence[Histogram] = ()
     captions: Sequence[CaptionSet] = ()
     teachers: Sequence[TeacherFacts] = ()
     versions: dict[str, str] = field(default_factory=dict)

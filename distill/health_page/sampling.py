@@ -91,6 +91,16 @@ class StoreSample:
                 found[number] = row
         return found
 
+    def scores(self, column: Column) -> np.ndarray:
+        """The score of each sample; NaN where there is none."""
+        found = np.full(len(self.places), np.nan)
+        for shard, numbers in self._by_shard([column]):
+            self._step()
+            rows = [self.places[number][1] for number in numbers]
+            taken = self.store.rows(column, shard)["score"].take(rows)
+            found[numbers] = taken.to_numpy(zero_copy_only=False)
+        return found
+
     def image_rows(self, column: Column, views: Column) -> tuple[np.ndarray, np.ndarray]:
         """The mean of each sample's stored views as a unit row, and the norms `(n, K)`.
 

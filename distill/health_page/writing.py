@@ -68,6 +68,7 @@ def _rendered(template: str, data: HealthData) -> str:
             headline=_headline(data),
             tiles=_tiles(data),
             pictures=[_figure(histogram) for histogram in data.pictures],
+            scores=[_figure(histogram) for histogram in data.scores],
             captions=[
                 (captions, [_figure(captions.words), _figure(captions.per_sample)])
                 for captions in data.captions
@@ -116,7 +117,8 @@ def _figure(histogram: Histogram) -> dict[str, Any]:
 
 def _teacher(data: HealthData, number: int) -> dict[str, Any]:
     teacher = data.teachers[number]
-    histograms = [h for h in (teacher.scores, teacher.nearest, teacher.norms) if h is not None]
+    own = (teacher.scores, teacher.nearest, teacher.norms, *teacher.written)
+    histograms = [histogram for histogram in own if histogram is not None]
     return {
         "name": teacher.name,
         "charts": [_figure(histogram) for histogram in histograms],

@@ -16,12 +16,12 @@ from distill.doctor import usable_cores
 from distill.reinforcing.reinforcement import Reinforcement
 from distill.reinforcing.shards_bar import ShardsBar
 from distill.worker_processes import Died, run_each
-from reinforced_data.ranks import rank_and_world_size
+from reinforced_data.ranks import processes_here, rank_and_world_size
 from reinforced_data.reinforce_report import ReinforceReport
 from reinforced_data.reinforcing import conclude, stopped
 from reinforced_data.shard_walk import Walked, walk_shards
 from reinforced_data.stop_signals import Interrupted, StopSignals
-from reinforced_data.store.attempts import Attempts
+from reinforced_data.store.attempts import Attempts, job_of, read_attempts
 from reinforced_data.store.columns import Column
 from reinforced_data.store.layout import Store, create_store
 
@@ -60,10 +60,9 @@ def reinforce_in_processes(
     workers = workers or _usual_workers(work.device)
     work = work.from_anywhere()
     store = create_store(work.out, list(work.source))
-    if retry_quarantined:
-        attempts = Attempts(store.storage)
-        attempts.forget_the_dead(attempts.quarantined())
-    calls = [(work, place, workers) for place in range(workers)]
+    # Who died before this call is forgotten; who dies in it is not, whatever begins after that.
+    forgotten = time.time() if retry_quarantined else None
+    calls = [(work, place, workers, forgotten) for place in range(workers)]
     with ShardsBar(progress) as bar, StopSignals() as signals:
         watch = _Watch(store, bar, signals, workers)
         try:
@@ -103,12 +102,19 @@ class _Passed:
 
 
 def _one_of_several(
-    tell: Callable[[object], None], work: Reinforcement, place: int, workers: int
+    tell: Callable[[object], None],
+    work: Reinforcement,
+    place: int,
+    workers: int,
+    forgotten: float | None,
 ) -> Walked:
     """Be one process; the environment says which part of the shards it begins with."""
     _take_rank(place, workers)
     torch.set_num_threads(max(1, int(usable_cores()) // workers))
     made = work.make()
+    attempts = Attempts(made.store.storage, job_of(made.plan.columns))
+    if forgotten is not None:
+        attempts.forget_the_dead(attempts.quarantined(), began_before=forgotten)
     tell(made.plan.columns)
     samples = 0
 
@@ -129,6 +135,7 @@ def _one_of_several(
 
         return walk_shards(
             made.store,
+            attempts,
             made.done(),
             lambda shard, between: made.shard(shard, between, count),
             stop_if_told=stop_if_told,
@@ -141,11 +148,13 @@ def _take_rank(place: int, workers: int) -> None:
     """Number this process among those of all ranks that the launcher may be one of."""
     rank, world_size = rank_and_world_size()
     local = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    here = processes_here()
     os.environ.pop("SLURM_ARRAY_TASK_ID", None)  # it is in the rank already
     os.environ.update(
         RANK=str(rank * workers + place),
         WORLD_SIZE=str(world_size * workers),
         LOCAL_RANK=str(local * workers + place),
+        LOCAL_WORLD_SIZE=str(here * workers),
     )
 
 
@@ -156,7 +165,6 @@ class _Watch:
         self.columns: tuple[Column, ...] = ()
         self.already = 0
         self._store, self._bar, self._signals, self._workers = store, bar, signals, workers
-        self._attempts = Attempts(store.storage)
         self._before = self._dead()
         self._seen = self._before
         self._unexplained = 0
@@ -212,5 +220,6 @@ class _Watch:
         )
 
     def _dead(self) -> set[tuple[int, str, float]]:
-        found = [attempt for attempts in self._attempts.all().values() for attempt in attempts]
+        job = job_of(self.columns) if self.columns else None
+        found = [a for a in read_attempts(self._store.storage) if job in (None, a.job)]
         return {(a.shard, a.worker, a.began) for a in found if a.dead}

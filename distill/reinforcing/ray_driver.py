@@ -22,7 +22,7 @@ from reinforced_data.reinforce_report import ReinforceReport
 from reinforced_data.reinforcing import conclude, stopped
 from reinforced_data.shard_walk import Tried, Walked
 from reinforced_data.stop_signals import StopSignals
-from reinforced_data.store.attempts import Attempts, is_quarantined, quarantine_text
+from reinforced_data.store.attempts import Attempts, is_quarantined, job_of, quarantine_text
 from reinforced_data.store.columns import Column
 from reinforced_data.store.layout import Store, create_store
 
@@ -66,10 +66,10 @@ def reinforce_on_ray(
         with connected(cluster) as ray, StopSignals() as signals:
             work = work.from_anywhere()
             store = create_store(work.out, list(work.source))
-            attempts = Attempts(store.storage)
-            if retry_quarantined:
-                attempts.forget_the_dead(attempts.quarantined())
+            # Of no columns, until the first worker says which they are.
+            attempts = Attempts(store.storage, job_of(()))
             driver = _Driver(ray, work, cluster, max_workers, store, attempts, signals, bar)
+            driver.retry_quarantined = retry_quarantined
             driver.run()
     return conclude(
         store, driver.columns, already=driver.already, walked=driver.walked, started=started
@@ -102,6 +102,7 @@ class _Driver:
     attempts: Attempts
     signals: StopSignals
     bar: ShardsBar
+    retry_quarantined: bool = False
     columns: tuple[Column, ...] = ()
     already: int = 0
     walked: Walked = field(default_factory=Walked)
@@ -202,6 +203,9 @@ class _Driver:
         if self.columns:
             return
         self.columns = begun.columns
+        self.attempts = Attempts(self.store.storage, job_of(begun.columns))
+        if self.retry_quarantined:
+            self.attempts.forget_the_dead(self.attempts.quarantined())
         done = self.store.done_in_all(begun.columns)
         self.already = len(done)
         self.left.extend(n for n in range(self.store.num_shards) if n not in done)

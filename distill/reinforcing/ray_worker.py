@@ -13,7 +13,7 @@ from distill.reinforcing.ray_cluster import this_node
 from distill.reinforcing.reinforcement import Reinforcement
 from reinforced_data.shard_walk import Tried, try_shard
 from reinforced_data.stop_signals import Interrupted
-from reinforced_data.store.attempts import Attempts
+from reinforced_data.store.attempts import Attempts, job_of
 from reinforced_data.store.columns import Column
 from reinforced_data.store.storage import Storage
 
@@ -56,8 +56,9 @@ class ReinforceWorker:
                 "as s3://BUCKET/NAME"
             )
         self._work = self._asked.make()
-        self._attempts = Attempts(self._work.store.storage, self._name)
-        return Begun(columns=self._work.plan.columns, node=this_node())
+        columns = self._work.plan.columns
+        self._attempts = Attempts(self._work.store.storage, job_of(columns), self._name)
+        return Begun(columns=columns, node=this_node())
 
     def shard(self, shard: int, share: bool) -> Answer:
         """Do a shard; raises what `reinforce` raises, but for shards that are to be left out.

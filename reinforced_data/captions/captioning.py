@@ -27,7 +27,7 @@ from reinforced_data.captions.plan import CaptionPlan, make_caption_plan
 from reinforced_data.captions.shard_pass import CaptionPass
 from reinforced_data.shard_walk import Walked, walk_shards
 from reinforced_data.stop_signals import Interrupted, StopSignals
-from reinforced_data.store.attempts import Attempts
+from reinforced_data.store.attempts import Attempts, job_of
 from reinforced_data.store.counting import count_commits
 from reinforced_data.store.layout import Store, open_store
 from reinforced_data.store.leftovers import remove_leftovers
@@ -145,10 +145,10 @@ def caption(
             "distill reinforce has not finished one"
         )
     work = _Work(opened, plan, batch_size, progress)
-    attempts = Attempts(opened.storage)
+    attempts = Attempts(opened.storage, job_of(plan.columns))
     if retry_quarantined:
         attempts.forget_the_dead(attempts.quarantined())
-    walked = work.run(ready - already)
+    walked = work.run(attempts, ready - already)
     attempts.forget_the_dead(opened.done_in_all(plan.columns))
     remove_leftovers(opened)
     if walked.failed and len(walked.failed) == len(ready - already) and not already:
@@ -203,7 +203,7 @@ class _Work:
             on_samples=lambda count: self._bar.update(self._task, advance=count),
         )
 
-    def run(self, shards: set[int]) -> Walked:
+    def run(self, attempts: Attempts, shards: set[int]) -> Walked:
         """Go through these shards; return the ones that had to be left out, and why."""
         rows = {shard: self._rows(shard) for shard in shards}
         self._bar.update(self._task, total=sum(rows.values()))
@@ -219,6 +219,7 @@ class _Work:
         with self._signals, self._bar:
             return walk_shards(
                 self._store,
+                attempts,
                 set(range(self._store.num_shards)) - shards,
                 self._pass.run,
                 stop_if_told=self._stop_if_told,

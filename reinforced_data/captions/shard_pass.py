@@ -156,7 +156,7 @@ class CaptionPass:
 
         captions_from, count = self.plan.originals.identity["captions_from"], 0
         with contextlib.closing(
-            in_threads(read, scan_shard(path, captions_from=captions_from))
+            in_threads(read, scan_shard(path, captions_from=captions_from), self.batch_size)
         ) as images:
             for image in images:
                 yield image

@@ -86,7 +86,7 @@ def import_datacompdr(
             joined by the `uid` in their JSON, else by their key.
         published: shards with `syn.json`, `paug.json`, `npz` or `pth.gz`; the same ones as
             `source` where both were put together.
-        out: the store's folder.
+        out: the store's folder, or any fsspec URL.
         num_views: how many of the published views to take, from the first on.
         codec: how embeddings are stored: float32, float16, bfloat16, int8 or int4.
         crops_of: which picture the published crops are pixels of: that in the source, or the

@@ -6,6 +6,7 @@ when one of them was stopped or killed in between.
 """
 
 import json
+import re
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from reinforced_data.store.write_errors import cannot_write
 from teachers.suggestions import unknown_name
 
 _REPORT = "pack.json"
+# A Path has made one slash of two; a letter alone is a drive.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +120,8 @@ def pack(
         OSError: `out` cannot be written; finished shards are kept.
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the same call goes on.
     """
+    for what, path in ("input", input), ("out", out), ("root", root):
+        _check_is_here(what, path)
     input, out = Path(input), Path(out)
     _check(out, samples_per_shard, quality, max_pixels, resize, deduplicate)
     asked = Asked(
@@ -148,6 +153,15 @@ def pack(
         text = json.dumps({**_counts(report), "seed": seed}, indent=1, ensure_ascii=False)
         write_durably(unfinished.shards / _REPORT, (text + "\n").encode(errors="replace"))
     return report
+
+
+def _check_is_here(what: str, path: str | Path | None) -> None:
+    if path is not None and _URL.match(str(path)):
+        raise ValueError(
+            f"{what} {str(path)!r} is a URL, and packing reads and writes folders of this machine "
+            "alone. Copy what is to be packed here first, pack into a folder, then copy its tar "
+            "files to where they belong: reinforce and train read them at s3://, gs:// or hf://"
+        )
 
 
 def _check(

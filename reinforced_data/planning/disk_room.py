@@ -30,7 +30,7 @@ class DiskRoom:
         """Say why so much does not fit, or None."""
         bytes_left = max(0.0, needed_bytes - self.present_bytes)
         files_left = max(0, needed_files - self.present_files)
-        advice = "Give another folder, fewer views, or a smaller codec (int8 halves float16)"
+        advice = "Give another folder, fewer views, or a smaller codec (int4 halves int8, pq less)"
         if self.free_bytes is not None and bytes_left > self.free_bytes:
             return (
                 f"{self.out} has {self.free_bytes / 1e9:,.1f} GB free and the store needs up to "

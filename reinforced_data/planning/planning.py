@@ -1,11 +1,11 @@
 """`plan_store`: probe a source, count its samples, and say what `reinforce` will cost."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reinforced_data.codecs.names import DEFAULT_CODEC
 from reinforced_data.codecs.of_columns import check_codec
+from reinforced_data.cores import own_cores
 from reinforced_data.locations import file_sizes
 from reinforced_data.planning.costing import StorePlan, check_positive
 from reinforced_data.planning.probing import probe_source
@@ -51,7 +51,7 @@ def plan_store(
     Raises:
         ValueError: an argument or the source is not usable.
     """
-    cores = min(8, _usable_cores()) if cores is None else cores
+    cores = own_cores(most=8) if cores is None else cores
     check_positive(workers=workers, cores=cores, num_views=num_views, batch_size=batch_size)
     check_positive(probe_samples=probe_samples, samples=1 if samples is None else samples)
     check_codec(codec)
@@ -84,8 +84,3 @@ def plan_store(
         measured=measured,
     )
     return plan if samples is None else plan.revised(samples=samples)
-
-
-def _usable_cores() -> int:
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count() or 1

@@ -1,9 +1,13 @@
 """Who is at a shard and who died at it: a small record an attempt, in the store.
 
-Whoever begins a shard takes one of its three places, `attempts/SHARD.PLACE.json`, and gives it back
-when the shard is done or the work ends in order. Who is killed cannot, and the record stays. Three
-of the dead quarantine a shard; since there are only three places, a shard that kills whoever reads
-it costs three workers, however many there are.
+Whoever begins a shard takes one of its three places, `attempts/SHARD.JOB.PLACE.json`, and gives it
+back when the shard is done or the work ends in order. Who is killed cannot, and the record stays.
+Three of the dead quarantine a shard; since there are only three places, a shard that kills whoever
+reads it costs three workers, however many there are.
+
+A job is what the same command does when it is given again: the columns that it writes. What a
+captioner dies of need not kill a teacher, so each job counts for itself. Records without a job are
+of an earlier release; they count for every job.
 
 An attempt is dead when its process is gone, where this machine can see that; elsewhere when it gave
 no sign for ten minutes (a sign is due every minute; clocks may differ by a few); or when it left an
@@ -12,7 +16,9 @@ dead. A record makes no file visible and is no part of what makes two stores equ
 """
 
 import functools
+import hashlib
 import json
+import math
 import os
 import re
 import socket
@@ -25,6 +31,7 @@ from types import TracebackType
 
 import psutil
 
+from reinforced_data.store.columns import Column
 from reinforced_data.store.commits import shard_name
 from reinforced_data.store.storage import Storage
 
@@ -32,7 +39,7 @@ PLACES = 3
 FOLDER = "attempts"
 _SIGN_SECONDS = 60.0
 _SILENT_SECONDS = 600.0
-_NAME = re.compile(r"(\d+)\.(\d)\.json")
+_NAME = re.compile(r"(\d+)\.(?:([0-9a-f]{8})\.)?\d\.json")
 # Not the shard's fault: a wrong source or setting, a full disk, a broken network.
 _IN_ORDER = (ValueError, OSError)
 
@@ -49,6 +56,7 @@ class Attempt:
         began: when, seconds since 1970.
         sign: when it was last seen.
         error: what ended it, where that is known.
+        job: what is done to the shard, see `job_of`; "" in records of an earlier release.
     """
 
     shard: int
@@ -60,11 +68,13 @@ class Attempt:
     began: float
     sign: float
     error: str | None = None
+    job: str = ""
 
     @property
     def path(self) -> str:
         """Where the record is, relative to the store."""
-        return f"{FOLDER}/{shard_name(self.shard)}.{self.place}.json"
+        of = f"{shard_name(self.shard)}.{self.job}" if self.job else shard_name(self.shard)
+        return f"{FOLDER}/{of}.{self.place}.json"
 
     @property
     def dead(self) -> bool:
@@ -113,26 +123,38 @@ class Place:
             self._storage.remove(self._attempt.path)
 
 
-class Attempts:
-    """The attempts at the shards of a store."""
+def job_of(columns: Iterable[Column]) -> str:
+    """Name the job that writes these columns."""
+    names = ",".join(sorted(column.name for column in columns))
+    return hashlib.sha256(names.encode()).hexdigest()[:8]
 
-    def __init__(self, storage: Storage, worker: str | None = None) -> None:
-        """Say who this is; nothing is written."""
-        self._storage = storage
+
+def read_attempts(storage: Storage) -> list[Attempt]:
+    """Read the records of all jobs, by shard."""
+    found = [_read(storage, name) for _, _, name in _names(storage)]
+    return [attempt for attempt in found if attempt is not None]
+
+
+class Attempts:
+    """The attempts of one job at the shards of a store."""
+
+    def __init__(self, storage: Storage, job: str, worker: str | None = None) -> None:
+        """Say what is done, see `job_of`, and who this is; nothing is written."""
+        self._storage, self._job = storage, job
         self._worker = worker or f"{socket.gethostname()}:{os.getpid()}"
 
     def all(self) -> dict[int, list[Attempt]]:
         """Read the records, by shard."""
         found: dict[int, list[Attempt]] = defaultdict(list)
         for shard, name in self._names():
-            attempt = self._read(name)
+            attempt = _read(self._storage, name)
             if attempt is not None:
                 found[shard].append(attempt)
         return dict(found)
 
     def of(self, shard: int) -> list[Attempt]:
         """Read the records of one shard."""
-        found = [self._read(name) for number, name in self._names() if number == shard]
+        found = [_read(self._storage, name) for number, name in self._names() if number == shard]
         return [attempt for attempt in found if attempt is not None]
 
     def quarantined(self) -> dict[int, list[Attempt]]:
@@ -152,6 +174,7 @@ class Attempts:
                 born=_born(),
                 began=now,
                 sign=now,
+                job=self._job,
             )
             if self._storage.claim(attempt.path, attempt.to_json()):
                 return Place(self._storage, attempt)
@@ -174,25 +197,32 @@ class Attempts:
                 if attempt.worker == worker and attempt.error in (None, declared):
                     self._storage.remove(attempt.path)
 
-    def forget_the_dead(self, shards: Iterable[int]) -> None:
+    def forget_the_dead(self, shards: Iterable[int], *, began_before: float = math.inf) -> None:
         """Remove the dead's records of these shards: because they are done, or to try again."""
         wanted = set(shards)
         for shard, name in self._names():
-            attempt = self._read(name) if shard in wanted else None
-            if attempt is not None and attempt.dead:
+            attempt = _read(self._storage, name) if shard in wanted else None
+            if attempt is not None and attempt.dead and attempt.began < began_before:
                 self._storage.remove(attempt.path)
         self._storage.remove_empty(FOLDER)
 
     def _names(self) -> list[tuple[int, str]]:
-        matches = map(_NAME.fullmatch, self._storage.list(FOLDER, ".json"))
-        return [(int(match[1]), match[0]) for match in matches if match]
+        own = (self._job, "")
+        return [(shard, name) for shard, job, name in _names(self._storage) if job in own]
 
-    def _read(self, name: str) -> Attempt | None:
-        """Read a record; None when it is gone, or not whole at this moment."""
-        try:
-            return Attempt(**json.loads(self._storage.read(f"{FOLDER}/{name}")))
-        except (FileNotFoundError, ValueError, TypeError):
-            return None
+
+def _names(storage: Storage) -> list[tuple[int, str, str]]:
+    """List shard, job and file name of all records."""
+    matches = map(_NAME.fullmatch, storage.list(FOLDER, ".json"))
+    return [(int(match[1]), match[2] or "", match[0]) for match in matches if match]
+
+
+def _read(storage: Storage, name: str) -> Attempt | None:
+    """Read a record; None when it is gone, or not whole at this moment."""
+    try:
+        return Attempt(**json.loads(storage.read(f"{FOLDER}/{name}")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
 
 
 def is_quarantined(attempts: list[Attempt]) -> bool:

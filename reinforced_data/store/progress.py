@@ -5,7 +5,7 @@ at which they were written, so the rate is that of all writers together. Left ou
 """
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -15,7 +15,12 @@ from statistics import median
 from typing import Any
 
 from reinforced_data.shard_reader import CUTS
-from reinforced_data.store.attempts import Attempts, is_quarantined, quarantine_text
+from reinforced_data.store.attempts import (
+    Attempt,
+    is_quarantined,
+    quarantine_text,
+    read_attempts,
+)
 from reinforced_data.store.columns import KINDS, Column
 from reinforced_data.store.commits import Commit, shard_name
 from reinforced_data.store.layout import Store, open_store
@@ -106,7 +111,7 @@ def store_progress(path: str | Path, *, now: float | None = None) -> StoreProgre
     left = [column.seconds_left for column in progress]
     newest = max((commit.written for commit in every), default=None)
     now = time.time() if now is None else now
-    attempts = Attempts(store.storage).all()
+    attempts = read_attempts(store.storage)
     return StoreProgress(
         store=store.name,
         shards=store.num_shards,
@@ -114,21 +119,30 @@ def store_progress(path: str | Path, *, now: float | None = None) -> StoreProgre
         samples=sum(column.rows for column in progress if column.kind == "index"),
         skipped=dict(skipped.most_common()),
         cut_shards=tuple(store.sources[shard] for shard in sorted(cut)),
-        quarantined={
-            store.sources[shard]: quarantine_text(shard, store.sources[shard], found)
-            for shard, found in sorted(attempts.items())
-            if is_quarantined(found)
-        },
+        quarantined=_quarantined(store, attempts),
         at_work={
-            f"{attempt.worker} at shard {shard_name(shard)}": max(0.0, now - attempt.began)
-            for shard, found in sorted(attempts.items())
-            for attempt in found
+            f"{attempt.worker} at shard {shard_name(attempt.shard)}": max(0.0, now - attempt.began)
+            for attempt in attempts
             if not attempt.dead
         },
         columns=progress,
         seconds_left=None if None in left else max(filter(None, left), default=0.0),
         seconds_since_commit=None if newest is None else max(0.0, now - newest),
     )
+
+
+def _quarantined(store: Store, attempts: Sequence[Attempt]) -> dict[str, str]:
+    """Say what is quarantined; a shard that killed two jobs is told of once, with both."""
+    jobs = defaultdict[tuple[int, str], list[Attempt]](list)
+    for attempt in attempts:
+        jobs[attempt.shard, attempt.job].append(attempt)
+    found: dict[str, str] = {}
+    for (shard, _), at_it in sorted(jobs.items()):
+        if is_quarantined(at_it):
+            source = store.sources[shard]
+            text = quarantine_text(shard, source, at_it)
+            found[source] = f"{found[source]}; {text}" if source in found else text
+    return found
 
 
 def _commits(store: Store, column: Column) -> list[Commit]:

@@ -6,8 +6,12 @@ import pytest
 import torch
 
 from distill.cli import main
+from distill.model_loading import load_model
+from reinforced_data.store.attempts import Attempts
+from reinforced_data.store.storage import Storage
 from reinforced_data.testing import TOKENIZER, sample, write_source
 from students import StudentSpec, TextSpec, build_student
+from teachers import RuleCaptioner
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +109,42 @@ def test_wrong_input_ends_with_2_and_says_what(place, capsys, words, said):
 def test_what_is_no_store_ends_with_2(capsys, tmp_path):
     code, outcome = run(capsys, "caption", tmp_path, "--name", "new", "--captioner", "rules")
     assert code == 2 and "is not a reinforced dataset" in outcome["error"]
+
+
+def test_a_quarantined_shard_is_told_of_and_tried_again_when_asked(place, capsys):
+    attempts = Attempts(Storage(place / "store"), "", "worker")  # of an earlier release
+    assert all(attempts.take(1) for _ in range(3))
+    attempts.declare_dead("worker", "out of memory")
+    command = ["caption", place / "store", "--name", "again", "--captioner", "rules"]
+    code, report = run(capsys, *command)
+    assert code == 3 and report["shards"] == 2
+    ((source, said),) = report["quarantined"].items()
+    assert source.endswith("00001.tar") and "worker (out of memory)" in said
+    assert main([str(word) for word in command]) == 3
+    assert "--retry-quarantined" in capsys.readouterr().out
+    code, report = run(capsys, *command, "--retry-quarantined")
+    assert code == 0 and report["shards"] == 3 and report["quarantined"] == {}
+
+
+def test_each_process_has_its_own_gpu(place, capsys, monkeypatch):
+    devices = {}
+
+    def captioner(spec, settings):
+        devices["captioner"] = settings.device
+        return RuleCaptioner()
+
+    def model(spec, precision, device):
+        devices["teacher"] = device
+        return load_model(spec, precision, "cpu")
+
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("teachers.load_captioner", captioner)
+    monkeypatch.setattr("distill.model_loading.load_model", model)
+    command = ["caption", place / "store", "--name", "own-gpu", "--captioner", "rules"]
+    command += ["--teachers", place / "teacher", "--device", "cuda", "--teacher-device", "cuda"]
+    assert run(capsys, *command)[0] == 0
+    assert devices == {"captioner": "cuda:1", "teacher": "cuda:1"}
 
 
 def test_captioners_are_listed(capsys):

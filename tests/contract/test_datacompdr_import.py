@@ -386,7 +386,7 @@ def test_the_same_call_goes_on_and_other_settings_do_not(tmp_path):
         )  # fmt: skip
 
 
-def test_the_command(tmp_path, capsys):
+def test_the_command(tmp_path, capsys, monkeypatch):
     random = np.random.default_rng(0)
     rows = {"image_emb": random.normal(size=(10, 1536)), "text_emb": random.normal(size=(3, 1536))}
     rows = {name: value.astype(np.float32) for name, value in rows.items()}
@@ -401,3 +401,8 @@ def test_the_command(tmp_path, capsys):
     values = json.loads(capsys.readouterr().out)
     assert (values["samples"], values["shards_already_done"]) == (5, 1)
     assert len(list(read_shard(f"{pictures}/00000.tar"))) == 5
+    # A URL is a store elsewhere, not a folder of that name here.
+    monkeypatch.chdir(tmp_path)
+    assert main([*command[:2], "memory://imported/store", *command[3:]]) == 3
+    assert open_dataset("memory://imported/store").num_samples == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["apple", "pictures", "store"]

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from reinforced_data import audit, caption, open_dataset, reinforce
+from reinforced_data.captions import shard_pass
 from reinforced_data.captions.plan import caption_seed
 from reinforced_data.codecs.of_columns import codec_of
 from reinforced_data.store.column_rows import ImageRows, TextRows
 from reinforced_data.store.layout import open_store
 from reinforced_data.store.progress import store_progress
-from reinforced_data.testing import picture, sample, tiny_teacher, write_source
+from reinforced_data.testing import picture, sample, tiny_teacher, wait_until, write_source
 from teachers import RuleCaptioner
 
 QUIET = {"progress": False}
@@ -82,6 +83,22 @@ def test_pictures_are_those_of_the_source(store):
     assert len(says.asked) == 11
     for request in says.asked:
         np.testing.assert_array_equal(request.image, picture(int(request.key)))
+
+
+def test_the_next_batch_is_decoded_while_the_captioner_works(tmp_path, monkeypatch):
+    write_source(tmp_path / "source", 60, samples_per_shard=60)
+    reinforce(tmp_path / "source", tmp_path / "store", teachers=(), num_views=1, **QUIET)
+    decoded = []
+    monkeypatch.setattr(shard_pass, "decode_image", lambda data: decoded.append(data) or picture(0))
+
+    def say(request):
+        if request.key == "0000":
+            wait_until(lambda: len(decoded) >= 40, seconds=60.0)
+        return ["what it shows"]
+
+    says = Says(say, needs_image=True)
+    caption(tmp_path / "store", says, name="new", batch_size=20, **QUIET)
+    assert len(decoded) == len(says.asked) == 60
 
 
 def test_what_is_kept(store):

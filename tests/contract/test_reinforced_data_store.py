@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from torch import Tensor
 
 from reinforced_data import ViewPolicy, open_dataset, reinforce
 from reinforced_data.pictures import Picture
@@ -15,7 +16,7 @@ from reinforced_data.source import open_source
 from reinforced_data.store.column_rows import ImageRows, IndexRows, TextRows, ViewRows
 from reinforced_data.store.layout import Store, open_store
 from reinforced_data.store.storage import Storage
-from reinforced_data.testing import sample, tiny_teacher, write_source
+from reinforced_data.testing import TinyEncoder, sample, tiny_teacher, write_source
 from reinforced_data.views import render_view, sample_view
 from teachers import Teacher
 
@@ -140,6 +141,35 @@ def test_several_captions_and_equal_captions(tmp_path):
         for number, caption in enumerate(captions):
             wanted = teacher.encode_text([caption])[0].numpy()
             np.testing.assert_allclose(rows.encoded(row, number), wanted, atol=1e-6)
+
+
+class Counting(TinyEncoder):
+    """Remembers how much it was given at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images, self.texts = [], []
+
+    def encode_image(self, images: Tensor, /) -> Tensor:
+        self.images.append(len(images))
+        return super().encode_image(images)
+
+    def encode_text(self, tokens: Tensor, /) -> Tensor:
+        self.texts.append(len(tokens))
+        return super().encode_text(tokens)
+
+
+def test_batches_are_filled_across_images_and_equal_captions_are_embedded_once(tmp_path):
+    samples = [sample(number, txt=f"one of text {number % 3}") for number in range(10)]
+    write_source(tmp_path / "source", samples, samples_per_shard=10)
+    teacher = tiny_teacher(module=Counting())
+    module = teacher.module  # its own copy
+    module.images.clear()
+    module.texts.clear()
+    write(tmp_path / "source", tmp_path / "out", teacher, batch_size=8)
+    assert module.images == [8, 8, 8, 6], "thirty views of ten pictures"
+    assert module.texts == [1, 3], "one to learn the width, then each different one"
+    assert open_dataset(tmp_path / "out").num_samples == 10
 
 
 def test_a_store_may_move_with_its_source(tmp_path):

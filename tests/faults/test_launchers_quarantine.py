@@ -1,5 +1,6 @@
 """A shard that kills whoever reads it costs three workers; then it is named and left alone."""
 
+import hashlib
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from distill.cli import main
 from distill.testing import end, start
-from reinforced_data import ViewPolicy, reinforce
+from reinforced_data import ViewPolicy, caption, reinforce
 from reinforced_data.store.attempts import Attempts
 from reinforced_data.store.progress import store_progress
 from reinforced_data.store.storage import Storage
@@ -28,6 +29,7 @@ SETTINGS = {
 }
 ARGUMENTS = ("--teachers", "t", "--num-views", "1", "--policy.num-ops", "0", "--json")
 POISONED = 2
+JOB = "0a1b2c3d"
 
 
 def is_white(images: Tensor) -> bool:
@@ -129,33 +131,33 @@ def test_an_error_that_nobody_foresaw_counts_as_a_death(tmp_path):
 
 def test_a_worker_elsewhere_is_dead_after_ten_minutes_of_silence(tmp_path):
     storage = Storage(tmp_path)
-    place = Attempts(storage).take(7)
+    place = Attempts(storage, JOB).take(7)
     assert place is not None
-    path = tmp_path / "attempts" / "00007.0.json"
+    path = tmp_path / "attempts" / f"00007.{JOB}.0.json"
     record = json.loads(path.read_text())
-    (attempt,) = Attempts(storage).of(7)
+    (attempt,) = Attempts(storage, JOB).of(7)
     assert not attempt.dead
     for machine, silence, dead in (("there", 540, False), ("there", 660, True)):
         changed = {**record, "machine": machine, "sign": time.time() - silence}
         path.write_text(json.dumps(changed))
-        (attempt,) = Attempts(storage).of(7)
+        (attempt,) = Attempts(storage, JOB).of(7)
         assert attempt.dead == dead
     # Here the process itself is looked at, whatever the clock says.
     path.write_text(json.dumps({**record, "sign": 0.0}))
-    assert not Attempts(storage).of(7)[0].dead
+    assert not Attempts(storage, JOB).of(7)[0].dead
     path.write_text(json.dumps({**record, "born": record["born"] - 100}))
-    assert Attempts(storage).of(7)[0].dead, "another process has its number"
+    assert Attempts(storage, JOB).of(7)[0].dead, "another process has its number"
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
     path.write_text(json.dumps({**record, "pid": gone.pid}))
-    assert Attempts(storage).of(7)[0].dead
+    assert Attempts(storage, JOB).of(7)[0].dead
 
 
 def test_a_death_that_was_the_machines_is_taken_back_and_an_error_of_its_own_stays(tmp_path):
     storage = Storage(str(tmp_path))
-    attempts = Attempts(storage)
+    attempts = Attempts(storage, JOB)
     for number in range(3):
-        assert Attempts(storage, f"ray-{number}").take(POISONED) is not None
+        assert Attempts(storage, JOB, f"ray-{number}").take(POISONED) is not None
         attempts.declare_dead(f"ray-{number}", "the Ray worker died")
     assert list(attempts.quarantined()) == [POISONED]
     attempts.withdraw("ray-0", "another reason")
@@ -165,10 +167,70 @@ def test_a_death_that_was_the_machines_is_taken_back_and_an_error_of_its_own_sta
     assert {one.worker for one in attempts.of(POISONED)} == {"ray-0", "ray-2"}
 
 
+def test_each_job_counts_its_own_deaths(tmp_path):
+    storage = Storage(str(tmp_path))
+    captions, teacher = Attempts(storage, JOB, "worker"), Attempts(storage, "4e5f6071", "worker")
+    for job, deaths in ((captions, 3), (teacher, 1)):
+        for _ in range(deaths):
+            assert job.take(POISONED) is not None
+        job.declare_dead("worker", "gone")
+    assert list(captions.quarantined()) == [POISONED] and teacher.quarantined() == {}
+    teacher.forget_the_dead([POISONED])
+    assert teacher.all() == {} and list(captions.quarantined()) == [POISONED]
+    # Records of an earlier release say no job: they count for all.
+    for path in (tmp_path / "attempts").iterdir():
+        record = json.loads(path.read_text())
+        del record["job"]
+        path.with_name(path.name.replace(f".{JOB}", "")).write_text(json.dumps(record))
+        path.unlink()
+    assert list(captions.quarantined()) == list(teacher.quarantined()) == [POISONED]
+    began = min(attempt.began for attempt in teacher.of(POISONED))
+    teacher.forget_the_dead([POISONED], began_before=began)
+    assert list(teacher.quarantined()) == [POISONED]
+    teacher.forget_the_dead([POISONED])
+    assert captions.all() == {}
+
+
+class FailsAt:
+    """A captioner with an error that nobody foresaw at one sample."""
+
+    name, licence, needs_image = "fails", None, False
+    fingerprint = hashlib.sha256(b"fails").hexdigest()
+
+    def __init__(self, key):
+        self.key = key
+
+    def caption(self, requests, num_captions):
+        if any(request.key == self.key for request in requests):
+            raise RuntimeError("device-side assert")
+        return [["a text of its own"] for _ in requests]
+
+
+def test_what_captioners_died_of_is_no_matter_of_a_teachers(tmp_path):
+    source, out = write_poisoned(tmp_path / "source"), tmp_path / "out"
+    reinforce(source, out, teachers=(), **SETTINGS)
+    set_of = {"name": "new", "progress": False}
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="device-side assert"):
+            caption(out, FailsAt("0007"), **set_of)
+    name = f"{source}/{POISONED:05d}.tar"
+    report = caption(out, FailsAt("0007"), **set_of)
+    assert list(report.quarantined) == [name] and (report.shards, report.waiting) == (4, 0)
+    assert "3 workers died at it" in report.quarantined[name]
+    report = reinforce(source, out, teachers=tiny_teacher(), **SETTINGS)
+    assert report.quarantined == {} and report.shards == 5
+    # The teacher's shards are done; the captioners' deaths are not forgotten for that.
+    assert list(caption(out, FailsAt("0007"), **set_of).quarantined) == [name]
+    assert list(store_progress(out).quarantined) == [name]
+    report = caption(out, FailsAt(None), retry_quarantined=True, **set_of)
+    assert report.quarantined == {} and report.shards == 5
+    assert not (out / "attempts").exists()
+
+
 def test_half_a_record_is_no_record(tmp_path):
     """Who died while it wrote its record has not begun."""
     (tmp_path / "attempts").mkdir()
     for place in range(3):
-        (tmp_path / "attempts" / f"00000.{place}.json").write_text('{"shard": 0,')
-    attempts = Attempts(Storage(tmp_path))
+        (tmp_path / "attempts" / f"00000.{JOB}.{place}.json").write_text('{"shard": 0,')
+    attempts = Attempts(Storage(tmp_path), JOB)
     assert attempts.all() == {} and attempts.quarantined() == {}

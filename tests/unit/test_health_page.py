@@ -18,9 +18,10 @@ from distill.health_page.alike import nearest_others, neighbour_lists, twin_pair
 from distill.health_page.collecting import collect
 from distill.health_page.data import Histogram
 from distill.health_page.histogram import histogram_chart
-from reinforced_data import ViewPolicy, audit, reinforce
+from reinforced_data import ViewPolicy, add_scores, audit, caption, reinforce
 from reinforced_data.store.layout import open_store
 from reinforced_data.testing import encoded, picture, sample, tiny_teacher, write_source
+from teachers import RuleCaptioner
 
 HOSTILE = "<script>document.title='owned'</script>\"' onerror=alert(1) {{ 7*7 }} \u202e\x07 & <b>"
 CHROMIUM = Path("/usr/bin/chromium")
@@ -83,6 +84,30 @@ def test_the_numbers_are_those_of_the_store(made):
     assert all(shown.image.startswith(b"\x89PNG") for shown in (*first.lowest, *first.highest))
     for query, near in first.neighbours:
         assert query.place not in [shown.place for shown in near] and len(near) == 7
+
+
+def test_scores_and_written_captions_have_histograms_and_a_sample_counts_once(made, tmp_path):
+    shutil.copytree(made, tmp_path / "copy")
+    store = tmp_path / "copy" / "store"
+    teacher = tiny_teacher("a", seed=1)
+    caption(store, RuleCaptioner(), name="rules", teachers=teacher, progress=False)
+    table = {f"{number:04d}": number / 10 for number in range(20)}
+    for name in ("aesthetic", "twice"):  # keys 0020 to 0023 and one of another name have none
+        add_scores(store, name, {**table, "0000": 2.0 + len(name)}, progress=False)
+    report = audit(store, replay=0, progress=False)
+    data = collect(open_store(store), report)
+    assert {(s.reason, s.count) for s in data.skipped} == {("not-an-image", 1), ("no-score", 5)}
+    first, second = data.scores
+    assert {first.title, second.title} == {"aesthetic", "twice"}
+    assert np.isfinite(first.values).sum() == 18 and np.nanmax(first.values) > 3
+    by_name = {teacher.name: teacher for teacher in data.teachers}
+    assert by_name["b<i>"].written == []
+    (written,) = by_name["a"].written
+    assert written.title == "Picture and caption: rules" and len(written.values) == 23
+    assert np.isfinite(written.values).all() and np.abs(written.values).max() <= 1.0001
+    assert not np.array_equal(written.values, by_name["a"].scores.values)
+    page = write_health(tmp_path / "health.html", report).read_text()
+    assert "<h2>Scores</h2>" in page and "Picture and caption: rules" in page
 
 
 def test_scores_are_those_of_the_teacher_itself(made):

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from distill.cli import main
 from reinforced_data.packing.packing import pack
 from reinforced_data.source import Sample, open_source
 
@@ -202,6 +203,20 @@ def test_wrong_arguments_leave_nothing_behind(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         pack(table, tmp_path / "out", **change)
     assert {path.name for path in tmp_path.iterdir()} == {"x.jpg", "t.csv"}
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/x", "hf://datasets/a/b", Path("s3://bucket/x")])
+def test_urls_are_refused_and_no_folder_is_made_of_them(tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "in/x.jpg", image_bytes("JPEG"))
+    put(tmp_path / "in/x.txt", "a cat")
+    said = r"is a URL, and packing .* Copy what is to be packed here first"
+    with pytest.raises(ValueError, match=rf"input '(s3|hf):/.* {said}"):
+        pack(url, tmp_path / "out")
+    with pytest.raises(ValueError, match=rf"out '(s3|hf):/.* {said}"):
+        pack(tmp_path / "in", url)
+    assert main(["pack", str(tmp_path / "in"), str(url)]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_unusable_inputs(tmp_path):

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from reinforced_data.ranks import own_device, rank_and_world_size
+from reinforced_data import cores
+from reinforced_data.cores import own_cores
+from reinforced_data.ranks import own_device, processes_here, rank_and_world_size
 
 
 @pytest.mark.parametrize(
@@ -49,3 +51,16 @@ def test_each_process_has_its_own_gpu(monkeypatch):
     assert own_device("cuda", {}) == "cuda"
     assert own_device("cuda:0", {"LOCAL_RANK": "2"}) == "cuda:0"
     assert own_device("cpu", {"LOCAL_RANK": "2"}) == "cpu"
+
+
+def test_threads_are_this_processs_share_of_the_cores_that_it_may_use(monkeypatch, tmp_path):
+    assert processes_here({}) == 1 and processes_here({"LOCAL_WORLD_SIZE": "4"}) == 4
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(cores, "_CPU_QUOTA", tmp_path / "cpu.max")
+    assert own_cores(8) == 8
+    (tmp_path / "cpu.max").write_text("600000 100000")
+    assert own_cores(8) == 6
+    for processes, threads in (("4", 1), ("2", 3), ("100", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert own_cores(8) == threads
