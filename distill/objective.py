@@ -31,8 +31,8 @@ class Term(Protocol):
         ...
 
 
-_TAUGHT = ("affinity", "feature", "interactive", "relational")
-_TERMS = ("contrastive", "fastclip", *_TAUGHT)
+TAUGHT = ("affinity", "feature", "interactive", "relational")
+_TERMS = ("contrastive", "fastclip", *TAUGHT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ class Objective:
     @property
     def _taught(self) -> list[str]:
         """Terms that read teachers and are switched on."""
-        return [name for name in _TAUGHT if getattr(self, name)]
+        return [name for name in TAUGHT if getattr(self, name)]
 
     def build(
         self,

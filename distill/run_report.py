@@ -1,7 +1,8 @@
 """A report of any runs: what each one's folder says, and what the best student does with pictures.
 
-Roles come from the configurations: a run is a teacher where the caller says so, distilled where its
-objective has a term of the teachers, a control where it was given weights of a teacher alone.
+Roles come from the configurations (run_roles.py): a run is a teacher where the caller says so,
+distilled where its objective has a term of the teachers, a control where it was given a part of one
+alone: weights, or a locked tower.
 """
 
 import json
@@ -23,8 +24,7 @@ from distill.run_exports import Exported, read_export, read_profile, together
 from distill.run_gaps import what_is_missing
 from distill.run_origins import origins
 from distill.run_pictures import search
-
-_TAUGHT = ("affinity", "feature", "interactive", "relational")
+from distill.run_roles import is_given, is_taught
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,14 +191,13 @@ def _row(
     against: Mapping[str, Any] | None = None,
 ) -> Row:
     config, metrics = _config(folder), scores(result["metrics"])
-    taught = role == "student" and any(config["objective"].get(term) for term in _TAUGHT)
-    given = any(config["student"].get(what) for what in ("text_from", "donor"))
+    taught = role == "student" and is_taught(config)
     shared = {k: x / against[k] for k, x in metrics.items() if against and against.get(k)}
     return Row(
         name=name,
         role=role,
         distilled=taught,
-        control=role == "student" and not taught and given,
+        control=role == "student" and not taught and is_given(config),
         image_params=result["image_params"],
         text_params=result["text_params"],
         steps=result["steps"],
@@ -210,5 +209,4 @@ def _row(
 
 def _order(config: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[bool, float]:
     """A distilled student before others, then by the first score."""
-    taught = any(config["objective"].get(term) for term in _TAUGHT)
-    return taught, next(iter(scores(result["metrics"]).values()), 0.0)
+    return is_taught(config), next(iter(scores(result["metrics"]).values()), 0.0)
