@@ -9,9 +9,15 @@ def what_is_missing(data: ReportData, known: Mapping[str, str]) -> list[tuple[st
     """List (what, why and how it gets there); `known` are reasons that were met on the way."""
     found = dict(known)
     if not any(row.role == "teacher" for row in data.rows):
-        found["Kept shares"] = "no teacher's run was given: --teachers RUN"
+        found["Kept shares"] = (
+            "no teacher was given: --teachers RUN, or --evaluations FILE of any other model"
+        )
+    elif not any(row.retention for row in data.rows):
+        found["Kept shares"] = (
+            "teacher and students have no score in common: evaluate both on splits of one name"
+        )
     drawn = {curve.name for curve in data.curves}
-    quiet = [row.name for row in data.rows if row.name not in drawn]
+    quiet = [row.name for row in data.rows if row.name not in drawn and row.steps]
     if quiet:
         found["Learning curves"] = f"there is no log of {', '.join(quiet)}"
     if data.curves and not any("/" in curve.series for curve in data.curves):
@@ -33,6 +39,10 @@ def what_is_missing(data: ReportData, known: Mapping[str, str]) -> list[tuple[st
     if any(each.rounded for each in data.measured) and not any(e.metric for e in data.measured):
         found["Scores of rounded files"] = (
             "they were not evaluated: distill export RUN OUT --metric-on SHARDS"
+        )
+    if not data.beyond:
+        found["Beyond one number"] = (
+            "no file has tests: --evaluations FILE of distill evaluate --tests ... --out FILE"
         )
     if not data.exports:
         found["Exported files"] = "no export was given: --exports FOLDER"
