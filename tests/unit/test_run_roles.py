@@ -82,7 +82,14 @@ def test_taught_and_given(values, taught, given):
     assert (is_taught(values), is_given(values)) == (taught, given)
 
 
-def test_a_configuration_from_before_locks(tmp_path):
+def test_every_term_is_in_the_lineage(tmp_path):
+    terms = Objective(contrastive=1.0, relational=2.0, custom={"mine": (0.5, own_term)})
+    run = written(tmp_path / "run", replace(RunConfig(), objective=terms))
+    (recipe,) = [step for step in origins(run) if step.what == "recipe"]
+    assert recipe.facts["objective"] == "1 contrastive + 2 relational + 0.5 mine"
+
+
+def test_a_configuration_from_before_locks():
     values = config()
     del values["lock"], values["objective"]["custom"]
     assert not is_given(values) and not is_taught(values)
