@@ -81,7 +81,6 @@ def report_of_runs(
     rows = _rows(teachers, runs, names, results, said)
     by_name = {row.name: row for row in rows}
     best = max(runs, key=lambda folder: _order(_config(folder), results[folder]))
-    refused = [results[folder].get("refused", {}) for folder in runs]
     data = ReportData(
         title=title or f"Runs in {os.path.commonpath([str(f.parent) for f in runs])}",
         command=command,
@@ -93,7 +92,7 @@ def report_of_runs(
         notes=[f"{names[f]}: {text}" for f in results for text in results[f].get("warnings", ())],
         timings={names[f]: results[f]["seconds"] for f in results if "seconds" in results[f]},
         environment=environment(),
-        skipped={why: sum(r.get(why, 0) for r in refused) for r in refused for why in r},
+        skipped=_refused([results[folder] for folder in runs]),
     )
     data, exports = _with_tables(data, beside, names)
     data, reasons = _with_subject(data, best, pictures_of, step)
@@ -207,6 +206,12 @@ def _rows(
         *rows,
         *(_row(names[f], results[f], f, "student", metrics(f), against) for f in runs),
     ]
+
+
+def _refused(results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Samples left out in training, by reason, over all runs."""
+    refused = [result.get("refused", {}) for result in results]
+    return {why: sum(r.get(why, 0) for r in refused) for r in refused for why in r}
 
 
 def _row(

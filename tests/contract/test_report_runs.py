@@ -22,17 +22,8 @@ from students import StudentSpec, TextSpec, build_student
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 SECTIONS = (
-    *(
-        "results",
-        "costs",
-        "beyond",
-        "curves",
-        "ladder-1",
-        "ladder-2",
-        "text-to-image",
-        "image-to-text",
-    ),
-    *("confusions", "health", "exports", "time", "origin", "missing"),
+    *("results", "costs", "beyond", "curves", "ladder-1", "ladder-2", "text-to-image"),
+    *("image-to-text", "confusions", "health", "exports", "time", "origin", "missing"),
 )
 SCRIPT = "<script>alert(1)</script> blue"
 COLOURS = {"red": (200, 30, 30), "green": (30, 190, 40), SCRIPT: (40, 60, 210)}
@@ -146,9 +137,9 @@ def test_input_of_report_is_refused(place, tmp_path, capsys, run, options, says)
 
 @pytest.fixture(scope="module")
 def evaluated(place, tmp_path_factory):
-    """What `distill evaluate` says of a run, with every test but the probe, and of a model alone."""
+    """What `distill evaluate` says of a run, with all tests but the probe, and of another model."""
     folder, on = tmp_path_factory.mktemp("evaluated"), f"seen={place / 'source'}"
-    tests = "corruptions typographic resolutions calibration agreement".split()
+    tests = ["corruptions", "typographic", "resolutions", "calibration", "agreement"]
     more = ["--tests", *tests, "--resolutions", "8", "12", "--against", str(place / "start")]
     more += ["--leaks-from", str(place / "source")]
     for name, options in (("taught", more), ("start", ["--tests", "calibration"])):
