@@ -9,9 +9,9 @@ from distill.report.data import Beyond, Kind, Row
 from distill.report.svg import legend_icon
 from distill.report.wording import NOTHING, percent
 
-# Test -> the column's head, and what it says.
+# Test -> the column's head, and what it says. Heads break at spaces and soft hyphens.
 _COLUMNS = {
-    "top1": ("top-1", ""),
+    "top1": ("top\u20111", ""),
     "ece": ("calibration error", "how far confidence and accuracy lie apart; less is better"),
     "corrupted/top1": ("corrupted", "top-1, mean over the corruptions"),
     "typographic/top1": ("typo\u00adgraphic", "top-1 with another class's name on the picture"),
