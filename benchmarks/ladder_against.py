@@ -43,14 +43,13 @@ def same_work_as(name: str) -> str | None:
 
 _RATES = {
     "optimizer-lion8bit": "optimizer-lion",
-    "best": "optimizer-muon",
-    "best-quarter": "optimizer-muon",
+    "best-quarter": "best",
     "control-best": "control-muon",
 }
 # A row takes the rate of the one it varies. These look for their own: other weights learn, or by
 # another optimizer, or with no teacher to hold them.
 SWEEPING = (
-    *("undistilled-muon", "control-muon"),
+    *("best", "undistilled-muon", "control-muon"),
     *(
         "undistilled",
         "control",

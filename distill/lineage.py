@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.evaluation.evaluator import NOT_SCORES
+from distill.objective import TERMS
 from reinforced_data.store.layout import open_store
 from students.bundling.card import CardFacts, Origin
 from teachers.catalog import licence_of
@@ -69,9 +70,10 @@ def recipe_facts(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Say in a few words what a run's configuration asks for."""
     yield "steps", f"{config['schedule']['num_steps']:,} of {config['data']['batch_size']:,} pairs"
     weights = config["objective"]
-    named = [name for name in ("contrastive", "affinity", "feature") if weights.get(name)]
+    every = {name: weights.get(name) for name in TERMS} | (weights.get("custom") or {})
+    named = [f"{weight:g} {name}" for name, weight in every.items() if weight]
     if named:
-        yield "objective", " + ".join(f"{weights[name]:g} {name}" for name in named)
+        yield "objective", " + ".join(named)
     rate, decay = config["optimizer"]["lr"], config["optimizer"]["weight_decay"]
     yield "learning rate, weight decay", f"{rate:g}, {decay:g}"
 

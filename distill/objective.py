@@ -31,8 +31,8 @@ class Term(Protocol):
         ...
 
 
-_TAUGHT = ("affinity", "feature", "interactive", "relational")
-_TERMS = ("contrastive", "fastclip", *_TAUGHT)
+TAUGHT = ("affinity", "feature", "interactive", "relational")
+TERMS = ("contrastive", "fastclip", *TAUGHT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +131,14 @@ class Objective:
             )
         if self.fastclip and self.kind == "sigmoid":
             raise ValueError("fastclip is a softmax loss: leave kind='sigmoid' or fastclip out")
-        clash = {*_TERMS, "total"} & set(self.custom)
+        clash = {*TERMS, "total"} & set(self.custom)
         if clash:
             raise ValueError(f"custom terms may not be called {sorted(clash)}")
 
     def weights(self) -> dict[str, float]:
         """Every term's weight by name."""
         named = {name: weight for name, (weight, _) in self.custom.items()}
-        return {**{name: getattr(self, name) for name in _TERMS}, **named}
+        return {**{name: getattr(self, name) for name in TERMS}, **named}
 
     @property
     def needs_teachers(self) -> bool:
@@ -153,7 +153,7 @@ class Objective:
     @property
     def _taught(self) -> list[str]:
         """Terms that read teachers and are switched on."""
-        return [name for name in _TAUGHT if getattr(self, name)]
+        return [name for name in TAUGHT if getattr(self, name)]
 
     def build(
         self,

@@ -4,58 +4,83 @@ import io
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from PIL import Image
 from torch import Tensor
 
+from distill.evaluation.ranking import TIE
+from distill.evaluation.retrieval import unique_texts
 from distill.report import ImageToTextCase, RetrievalCase
-from distill.samples import real_samples
+from reinforced_data.source import UnreadableImage, decode_image, open_source
 from teachers import ClipModel
+from teachers.clip_model import evaluating
 
 _SEARCHED = 1_000
 _SHOWN = 8
+_SHOWN_TEXTS = 5
 # Right ones, and as many wrong ones.
 _EACH = 3
 
 
 def retrieval_cases(model: ClipModel, source: str) -> list[RetrievalCase | ImageToTextCase]:
-    """Rank a split's first pictures and texts by a model and show a few queries.
+    """Rank a split's first pictures and their first captions by a model and show a few queries.
 
     Half of the queries find what they should first, half do not, as far as there are such; each
-    half is spread evenly over the split.
+    half is spread evenly over the split. Equal captions are one text and ties count against the
+    model, as in `evaluate`. Empty where no sample has a caption.
     """
-    pairs = real_samples(source, _SEARCHED)
-    images, texts = [image for image, _ in pairs], [text for _, text in pairs]
-    with torch.no_grad():
-        scores = model.eval().encode_image(images) @ model.encode_text(texts).T
+    pairs = _captioned(source)
+    if not pairs:
+        return []
+    images, captions = [image for image, _ in pairs], [text for _, text in pairs]
+    texts = unique_texts([[caption] for caption in captions])
+    with evaluating(model), torch.no_grad():
+        scores = model.encode_image(images) @ model.encode_text(texts).T
+    hits = torch.tensor([[text == own for text in texts] for own in captions], device=scores.device)
     cases: list[RetrievalCase | ImageToTextCase] = []
-    ranks = _ranks(scores.T, texts)
+    order, ranks = _ranked(scores.T, hits.T)
     for query in _right_and_wrong(ranks):
-        ranked = scores[:, query].argsort(descending=True)[:_SHOWN].tolist()
-        shown = [(_png(images[i]), texts[i], texts[i] == texts[query]) for i in ranked]
+        ranked = order[query, :_SHOWN].tolist()
+        shown = [(_png(images[i]), captions[i], captions[i] == texts[query]) for i in ranked]
         case = RetrievalCase(
             query_text=texts[query], images=shown, model=model.name,
-            rank=ranks[query], among=len(pairs),
+            rank=ranks[query], among=len(images),
         )  # fmt: skip
         cases.append(case)
-    ranks = _ranks(scores, texts)
+    order, ranks = _ranked(scores, hits)
     for query in _right_and_wrong(ranks):
-        ranked = scores[query].argsort(descending=True)[:5].tolist()
-        found = [(texts[i], texts[i] == texts[query]) for i in ranked]
+        ranked = order[query, :_SHOWN_TEXTS].tolist()
+        found = [(texts[i], texts[i] == captions[query]) for i in ranked]
         case = ImageToTextCase(
-            image=_png(images[query]), texts=found, caption=texts[query], model=model.name,
-            rank=ranks[query], among=len(pairs),
+            image=_png(images[query]), texts=found, caption=captions[query], model=model.name,
+            rank=ranks[query], among=len(texts),
         )  # fmt: skip
         cases.append(case)
     return cases
 
 
-def _ranks(scores: Float[Tensor, "n n"], texts: Sequence[str]) -> list[int]:
-    """The place, from 1, at which each row finds its own text first."""
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-    own = torch.tensor([numbers[text] for text in texts], device=scores.device)
-    order = scores.argsort(dim=1, descending=True)
-    return ((own[order] == own[:, None]).int().argmax(1) + 1).tolist()
+def _captioned(source: str) -> list[tuple[Image.Image, str]]:
+    """The first pictures that can be read and have a caption."""
+    pairs: list[tuple[Image.Image, str]] = []
+    for sample in open_source(source):
+        if not sample.captions:
+            continue
+        try:
+            pairs.append((decode_image(sample.image), sample.captions[0]))
+        except UnreadableImage:
+            continue
+        if len(pairs) == _SEARCHED:
+            break
+    return pairs
+
+
+def _ranked(
+    scores: Float[Tensor, "q g"], hits: Bool[Tensor, "q g"]
+) -> tuple[Int64[Tensor, "q g"], list[int]]:
+    """Order the gallery for each query, best first, and say at which place the first hit is."""
+    # A wrong one that ties with the right one stands before it.
+    order = (scores - TIE * hits).argsort(dim=1, descending=True, stable=True)
+    return order, (hits.gather(1, order).int().argmax(1) + 1).tolist()
 
 
 def _right_and_wrong(ranks: Sequence[int]) -> list[int]:

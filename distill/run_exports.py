@@ -83,7 +83,7 @@ def read_export(folder: Path, runs: Sequence[Path]) -> Exported:
         ValueError: there is no export in the folder.
     """
     path = folder / METADATA_FILE
-    metadata = _read(path, "write one with `distill export STUDENT OUT`")
+    metadata = read_object(path, "write one with `distill export STUDENT OUT`")
     if not isinstance(metadata.get("towers"), list) or not isinstance(metadata.get("files"), dict):
         raise ValueError(f"{path} lists no towers and files: name a folder that export wrote")
     towers = metadata["towers"]
@@ -116,7 +116,7 @@ def read_profile(path: Path, names: Mapping[Path, str]) -> list[Measured]:
     Raises:
         ValueError: it is no profile.
     """
-    found = _read(path, "write one with `distill profile RUN --out FILE`")
+    found = read_object(path, "write one with `distill profile RUN --out FILE`")
     try:
         student, files = Path(found["student"]).resolve(), found.get("files", [])
         size = found["batch_size"]
@@ -205,7 +205,8 @@ def _form(tower: Mapping[str, Any]) -> str:
     return tower["format"] if precision == "none" else f"{tower['format']} {precision}"
 
 
-def _read(path: Path, how: str) -> dict[str, Any]:
+def read_object(path: Path, how: str) -> dict[str, Any]:
+    """Read a JSON object; messages say `how` one is written."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -7,11 +7,9 @@ from distill.report import ReportData
 
 def what_is_missing(data: ReportData, known: Mapping[str, str]) -> list[tuple[str, str]]:
     """List (what, why and how it gets there); `known` are reasons that were met on the way."""
-    found = dict(known)
-    if not any(row.role == "teacher" for row in data.rows):
-        found["Kept shares"] = "no teacher's run was given: --teachers RUN"
+    found = dict(known) | _evaluated(data)
     drawn = {curve.name for curve in data.curves}
-    quiet = [row.name for row in data.rows if row.name not in drawn]
+    quiet = [row.name for row in data.rows if row.name not in drawn and row.steps]
     if quiet:
         found["Learning curves"] = f"there is no log of {', '.join(quiet)}"
     if data.curves and not any("/" in curve.series for curve in data.curves):
@@ -39,3 +37,21 @@ def what_is_missing(data: ReportData, known: Mapping[str, str]) -> list[tuple[st
     if not data.skipped:
         found["Samples left out in training"] = "there were none"
     return list(found.items())
+
+
+def _evaluated(data: ReportData) -> dict[str, str]:
+    """What files of `distill evaluate` would bring, or a teacher's run."""
+    found = {}
+    if not any(row.role == "teacher" for row in data.rows):
+        found["Kept shares"] = (
+            "no teacher was given: --teachers RUN, or --evaluations FILE of any other model"
+        )
+    elif not any(row.retention for row in data.rows):
+        found["Kept shares"] = (
+            "teacher and students have no score in common: evaluate both on splits of one name"
+        )
+    if not data.beyond:
+        found["Beyond one number"] = (
+            "no file has tests: --evaluations FILE of distill evaluate --tests ... --out FILE"
+        )
+    return found

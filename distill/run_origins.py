@@ -13,6 +13,7 @@ from typing import Any
 from distill.lineage import known_licence, recipe_facts
 from distill.report import Step
 from distill.run_exports import Exported
+from distill.run_roles import head, locked, locked_tower
 from reinforced_data.store.columns import Column
 from reinforced_data.store.layout import Store, open_store
 from students.bundling.card import Origin
@@ -27,6 +28,7 @@ def origins(run: Path, exports: Sequence[Exported] = ()) -> list[Step]:
     return [
         *_data(config["data"]),
         *_given(config["student"]),
+        *_locked(config),
         _recipe(run, config),
         _code(result),
         _student(run, config, result),
@@ -95,6 +97,24 @@ def _given(student: Mapping[str, Any]) -> Iterator[Step]:
                 which=name,
                 facts=_licence(Origin(name=name, licence=known_licence(name))),
             )
+
+
+def _locked(config: Mapping[str, Any]) -> Iterator[Step]:
+    """What does not learn: a teacher's stored rows, or a tower of the student's own."""
+    for side, name in locked(config).items():
+        kind = head(config, side)
+        yield Step(
+            what=f"locked {side} encoder, from the store",
+            which=name,
+            facts=_licence(Origin(name=name, licence=known_licence(name)))
+            | {"trained on its rows": f"a head ({kind})" if kind else "nothing"},
+        )
+    side = locked_tower(config)
+    if side:
+        student = config["student"]
+        giver = side == "text" and student.get("text_from")
+        start = giver or student.get("donor") or student.get("name") or _UNKNOWN
+        yield Step(what=f"locked {side} tower", which=str(start), facts={"stays": "as it starts"})
 
 
 def _licence(origin: Origin) -> dict[str, str]:

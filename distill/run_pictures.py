@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.evaluation.confusions import confusions
+from distill.evaluation.zero_shot import named_templates
 from distill.report import Confusion, ConfusionMatrix, ImageToTextCase, RetrievalCase
 from distill.retrieval_cases import retrieval_cases
 from reinforced_data.source import expand_sources
@@ -44,14 +45,21 @@ def search(run: Path, config: Mapping[str, Any], split: str | None) -> Searched:
     except ValueError as error:
         return _without(str(error))
     student = load_student(run)
-    found = confusions(student, splits[split], templates=config.get("templates") or ("{}",))
-    unlabelled = f"the samples of {split or 'the split'} have no labels (cls)"
-    never = f"no sample of {split or 'the split'} was taken for another class"
+    templates = named_templates(config.get("templates") or ("{}",))
+    found = confusions(student, splits[split], templates=templates)
+    cases = retrieval_cases(student, splits[split])
+    missing = {}
+    if not cases:
+        missing["Retrieval, with pictures"] = f"the samples of {split or 'the split'} have no texts"
+    if not found.pairs:
+        unlabelled = f"the samples of {split or 'the split'} have no labels (cls)"
+        never = f"no sample of {split or 'the split'} was taken for another class"
+        missing["Confusions"] = never if found.labelled else unlabelled
     return Searched(
-        cases=retrieval_cases(student, splits[split]),
+        cases=cases,
         confusions=[Confusion(*pair) for pair in found.pairs],
         matrix=ConfusionMatrix(classes=found.classes, shares=found.shares) if found.pairs else None,
-        missing={} if found.pairs else {"Confusions": never if found.labelled else unlabelled},
+        missing=missing,
     )
 
 

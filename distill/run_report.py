@@ -1,7 +1,8 @@
 """A report of any runs: what each one's folder says, and what the best student does with pictures.
 
-Roles come from the configurations: a run is a teacher where the caller says so, distilled where its
-objective has a term of the teachers, a control where it was given weights of a teacher alone.
+Roles come from the configurations (run_roles.py): a run is a teacher where the caller says so,
+distilled where its objective has a term of the teachers, a control where it was given a part of one
+alone: weights, or a locked tower.
 """
 
 import json
@@ -19,12 +20,12 @@ from distill.report import ReportData, Row, find_ladders, read_ladder
 from distill.report.data import Role
 from distill.run_curves import curves
 from distill.run_data import HealthWanted, health_sections
+from distill.run_evaluations import Evaluated, more_scores, read_evaluations
 from distill.run_exports import Exported, read_export, read_profile, together
 from distill.run_gaps import what_is_missing
 from distill.run_origins import origins
 from distill.run_pictures import search
-
-_TAUGHT = ("affinity", "feature", "interactive", "relational")
+from distill.run_roles import is_given, is_taught
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +36,14 @@ class Beside:
         ladders: tables of benchmarks/ladder.py, or folders with such.
         exports: folders that `distill export` wrote.
         profiles: files that `distill profile --out` wrote, or `--json` printed.
+        evaluations: files that `distill evaluate --out` wrote.
         health: whether the store is read for the data-health sections; auto: up to 20 GB.
     """
 
     ladders: Sequence[Path] = ()
     exports: Sequence[Path] = ()
     profiles: Sequence[Path] = ()
+    evaluations: Sequence[Path] = ()
     health: HealthWanted = "auto"
 
 
@@ -59,11 +62,11 @@ def report_of_runs(
     Args:
         runs: folders of finished trainings, the students.
         teachers: folders of finished trainings that are shown as teachers; retention is relative to
-            the first.
+            the first, or to the first model of `beside.evaluations` that is none of the runs.
         title: of the page; the runs' common folder when empty.
         pictures_of: split whose pictures are searched; the last one that the first run was
             evaluated on when None.
-        beside: tables, exports and profiles.
+        beside: tables, exports, profiles and evaluations.
         command: what was typed, for the page.
         step: told what comes next.
 
@@ -74,22 +77,22 @@ def report_of_runs(
     beside = beside or Beside()
     results = {folder: _result(folder) for folder in [*teachers, *runs]}
     names = _names([*teachers, *runs])
-    rows = [_row(names[f], results[f], f, "teacher") for f in teachers]
-    against = rows[0].metrics if rows else {}
-    rows += [_row(names[f], results[f], f, "student", against) for f in runs]
+    said = read_evaluations(beside.evaluations, names)
+    rows = _rows(teachers, runs, names, results, said)
+    by_name = {row.name: row for row in rows}
     best = max(runs, key=lambda folder: _order(_config(folder), results[folder]))
-    refused = [results[folder].get("refused", {}) for folder in runs]
     data = ReportData(
         title=title or f"Runs in {os.path.commonpath([str(f.parent) for f in runs])}",
         command=command,
-        reference=rows[0].name if teachers else "",
+        reference=rows[0].name if rows[0].role == "teacher" else "",
         subject=names[best] if any(row.distilled for row in rows) else "",
         rows=rows,
-        curves=[curve for row, f in zip(rows, results, strict=True) for curve in curves(f, row)],
+        curves=[curve for f in results for curve in curves(f, by_name[names[f]])],
+        beyond=[b for each in said for b in each.beyond(by_name[each.name].metrics)],
         notes=[f"{names[f]}: {text}" for f in results for text in results[f].get("warnings", ())],
         timings={names[f]: results[f]["seconds"] for f in results if "seconds" in results[f]},
         environment=environment(),
-        skipped={why: sum(r.get(why, 0) for r in refused) for r in refused for why in r},
+        skipped=_refused([results[folder] for folder in runs]),
     )
     data, exports = _with_tables(data, beside, names)
     data, reasons = _with_subject(data, best, pictures_of, step)
@@ -183,32 +186,60 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
+def _rows(
+    teachers: Sequence[Path],
+    runs: Sequence[Path],
+    names: Mapping[Path, str],
+    results: Mapping[Path, Mapping[str, Any]],
+    said: Sequence[Evaluated],
+) -> list[Row]:
+    """Teachers, models that were evaluated alone, students; the first teacher is the reference."""
+    more = {each.name: each for each in said}
+
+    def metrics(folder: Path) -> dict[str, Any]:
+        return more_scores(scores(results[folder]["metrics"]), more.get(names[folder]))
+
+    rows = [_row(names[f], results[f], f, "teacher", metrics(f)) for f in teachers]
+    rows += [each.row() for each in said if not each.on_page]
+    against = rows[0].metrics if rows else {}
+    return [
+        *rows,
+        *(_row(names[f], results[f], f, "student", metrics(f), against) for f in runs),
+    ]
+
+
+def _refused(results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Samples left out in training, by reason, over all runs."""
+    refused = [result.get("refused", {}) for result in results]
+    return {why: sum(r.get(why, 0) for r in refused) for r in refused for why in r}
+
+
 def _row(
     name: str,
     result: Mapping[str, Any],
     folder: Path,
     role: Role,
+    metrics: Mapping[str, Any],
     against: Mapping[str, Any] | None = None,
 ) -> Row:
-    config, metrics = _config(folder), scores(result["metrics"])
-    taught = role == "student" and any(config["objective"].get(term) for term in _TAUGHT)
-    given = any(config["student"].get(what) for what in ("text_from", "donor"))
+    config = _config(folder)
+    taught = role == "student" and is_taught(config)
     shared = {k: x / against[k] for k, x in metrics.items() if against and against.get(k)}
     return Row(
         name=name,
         role=role,
         distilled=taught,
-        control=role == "student" and not taught and given,
+        control=role == "student" and not taught and is_given(config),
         image_params=result["image_params"],
         text_params=result["text_params"],
         steps=result["steps"],
         metrics=metrics,
-        retention=None if role == "teacher" else shared or result.get("retention"),
+        # Never shares of another teacher under this one's name.
+        retention=None if role == "teacher" else shared if against else result.get("retention"),
         note="" if role == "teacher" else str(config["student"].get("name") or ""),
     )
 
 
 def _order(config: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[bool, float]:
     """A distilled student before others, then by the first score."""
-    taught = any(config["objective"].get(term) for term in _TAUGHT)
-    return taught, next(iter(scores(result["metrics"]).values()), 0.0)
+    return is_taught(config), next(iter(scores(result["metrics"]).values()), 0.0)

@@ -29,6 +29,9 @@ class Report:
         exports: folders that distill export wrote: files with their hashes, sizes, times and, where
             it was given --metric-on, scores.
         profiles: files that distill profile RUN --files FOLDER --out FILE wrote.
+        evaluations: files that distill evaluate --out wrote: more of a run or teacher whose folder
+            they name, otherwise a teacher's row of its own; the first is the reference where
+            teachers are not given.
         health: whether the best student's store is read for the data-health sections; auto: where
             it holds at most 20 GB.
         out: the page.
@@ -41,6 +44,7 @@ class Report:
     ladders: tuple[Path, ...] = ()
     exports: tuple[Path, ...] = ()
     profiles: tuple[Path, ...] = ()
+    evaluations: tuple[Path, ...] = ()
     health: Literal["auto", "always", "never"] = "auto"
     out: Path = Path("report.html")
     title: str = ""
@@ -59,6 +63,7 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
         ladders=asked.ladders,
         exports=asked.exports,
         profiles=asked.profiles,
+        evaluations=asked.evaluations,
         health=asked.health,
     )
     with console.status("Reading the runs") as status:

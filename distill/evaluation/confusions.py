@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from distill.evaluation.embedding import AnySource, embed_source
+from distill.evaluation.ranking import TIE
 from distill.evaluation.zero_shot import embed_classes
 from teachers.clip_model import ClipModel, evaluating
 
@@ -59,6 +60,8 @@ def confusions(
 ) -> Confusions:
     """List the most frequent confusions of zero-shot classification, among the source's labels.
 
+    Ties count against the model, as in `evaluate`: what is left is its top-1 accuracy.
+
     Returns:
         At most `most` pairs and as many classes; all empty where the source has no labels.
     """
@@ -69,7 +72,8 @@ def confusions(
     names = sorted(set(labels))
     with evaluating(model), torch.no_grad():
         rows = embed_classes(model, names, templates)
-    chosen = [names[place] for place in (images @ rows.T).argmax(1).tolist()]
+    targets = torch.tensor([names.index(label) for label in labels], device=images.device)
+    chosen = [names[place] for place in _choices(images @ rows.T, targets).tolist()]
     totals, answers = Counter(labels), Counter(zip(labels, chosen, strict=True))
     # Equally frequent ones by the share of their class, then by name.
     wrong = [(pair, count) for pair, count in answers.items() if pair[0] != pair[1]]
@@ -84,6 +88,13 @@ def confusions(
         labelled=len(labels),
         shares=[[answers[a, b] / max(1, totals[a]) for b in classes] for a in classes],
     )
+
+
+def _choices(scores: Float[Tensor, "n c"], targets: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """The class of each row; the best wrong one unless the right one beats it clearly."""
+    right = scores.gather(1, targets[:, None])[:, 0]
+    best, wrong = scores.scatter(1, targets[:, None], -torch.inf).max(1)
+    return torch.where(best < right - TIE, targets, wrong)
 
 
 def _cosine(rows: Float[Tensor, "c d"], names: Sequence[str], pair: tuple[str, str]) -> float:

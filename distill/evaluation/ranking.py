@@ -10,7 +10,7 @@ from torch import Tensor
 
 # Equal vectors may differ by a rounding error after a blocked matrix product; unit rows in float32
 # are exact to about 1e-7.
-_TIE = 1e-6
+TIE = 1e-6
 _ELEMENTS_PER_SLICE = 2**23
 
 
@@ -37,7 +37,7 @@ def worst_ranks(
         is_right = torch.zeros_like(scores, dtype=torch.bool)
         is_right[right[0, first:last] - start, right[1, first:last]] = True
         best = scores.masked_fill(~is_right, -torch.inf).amax(1, keepdim=True)
-        ranks.append(((scores >= best - _TIE) & ~is_right).sum(1))
+        ranks.append(((scores >= best - TIE) & ~is_right).sum(1))
     return torch.cat(ranks)
 
 

@@ -1,6 +1,7 @@
 """Reports: one self-contained HTML page, the same numbers as JSON, and a table for the terminal."""
 
 from distill.report.data import (
+    Beyond,
     Confusion,
     ConfusionMatrix,
     Curve,
@@ -18,6 +19,7 @@ from distill.report.terminal import print_rows
 from distill.report.writing import write_report, write_report_json
 
 __all__ = [
+    "Beyond",
     "Confusion",
     "ConfusionMatrix",
     "Curve",

@@ -20,6 +20,8 @@ class Row:
 
     Attributes:
         name: the model's folder; a `Curve` of the same name gets the same colour.
+        image_params, text_params: 0 where they are not known.
+        steps: 0 of a model that was not trained here.
         control: an undistilled student that was given a part of the teacher all the same (the
             honest control); shown as such.
         metrics: `split/metric` -> fraction, as `unseen_pairs/top1`.
@@ -104,6 +106,25 @@ class Measured:
     metric: str = ""
     score: Number | None = None
     score_of_model: Number | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beyond:
+    """What a row's model was asked on one split beside its plain scores.
+
+    Attributes:
+        name: the `Row`'s.
+        split: empty where it has no name.
+        scores: test -> fraction, by `distill evaluate`'s names: "ece", "corrupted/top1".
+        leaks: pictures of the split that are in the training shards; None where nobody looked.
+        near_leaks: more that nearly are.
+    """
+
+    name: str
+    split: str
+    scores: Mapping[str, Number]
+    leaks: int | None = None
+    near_leaks: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +233,7 @@ class ReportData:
     confusion_matrix: ConfusionMatrix | None = None
     ladders: Sequence[Ladder] = ()
     measured: Sequence[Measured] = ()
+    beyond: Sequence[Beyond] = ()
     health: Markup | None = None
     missing: Sequence[tuple[str, str]] = ()
     lineage: Sequence[Step] = ()

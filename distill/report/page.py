@@ -12,6 +12,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from distill.report import wording
+from distill.report.beyond import beyond_table
 from distill.report.charts import curve_chart, duration_chart, score_chart
 from distill.report.confusion_chart import confusion_chart
 from distill.report.data import Curve, ImageToTextCase, Kind, ReportData, RetrievalCase, Row
@@ -36,7 +37,7 @@ from distill.report.svg import legend_icon
 Chart = tuple[str, Markup, str]
 _KINDS: tuple[Kind, ...] = ("teacher", "distilled", "control", "undistilled")
 _FILTERS = ("percent", "count", "size", "memory", "duration", "milliseconds", "scientific",
-            "points_lost", "split_name", "metric_name", "printable")  # fmt: skip
+            "points_lost", "known", "split_name", "metric_name", "printable")  # fmt: skip
 
 
 def environment(package: str = "distill.report") -> Environment:
@@ -71,6 +72,7 @@ def render(data: ReportData) -> str:
             all_keys=list(dict.fromkeys(key for row in data.rows for key in row.metrics)),
             score_charts=_score_charts(data, summary),
             cost_charts=_cost_charts(data, summary),
+            beyond=beyond_table(data.beyond, data.rows),
             ladders=[_ladder(ladder) for ladder in data.ladders],
             confusion_chart=data.confusion_matrix and confusion_chart(data.confusion_matrix),
             curve_charts=_curve_charts(data),

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from distill.report.data import ReportData, Row
 from distill.report.summary import kept, summarise
-from distill.report.wording import count, metric_name, percent, printable, split_name
+from distill.report.wording import NOTHING, known, metric_name, percent, printable, split_name
 
 _STYLES = {"teacher": "dim", "distilled": "bold green", "control": "yellow", "undistilled": ""}
 
@@ -27,7 +27,7 @@ def print_rows(rows: Sequence[Row], console: Console) -> None:
         # Text, not str: a name is no markup.
         best = " *" if row is summary.best else ""
         cells = [Text(printable(row.name) + best), Text(row.kind)]
-        cells += [Text(count(row.image_params)), Text(str(row.steps))]
+        cells += [Text(known(row.image_params)), Text(str(row.steps or NOTHING))]
         for key in summary.keys:
             share = kept(row, summary.reference, key)
             of_teacher = "" if share is None else f" ({percent(share, digits=0)})"

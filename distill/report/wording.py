@@ -30,6 +30,11 @@ def count(number: float | int) -> str:
     return f"{number:g}"
 
 
+def known(number: int) -> str:
+    """A count where 0 says that nobody knows."""
+    return count(number) if number else NOTHING
+
+
 def tick(number: float | int) -> str:
     """An axis' label: as `count`, without needless zeros."""
     digits, space, unit = count(number).partition(_GLUE)

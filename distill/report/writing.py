@@ -42,6 +42,7 @@ def write_report_json(path: str | Path, data: ReportData) -> Path:
         "confusions": [asdict(pair) for pair in data.confusions],
         "ladders": [asdict(ladder) for ladder in data.ladders],
         "measured": [asdict(each) for each in data.measured],
+        "beyond": [asdict(each) for each in data.beyond],
         "missing": dict(data.missing),
         "notes": list(data.notes),
         "skipped": dict(data.skipped),

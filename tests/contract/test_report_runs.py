@@ -22,8 +22,8 @@ from students import StudentSpec, TextSpec, build_student
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 SECTIONS = (
-    *("results", "costs", "curves", "ladder-1", "ladder-2", "text-to-image", "image-to-text"),
-    *("confusions", "health", "exports", "time", "origin", "missing"),
+    *("results", "costs", "beyond", "curves", "ladder-1", "ladder-2", "text-to-image"),
+    *("image-to-text", "confusions", "health", "exports", "time", "origin", "missing"),
 )
 SCRIPT = "<script>alert(1)</script> blue"
 COLOURS = {"red": (200, 30, 30), "green": (30, 190, 40), SCRIPT: (40, 60, 210)}
@@ -125,6 +125,7 @@ def test_a_source_that_has_gone_costs_the_pictures_alone(place, tmp_path, capsys
     ("run", "options", "says"),
     [
         ("start", [], "holds no finished run"),
+        ("taught", ["--evaluations", "no-such.json"], "no-such.json cannot be read"),
         ("taught", ["--pictures-of", "unseen"], "not evaluated on 'unseen'; it has seen"),
     ],
 )
@@ -135,7 +136,20 @@ def test_input_of_report_is_refused(place, tmp_path, capsys, run, options, says)
 
 
 @pytest.fixture(scope="module")
-def folder(place, tmp_path_factory):
+def evaluated(place, tmp_path_factory):
+    """What `distill evaluate` says of a run, with all tests but the probe, and of another model."""
+    folder, on = tmp_path_factory.mktemp("evaluated"), f"seen={place / 'source'}"
+    tests = ["corruptions", "typographic", "resolutions", "calibration", "agreement"]
+    more = ["--tests", *tests, "--resolutions", "8", "12", "--against", str(place / "start")]
+    more += ["--leaks-from", str(place / "source")]
+    for name, options in (("taught", more), ("start", ["--tests", "calibration"])):
+        out = str(folder / f"{name}.json")
+        assert main(["evaluate", str(place / name), "--on", on, *options, "--out", out]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(place, evaluated, tmp_path_factory):
     """A page of everything there is, and the page around it that looks at it."""
     folder = tmp_path_factory.mktemp("page")
     runs = [str(place / name) for name in ("taught", "plain", "given")]
@@ -148,6 +162,7 @@ def folder(place, tmp_path_factory):
         profiles[-1].write_text(printed.getvalue())
     line = ["report", *runs[:2], "--teachers", runs[2], "--out", str(folder / "page.html")]
     line += ["--ladders", str(RESULTS), "--exports", str(folder / "export")]
+    line += ["--evaluations", str(evaluated / "taught.json"), str(evaluated / "start.json")]
     assert main([*line, "--profiles", *map(str, profiles)]) == 0
     shutil.copy(Path(__file__).with_name("look_at_page.html"), folder / "look.html")
     return folder
@@ -161,6 +176,36 @@ def test_files_weights_and_measurements_are_tied_to_their_run(folder):
     assert len(files) == 4 and {step["facts"]["now"] for step in files} == {"as exported"}
     assert "seen/top1" in {curve["series"] for curve in numbers["curves"]}
     assert "Exported files" not in numbers["missing"] and "Ladder" not in numbers["missing"]
+
+
+def test_evaluations_are_rows_or_more_of_rows(folder, evaluated):
+    numbers = json.loads((folder / "page.json").read_text())
+    said = json.loads((evaluated / "taught.json").read_text())["metrics"]
+    rows = {row["name"]: row for row in numbers["rows"]}
+    assert list(rows) == ["given", "start", "taught", "plain"] and numbers["reference"] == "given"
+    assert (rows["start"]["role"], rows["start"]["steps"]) == ("teacher", 0)
+    # Tests are no scores of a split: no chart of each corruption.
+    assert set(rows["taught"]["metrics"]) == set(rows["plain"]["metrics"])
+    tests = {each["name"]: each for each in numbers["beyond"]}
+    scores = {f"seen/{name}": value for name, value in tests["taught"]["scores"].items()}
+    assert {"seen/ece", "seen/corrupted/top1", "seen/typographic/fooled", "seen/agreement",
+            "seen/resolution/12/top1"} <= set(scores)  # fmt: skip
+    assert scores == pytest.approx({name: said[name] for name in scores})
+    assert (tests["taught"]["leaks"], tests["start"]["leaks"]) == (12, None)
+    assert "Beyond one number" not in numbers["missing"]
+
+
+def test_a_model_that_was_only_evaluated_can_be_the_reference(place, evaluated, tmp_path):
+    line = ["report", str(place / "taught"), "--out", str(tmp_path / "page.html")]
+    assert main([*line, "--evaluations", str(evaluated / "start.json"), "--health", "never"]) == 0
+    numbers = json.loads((tmp_path / "page.json").read_text())
+    teacher, student = numbers["rows"]
+    assert numbers["reference"] == teacher["name"] == "start"
+    shared = {key: x for key, x in teacher["metrics"].items() if x}
+    assert shared and student["retention"] == pytest.approx(
+        {key: student["metrics"][key] / x for key, x in shared.items()}
+    )
+    assert "start" not in numbers["missing"].get("Learning curves", "")
 
 
 @needs_chromium

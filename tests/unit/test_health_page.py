@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
+from browsing import CHROMIUM, needs_chromium
 
 from distill.cli import main
 from distill.health_page import write_health
@@ -24,7 +28,6 @@ from reinforced_data.testing import encoded, picture, sample, tiny_teacher, writ
 from teachers import RuleCaptioner
 
 HOSTILE = "<script>document.title='owned'</script>\"' onerror=alert(1) {{ 7*7 }} \u202e\x07 & <b>"
-CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
     "--hide-scrollbars --virtual-time-budget=2000 --dump-dom"
@@ -137,10 +140,10 @@ def test_it_asks_for_nothing(page):
     assert "@import" not in page and "url(" not in page
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Chromium")
+@needs_chromium
 def test_a_browser_shows_it_and_runs_nothing(made, page):
     with tempfile.TemporaryDirectory() as profile:
-        command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={profile}"]
+        command = [CHROMIUM, *FLAGS.split(), f"--user-data-dir={profile}"]
         dom = subprocess.run(
             [*command, f"file://{made}/health.html"], capture_output=True, text=True, timeout=300
         ).stdout

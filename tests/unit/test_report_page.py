@@ -3,14 +3,19 @@
 import io
 import json
 import math
-import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
+from browsing import CHROMIUM, needs_chromium
+
 from distill.report import (
+    Beyond,
     Curve,
     ExportedFile,
     ImageToTextCase,
@@ -31,7 +36,6 @@ NASTY = [
     "\u202eabc\x00\x1b[31m\ud800",
     "javascript:alert(4)",
 ]
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 class Page(HTMLParser):
@@ -83,6 +87,7 @@ def nasty_report(num_rows=12):
             ImageToTextCase(image=picture(), caption=NASTY[1], texts=[(t, False) for t in NASTY]),
         ],
         lineage=[Step(what=t, which=t, facts={t: t}) for t in NASTY],
+        beyond=[Beyond(name="teacher-a", split=text, scores={"ece": 0.1}) for text in NASTY],
         missing=[(text, text) for text in NASTY], skipped={NASTY[0]: 3},
     )  # fmt: skip
 
@@ -191,7 +196,7 @@ def test_a_hundred_pictures_are_still_a_page(tmp_path):
     assert path.stat().st_size < 500_000
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH to look with")
+@needs_chromium
 def test_it_is_light_on_light_screens_and_dark_on_dark_ones(tmp_path):
     path = write_report(tmp_path / "report.html", nasty_report())
     brightness = []

@@ -1,0 +1,107 @@
+"""What a report calls a run, and what its lineage says of a lock, from configurations alone."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from distill.config import RunConfig
+from distill.lock_config import LockConfig
+from distill.objective import Objective
+from distill.recipes.locked import lit, llm2clip, locked_text, sail
+from distill.run_origins import origins
+from distill.run_report import report_of_runs
+from distill.run_roles import is_given, is_taught
+
+DINO = "timm/vit_large_patch14_dinov2.lvd142m"
+MPNET = "hf-text:sentence-transformers/all-mpnet-base-v2"
+LLAMA = "hf-text:microsoft/LLM2CLIP-Llama-3.2-1B-Instruct-CC-Finetuned"
+LARGE, BASE = "ViT-L-14/datacomp_xl_s13b_b90k", "ViT-B-16/datacomp_xl_s13b_b90k"
+# recipe, kind, the sides that are locked: (side, teacher, what is trained on its rows)
+LOCKED = [
+    (lit, "control", [("image", LARGE, "nothing")]),
+    (locked_text, "distilled", [("text", BASE, "nothing")]),
+    (sail, "control", [("image", DINO, "a head (glu)"), ("text", MPNET, "a head (glu)")]),
+    (llm2clip, "control", [("text", LLAMA, "a head (mlp)")]),
+]
+
+
+def written(folder, config):
+    """What `distill train` leaves of a run, but for the weights."""
+    folder.mkdir()
+    values = json.loads(json.dumps(config.as_json()))
+    values["data"]["store"] = str(folder / "gone")
+    (folder / "config.json").write_text(json.dumps(values))
+    result = {"image_params": 9, "text_params": 8, "steps": 7, "seconds": 6.0, "metrics": {}}
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+@pytest.mark.parametrize(("recipe", "kind", "sides"), LOCKED)
+def test_a_locked_recipe_is_no_undistilled_student(tmp_path, recipe, kind, sides):
+    run = written(tmp_path / "run", recipe())
+    (row,) = report_of_runs([run]).rows
+    assert row.kind == kind
+    steps = [step for step in origins(run) if step.what.startswith("locked")]
+    assert [(step.what, step.which, step.facts["trained on its rows"]) for step in steps] == [
+        (f"locked {side} encoder, from the store", teacher, trained)
+        for side, teacher, trained in sides
+    ]
+    assert all(step.facts["licence"] for step in steps)
+
+
+def config(objective=None, **changes):
+    base = RunConfig()
+    student = {key: changes.pop(key) for key in ("name", "donor", "text_from") if key in changes}
+    base = replace(base, student=replace(base.student, **student), **changes)
+    plain = objective or Objective()
+    return json.loads(json.dumps(replace(base, objective=plain).as_json()))
+
+
+def own_term(student, teachers):
+    raise AssertionError("a report runs nothing")
+
+
+@pytest.mark.parametrize(
+    ("values", "taught", "given"),
+    [
+        (config(), False, False),
+        (config(Objective(relational=1.0)), True, False),
+        (config(Objective(custom={"mine": (0.5, own_term)})), True, False),
+        (config(Objective(custom={"mine": (0.0, own_term)})), False, False),
+        (config(Objective(fastclip=1.0, contrastive=0.0)), False, False),
+        (config(text_from="runs/teacher"), False, True),
+        (config(donor=BASE), False, True),
+        (config(name="ViT-B-16/openai"), False, False),
+        (config(name="ViT-B-16/openai", lock=LockConfig(tower="image")), False, True),
+        (config(name="ViT-B-16", lock=LockConfig(tower="image")), False, False),
+        (config(name="ViT-B-16", lock=LockConfig(tower="text"), text_from=BASE), False, True),
+    ],
+)
+def test_taught_and_given(values, taught, given):
+    assert (is_taught(values), is_given(values)) == (taught, given)
+
+
+def test_every_term_is_in_the_lineage(tmp_path):
+    terms = Objective(contrastive=1.0, relational=2.0, custom={"mine": (0.5, own_term)})
+    run = written(tmp_path / "run", replace(RunConfig(), objective=terms))
+    (recipe,) = [step for step in origins(run) if step.what == "recipe"]
+    assert recipe.facts["objective"] == "1 contrastive + 2 relational + 0.5 mine"
+
+
+def test_a_configuration_from_before_locks():
+    values = config()
+    del values["lock"], values["objective"]["custom"]
+    assert not is_given(values) and not is_taught(values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "start"),
+    [({"text_from": BASE}, BASE), ({"donor": LARGE}, LARGE), ({"name": "a/b"}, "a/b")],
+)
+def test_a_locked_tower_is_in_the_lineage(tmp_path, changes, start):
+    base = RunConfig()
+    student = replace(base.student, **changes)
+    run = written(tmp_path / "run", replace(base, student=student, lock=LockConfig(tower="text")))
+    (step,) = [step for step in origins(run) if step.what.startswith("locked")]
+    assert (step.what, step.which) == ("locked text tower", start)
