@@ -94,6 +94,11 @@ class StoreShape:
         """Read the commits of all shards, or of many those that this process has written."""
         return Requests(get=self.columns * (done if done <= COUNTED_SHARDS else written))
 
+    def read(self, done: int) -> Requests:
+        """Open the store for training: its columns, and every commit record of theirs."""
+        opened = Requests(list=_pages(self.columns), head=1, get=1 + self.columns)
+        return opened + self.look(done) + Requests(get=self.columns * done)
+
 
 def _pages(names: int) -> int:
     return max(1, -(-names // _PAGE))
