@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -33,6 +33,26 @@ def _called(
 ) -> None:
     take_environment(environment)
     function(*arguments)
+
+
+def signal_at(signum: int, event: int, names: Sequence[str] = ("fsync", "replace", "link")) -> None:
+    """Send this process a signal at the given call, from 1 on, of these functions of `os`."""
+    seen = 0
+
+    def watched(name: str) -> None:
+        original = getattr(os, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen == event:
+                os.kill(os.getpid(), signum)
+            return original(*arguments, **named)
+
+        setattr(os, name, call)
+
+    for name in names:
+        watched(name)
 
 
 def workers_of(launcher: BaseProcess) -> list[psutil.Process]:

@@ -51,7 +51,9 @@ class Plan:
         cores: of each worker; by default this machine's, at most 8.
         price_per_hour: of one worker.
         simulate: run the plan event by event on workers that come and go: finish time, redone
-            work, requests to the store.
+            work, requests to the store, its size.
+        shard_seconds: simulate workers that need so long for a shard; by default what the plan
+            says of them.
         preemption_hours: simulated mean time between two preemptions of a worker; never by default.
         restart_seconds: simulated mean time until a preempted worker is back.
         spread: simulated standard deviation of the logarithm of the workers' speeds.
@@ -76,6 +78,7 @@ class Plan:
     cores: float | None = None
     price_per_hour: float | None = None
     simulate: bool = False
+    shard_seconds: float | None = None
     preemption_hours: float | None = None
     restart_seconds: float = 300.0
     spread: float = 0.1
@@ -97,7 +100,8 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     if asked.simulate:
         simulation = _simulated(plan, asked, console)
         _print_simulation(plan, simulation, console)
-        values["simulation"] = simulation.to_json()
+        size = {"store_bytes": plan.bytes, "store_files": plan.files}
+        values["simulation"] = {**simulation.to_json(), **size}
     if asked.out is None:
         return Outcome(values=values)
     room = plan.room(asked.out)
@@ -151,11 +155,14 @@ def _probed(asked: Plan, console: Console) -> "StorePlan":
 def _simulated(plan: "StorePlan", asked: Plan, console: Console) -> "Simulation":
     from reinforced_data import Cluster, simulate
 
+    seconds = asked.shard_seconds
+    if seconds is None:
+        seconds = plan.samples / plan.shards * plan.worker_seconds
     with nullcontext() if console.quiet else Console(stderr=True).status("simulating"):
         return simulate(
             Cluster(
                 shards=plan.shards,
-                shard_seconds=plan.samples / plan.shards * plan.worker_seconds,
+                shard_seconds=seconds,
                 workers=plan.workers,
                 columns=len(plan.columns),
                 spread=asked.spread,
@@ -239,7 +246,10 @@ def _print_simulation(plan: "StorePlan", found: "Simulation", console: Console) 
         said = "three workers were killed at each; --retry-quarantined"
         table.add_row("quarantined", f"{found.quarantined:,} shards: {said}")
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.requests.items())
-    table.add_row("requests", f"{kinds}; at most {found.peak_requests_per_second:,.0f} a second")
+    table.add_row("requests", kinds)
+    rates = found.mean_requests_per_second, found.peak_requests_per_second
+    table.add_row("", "{:,.0f} a second on average, {:,.0f} in the busiest minute".format(*rates))
+    table.add_row("store", f"{_size(plan.bytes)}, {plan.files:,} files")
     console.print(table)
 
 

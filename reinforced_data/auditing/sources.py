@@ -15,6 +15,7 @@ import numpy as np
 
 from reinforced_data.auditing.files import FileFindings
 from reinforced_data.auditing.findings import Finding
+from reinforced_data.locations import listed_sizes
 from reinforced_data.source import BrokenShard, Sample, UnreadableImage, decode_image, scan_shard
 from reinforced_data.store.column_rows import IndexRows
 from reinforced_data.store.columns import Column
@@ -54,10 +55,11 @@ class Pictures:
 def check_sources(store: Store) -> tuple[set[int], list[Finding]]:
     """Return the source shards that are there, and say which are not or have another size."""
     present, findings = set(), []
+    listed = _listed(store.sources)
     for shard, (path, size) in enumerate(zip(store.sources, store.source_bytes, strict=True)):
         try:
             fs, inner = fsspec.core.url_to_fs(path)
-            actual = int(fs.size(inner) or 0)
+            actual = listed[inner] if inner in listed else int(fs.size(inner) or 0)
         except (OSError, ValueError, ImportError) as error:
             said = (
                 f"source shard {shard}, {path}, cannot be reached ({type(error).__name__}): a "
@@ -73,6 +75,14 @@ def check_sources(store: Store) -> tuple[set[int], list[Finding]]:
             )
             findings.append(Finding(kind="changed-source", text=said, shards=(shard,)))
     return present, findings
+
+
+def _listed(paths: Sequence[str]) -> dict[str, int]:
+    """What listings say; where they cannot be had, each shard is asked for and named."""
+    try:
+        return listed_sizes(paths)
+    except (OSError, ValueError):
+        return {}
 
 
 def choose_rows(

@@ -28,9 +28,10 @@ from reinforced_data.captions.shard_pass import CaptionPass
 from reinforced_data.shard_walk import Walked, walk_shards
 from reinforced_data.stop_signals import Interrupted, StopSignals
 from reinforced_data.store.attempts import Attempts, job_of
-from reinforced_data.store.counting import count_commits
+from reinforced_data.store.counting import COUNTED_SHARDS, count_commits
 from reinforced_data.store.layout import Store, open_store
 from reinforced_data.store.leftovers import remove_leftovers
+from reinforced_data.store.many_commits import read_commits
 from teachers import Captioner, ClipModel, load_captioner
 from teachers.captioners.retries import retries_of
 
@@ -180,11 +181,13 @@ class _Work:
     def __init__(self, store: Store, plan: CaptionPlan, batch_size: int, progress: bool) -> None:
         self._store, self._plan = store, plan
         self._console = Console(stderr=True)
+        # How many samples a shard has is a request each; of a large store shards are counted.
+        self._of_samples = store.num_shards <= COUNTED_SHARDS
         self._bar = Progress(
             TextColumn("caption"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("samples"),
+            TextColumn("samples" if self._of_samples else "shards"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self._console,
@@ -200,14 +203,14 @@ class _Work:
             store=store,
             plan=plan,
             batch_size=batch_size,
-            on_samples=lambda count: self._bar.update(self._task, advance=count),
+            on_samples=self._captioned,
         )
 
     def run(self, attempts: Attempts, shards: set[int]) -> Walked:
         """Go through these shards; return the ones that had to be left out, and why."""
-        rows = {shard: self._rows(shard) for shard in shards}
+        rows = self._rows(sorted(shards))
         self._bar.update(self._task, total=sum(rows.values()))
-        before = 0
+        everything, before = set(range(self._store.num_shards)), 0
 
         def left_behind(shard: int, left_out: str | None) -> None:
             nonlocal before
@@ -220,23 +223,35 @@ class _Work:
             return walk_shards(
                 self._store,
                 attempts,
-                set(range(self._store.num_shards)) - shards,
+                everything - shards,
                 self._pass.run,
                 stop_if_told=self._stop_if_told,
                 left_behind=left_behind,
+                look=lambda: everything - (shards - self._done()),
             )
 
     def _warn(self, said: str) -> None:
         self._console.print(f"warning: {said}", style="yellow", markup=False)
 
-    def _rows(self, shard: int) -> int:
-        commit = self._store.commit(self._plan.index, shard)
-        return commit.rows if commit else 0
+    def _done(self) -> set[int]:
+        return self._store.done_in_all(self._plan.columns)
+
+    def _captioned(self, count: int) -> None:
+        if self._of_samples:
+            self._bar.update(self._task, advance=count)
+
+    def _rows(self, shards: list[int]) -> dict[int, int]:
+        """How far each shard moves the bar."""
+        if not self._of_samples:
+            return dict.fromkeys(shards, 1)
+        commits = read_commits(self._store, [self._plan.index], shards)
+        pairs = zip(shards, commits, strict=True)
+        return {shard: commit.rows if commit else 0 for shard, (commit,) in pairs}
 
     def _stop_if_told(self) -> None:
         if not self._signals.received:
             return
-        done = len(self._store.done_in_all(self._plan.columns))
+        done = len(self._done())
         name = self._plan.captions.identity["set"]
         raise Interrupted(
             f"stopped by {signal.Signals(self._signals.received).name} with {done} of "

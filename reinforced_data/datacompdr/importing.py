@@ -181,7 +181,7 @@ class _Work:
         return published
 
     def _walk(self, work: ImportPass) -> None:
-        walk = ShardWalk(self._store.num_shards, self._already)
+        walk = ShardWalk(self._store.num_shards, self._already, look=self._done)
         for shard in walk:
             try:
                 if work.run(shard):

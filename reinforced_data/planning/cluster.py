@@ -93,7 +93,13 @@ class Simulation:
         """Share of the useful work that was done by two."""
         return self.duplicate_hours / self.useful_hours
 
+    @property
+    def mean_requests_per_second(self) -> float:
+        """Until the last worker ends."""
+        return sum(self.requests.values()) / self.last_worker_seconds
+
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
-        shares = {"redone": self.redone, "duplicated": self.duplicated}
-        return {"kind": "simulation", **asdict(self), **shares}
+        names = ("redone", "duplicated", "mean_requests_per_second")
+        follows = {name: getattr(self, name) for name in names}
+        return {"kind": "simulation", **asdict(self), **follows}

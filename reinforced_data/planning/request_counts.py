@@ -57,10 +57,11 @@ class StoreShape:
         `begun` says that another process has named them.
         """
         lists = Requests(list=2 * _pages(shards) + 2 * _pages(self.columns if begun else 0))
-        # The view set is written down twice. What is there is looked at after the put was refused.
+        # The view set is written down twice. Until a worker knows that conditional puts work it
+        # looks first; the first file that it creates it puts twice, and then looks after a refusal.
         named = self.columns + 1
         there = 1 + named if begun else 1
-        created = Requests(put=1 + named, head=there, get=there)
+        created = Requests(put=1 if begun else 2 + named, head=1 + there, get=there)
         read = Requests(get=2 + named + (2 * self.columns if begun else 0))
         return lists + created + read + self.look(done)
 
@@ -92,6 +93,11 @@ class StoreShape:
     def count(self, done: int, written: int) -> Requests:
         """Read the commits of all shards, or of many those that this process has written."""
         return Requests(get=self.columns * (done if done <= COUNTED_SHARDS else written))
+
+    def read(self, done: int) -> Requests:
+        """Open the store for training: its columns, and every commit record of theirs."""
+        opened = Requests(list=_pages(self.columns), head=1, get=1 + self.columns)
+        return opened + self.look(done) + Requests(get=self.columns * done)
 
 
 def _pages(names: int) -> int:

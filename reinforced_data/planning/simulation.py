@@ -19,7 +19,7 @@ from reinforced_data.planning.cluster import Cluster, Simulation
 from reinforced_data.planning.request_counts import Requests, StoreShape
 from reinforced_data.shard_walk import ShardWalk
 from reinforced_data.store.attempts import PLACES
-from reinforced_data.store.counting import THREADS
+from reinforced_data.store.many_commits import THREADS
 
 _LOOK_AGAIN_SECONDS = 0.5
 # As long a worker that was killed still counts as being at its shard.

@@ -25,6 +25,7 @@ from reinforced_data.store.column_rows import IndexRows, ops_per_view
 from reinforced_data.store.columns import ORIGINAL, Column, caption_sets, view_set_of
 from reinforced_data.store.commits import Commit
 from reinforced_data.store.layout import Store, open_store
+from reinforced_data.store.many_commits import read_commits
 from teachers import Preprocess, Tokenizer
 from teachers.suggestions import unknown_name
 
@@ -231,9 +232,7 @@ class ReinforcedDataset:
         known = {teacher.name: teacher for teacher in self.teachers}
         names = list(known) if names is None else names
         if whole_image and names:
-            raise ValueError(
-                "whole_image=True needs teachers=(): the teachers' rows belong to views"
-            )
+            raise ValueError("whole_image=True needs teachers=(): teachers' rows belong to views")
         unknown = [name for name in names if name not in known]
         if unknown:
             message = unknown_name("teacher", unknown[0], known)
@@ -269,8 +268,9 @@ class ReinforcedDataset:
 
     def _committed(self, column: Column) -> dict[int, Commit]:
         if column.name not in self._commits:
-            read = {shard: self.store.commit(column, shard) for shard in self.store.done(column)}
-            self._commits[column.name] = {s: c for s, c in read.items() if c is not None}
+            shards = sorted(self.store.done(column))
+            read = zip(shards, read_commits(self.store, [column], shards), strict=True)
+            self._commits[column.name] = {s: c for s, (c,) in read if c is not None}
         return self._commits[column.name]
 
     def _rows(

@@ -25,6 +25,7 @@ from reinforced_data.store.column_rows import ImageRows, IndexRows, TextRows
 from reinforced_data.store.columns import Column, make_column, slugify
 from reinforced_data.store.commits import Skipped
 from reinforced_data.store.layout import Store
+from reinforced_data.store.leftovers import remove_leftovers
 from teachers.suggestions import unknown_name
 
 # A shard's scores, NaN where there is none; None while what they are made of is not there.
@@ -111,6 +112,7 @@ def add_scores(
     dataset.store.add_column(column)
     already = dataset.store.done(column)
     waiting = _write(dataset.store, index, column, already, scorer, progress)
+    remove_leftovers(dataset.store)
     return _report(dataset.store, column, len(already), waiting)
 
 

@@ -6,19 +6,16 @@ read a million records would be at it for half a day. `distill status` counts an
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from reinforced_data.store.columns import Column
-from reinforced_data.store.commits import Commit
 from reinforced_data.store.layout import Store
+from reinforced_data.store.many_commits import read_commits
 
 COUNTED_SHARDS = 1000
 """A store with more finished shards is not counted whole."""
-THREADS = 16
 _EXAMPLES = 5
-_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +59,11 @@ def count_commits(
     done = store.done_in_all(columns)
     shards = sorted(done if len(done) <= COUNTED_SHARDS else done.intersection(written))
     samples, size, skipped, examples = 0, 0, Counter[str](), defaultdict[str, list[str]](list)
-    for shard, commits in zip(shards, _read(store, columns, shards), strict=True):
+    for shard, commits in zip(shards, read_commits(store, columns, shards), strict=True):
         source = store.sources[shard].rsplit("/", 1)[-1]
         found: set[tuple[int, str]] = set()
         for column, commit in zip(columns, commits, strict=True):
+            assert commit is not None
             samples += commit.rows if column is rows_of else 0
             size += commit.num_bytes
             for skip in commit.skipped:
@@ -83,16 +81,3 @@ def count_commits(
         examples=dict(examples),
         bytes=size,
     )
-
-
-def _read(store: Store, columns: Sequence[Column], shards: list[int]) -> Iterator[list[Commit]]:
-    """Read the records of shard after shard, many requests at once; only some shards in memory."""
-
-    def of_shard(shard: int) -> list[Commit]:
-        commits = [store.commit(column, shard) for column in columns]
-        assert None not in commits
-        return [commit for commit in commits if commit is not None]
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        for first in range(0, len(shards), _AT_ONCE):
-            yield from pool.map(of_shard, shards[first : first + _AT_ONCE])

@@ -2,9 +2,11 @@
 
 Locally a file is written under a temporary name in the same folder, synced, then renamed or, where
 it must not exist yet, hard-linked: the kernel decides between two writers. Elsewhere fsspec's
-`mode="create"` does: a conditional put on S3 and Google Cloud Storage. A store without those looks
-first and then writes, so two writers in the same instant may both succeed; the later record counts,
-and names a file that is whole and equal. Local data is memory-mapped; remote data is read whole.
+`mode="create"` does: a conditional put on S3 and Google Cloud Storage. Some servers that speak S3
+refuse the condition, some ignore it; so the first file that is created is put twice. A store
+without conditional puts looks first and then writes, so two writers in the same instant may both
+succeed; the later record counts, and names a file that is whole and equal. Local data is
+memory-mapped; remote data is read whole.
 """
 
 import contextlib
@@ -31,6 +33,10 @@ _NO_CONDITIONS = (errno.ENOSYS, errno.ENOTSUP)
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 
 
+class _NoConditionsError(Exception):
+    """The server says that it knows no conditional put."""
+
+
 def temporary_of(name: str) -> str | None:
     """What a temporary file was to be called, or None when `name` is not one's."""
     match = _TEMPORARY.fullmatch(name)
@@ -49,6 +55,8 @@ class Storage:
         self.cache: ShardCache | None = None
         self._url = str(root)
         self._process, self._fs = os.getpid(), None
+        # Whether the server refuses to create a file that is there; None until it was tried.
+        self._refuses: bool | None = None
         self.root = fsspec.core.url_to_fs(self._url)[1]
         self.local = isinstance(self.fs, LocalFileSystem)
         self.name = self.root if self.local else self.fs.unstrip_protocol(self.root)
@@ -140,10 +148,23 @@ class Storage:
 
         An answer may be lost and the request repeated: then the file that is in the way is ours.
         """
-        full = self._path(path)
+        if not self._refuses and self.exists(path):
+            return self.read(path) == data
+        if self._refuses is not False:
+            try:
+                ours = self._put_if_absent(path, data)
+                if ours and self._refuses is None:
+                    self._refuses = self._refuses_a_second(path, data)
+                return ours
+            except _NoConditionsError:
+                self._refuses = False
+        self.fs.pipe_file(self._path(path), data)
+        return True
+
+    def _put_if_absent(self, path: str, data: bytes) -> bool:
         for attempt in range(_TRIES):
             try:
-                self.fs.pipe_file(full, data, mode="create")
+                self.fs.pipe_file(self._path(path), data, mode="create")
                 return True
             except Exception as error:
                 # Every file system has an error of its own for "there is one".
@@ -151,12 +172,21 @@ class Storage:
                     return self.read(path) == data
                 number = getattr(error, "errno", None)
                 if number in _NO_CONDITIONS:
-                    self.fs.pipe_file(full, data)
-                    return True
+                    raise _NoConditionsError from error
                 if number != errno.EBUSY or attempt == _TRIES - 1:
                     raise
                 time.sleep(0.1 * 2**attempt)  # two at the same moment: S3 answers 409 to one
         raise AssertionError("unreachable")
+
+    def _refuses_a_second(self, path: str, data: bytes) -> bool | None:
+        """Put a file that was just created once more, with the same bytes; None: nobody knows."""
+        try:
+            self.fs.pipe_file(self._path(path), data, mode="create")
+        except (ConnectionError, TimeoutError):
+            return None
+        except Exception as error:
+            return getattr(error, "errno", None) not in _NO_CONDITIONS
+        return False
 
     def _look_again(self, path: str) -> None:
         """Forget what fsspec remembers of a file's folder: others write there."""

@@ -114,6 +114,12 @@ def test_the_command_its_record_and_its_refusal(source, small_teacher, tmp_path,
     again = ["--samples", 10**5, "--workers", 20, "--simulate", "--preemption-hours", 0.01]
     code, simulated = run(capsys, "plan", tmp_path / "plan.json", *again)
     assert code == 0 and simulated["simulation"]["finish_seconds"] > 0
+    assert simulated["simulation"]["store_bytes"] == simulated["estimate"]["bytes"]
+    code, given = run(capsys, "plan", tmp_path / "plan.json", *again[:-2], "--shard-seconds", 3600)
+    found = given["simulation"]
+    assert code == 0 and found["ideal_seconds"] > simulated["simulation"]["ideal_seconds"]
+    rate = sum(found["requests"].values()) / found["last_worker_seconds"]
+    assert found["mean_requests_per_second"] == rate < found["peak_requests_per_second"]
     assert main(["plan", str(tmp_path / "plan.json"), "--simulate"]) == 0
     printed = capsys.readouterr().out
     for said in (
@@ -122,6 +128,7 @@ def test_the_command_its_record_and_its_refusal(source, small_teacher, tmp_path,
         "small (cpu)",
         "pays",
         "work lost",
+        "in the busiest minute",
     ):
         assert said in printed
 

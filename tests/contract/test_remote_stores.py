@@ -15,7 +15,7 @@ import torch
 from distill.cli import main
 from distill.testing import in_a_process
 from reinforced_data import ViewPolicy, audit, open_dataset, reinforce
-from reinforced_data.store.layout import open_store
+from reinforced_data.store.layout import create_store, open_store
 from reinforced_data.store.storage import Storage
 from reinforced_data.testing import TOKENIZER, tiny_teacher, write_source
 from teachers import Preprocess
@@ -146,11 +146,58 @@ class NoConditions:
         self.fs.pipe_file(path, data)
 
 
-def test_a_server_without_conditional_puts(s3):
-    storage = Storage(f"{s3}/folder")
-    storage._fs = NoConditions(storage.fs)
-    assert storage.create("record", b"mine") and not storage.create("record", b"another's")
-    assert storage.read("record") == b"mine"
+class IgnoresConditions(NoConditions):
+    """One that takes the header for nothing and puts."""
+
+    def pipe_file(self, path, data, mode="overwrite"):
+        self.fs.pipe_file(path, data)
+
+
+@pytest.mark.parametrize("server", [NoConditions, IgnoresConditions])
+def test_a_server_without_conditional_puts(server):
+    url = f"memory://{uuid.uuid4().hex}"
+
+    def of_another_process() -> Storage:
+        storage = Storage(url)
+        storage._fs = server(storage.fs)
+        return storage
+
+    storage = of_another_process()
+    for name in ("record", "after"):
+        assert storage.create(name, b"mine") and storage.create(name, b"mine")
+        assert not storage.create(name, b"another's")
+        assert not of_another_process().create(name, b"another's")
+        assert storage.read(name) == b"mine"
+
+
+def test_another_source_is_refused_where_conditions_are_ignored(tmp_path, monkeypatch):
+    shards = write_source(tmp_path, 4, samples_per_shard=2)
+    original = Storage.fs
+    monkeypatch.setattr(
+        Storage, "fs", property(lambda self: IgnoresConditions(original.fget(self)))
+    )
+    url = f"memory://{uuid.uuid4().hex}"
+    create_store(url, shards)
+    with pytest.raises(ValueError, match=r"was made from other source shards: number 0"):
+        create_store(url, shards[::-1])
+    assert open_store(url).sources == shards
+
+
+def test_a_broken_connection_says_nothing_of_conditions():
+    class Breaks(NoConditions):
+        puts = 0
+
+        def pipe_file(self, path, data, mode="overwrite"):
+            Breaks.puts += 1
+            if Breaks.puts == 2:
+                raise ConnectionResetError
+            self.fs.pipe_file(path, data, mode=mode)
+
+    storage = Storage(f"memory://{uuid.uuid4().hex}")
+    storage._fs = Breaks(storage.fs)
+    assert storage.create("one", b"1") and Breaks.puts == 2
+    assert storage.create("two", b"2") and Breaks.puts == 4, "tried again"
+    assert storage.create("three", b"3") and Breaks.puts == 5, "known"
 
 
 def write_and_die(environment: dict[str, str], source: str, store: str, event: int) -> None:

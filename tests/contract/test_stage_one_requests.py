@@ -1,4 +1,4 @@
-"""What stage 1 asks of an object store: the model's requests are those that are really sent."""
+"""What is asked of an object store: the model's requests are those that are really sent."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -6,11 +6,15 @@ from dataclasses import asdict
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from reinforced_data import Cluster, ViewPolicy, reinforce, simulate
+from reinforced_data import Cluster, ViewPolicy, caption, open_dataset, reinforce, simulate
+from reinforced_data.auditing.sources import check_sources
+from reinforced_data.captions import captioning
 from reinforced_data.planning import request_counts
 from reinforced_data.planning.request_counts import Requests, StoreShape
-from reinforced_data.store import counting
+from reinforced_data.store import counting, many_commits
+from reinforced_data.store.layout import open_store
 from reinforced_data.testing import tiny_teacher, write_source
+from teachers import RuleCaptioner
 
 SHARDS, PAGE = 9, 4
 SHAPE = StoreShape(columns=7)
@@ -55,7 +59,7 @@ def sent(monkeypatch, tmp_path) -> Counter[str]:
         counted(name, kind)
     monkeypatch.setattr(request_counts, "_PAGE", PAGE)
     # One thread, so that a call is known to be from outside.
-    monkeypatch.setattr(counting, "THREADS", 1)
+    monkeypatch.setattr(many_commits, "THREADS", 1)
     yield counts
     files.store.clear()
 
@@ -106,3 +110,57 @@ def test_a_large_store_is_not_counted_whole_by_whoever_ends(sent, monkeypatch):
     assert asdict(SHAPE.count(9, 3))["get"] == 21
     again = write()
     assert (again.shards, again.counted_shards, again.samples) == (9, 0, 0)
+
+
+def test_training_begins_with_what_the_model_says(sent, monkeypatch):
+    write()
+    sent.clear()
+    dataset = open_dataset("memory://store")
+    assert dataset.num_samples == 18
+    assert Requests(**sent) == SHAPE.read(SHARDS)
+    alone = [(name, list(found.items())) for name, found in dataset._commits.items()]
+    monkeypatch.setattr(many_commits, "THREADS", 16)
+    monkeypatch.setattr(many_commits, "_AT_ONCE", 4)
+    again = open_dataset("memory://store")
+    assert again.num_samples == 18
+    assert [(name, list(found.items())) for name, found in again._commits.items()] == alone
+    path = next(p for p in MemoryFileSystem.store if "/commits/index" in p and "00005" in p)
+    MemoryFileSystem().pipe_file(path, b"{}")
+    with pytest.raises(ValueError, match=r"00005.json has format version None"):
+        assert open_dataset("memory://store").num_samples
+
+
+def test_captions_of_a_large_store_read_no_record_before_the_work(sent, monkeypatch):
+    """And ask again what is done when their own shards are."""
+    write()
+    monkeypatch.setattr(captioning, "COUNTED_SHARDS", 8)
+    asked, looks, read, walk = [], [], MemoryFileSystem.cat_file, captioning.walk_shards
+
+    def reading(self, path, *arguments, **options):
+        asked.append(path)
+        return read(self, path, *arguments, **options)
+
+    def walking(*arguments, look, **options):
+        assert asked and not [path for path in asked if "/commits/" in path]
+        looks.append(look())
+        walked = walk(*arguments, look=look, **options)
+        looks.append(look())
+        return walked
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", reading)
+    monkeypatch.setattr(captioning, "walk_shards", walking)
+    report = caption("memory://store", RuleCaptioner(), name="new", progress=False)
+    assert report.shards == SHARDS
+    assert looks == [set(), set(range(SHARDS))]
+
+
+def test_an_audit_lists_the_source_and_names_what_is_gone(sent):
+    write()
+    store = open_store("memory://store")
+    sent.clear()
+    assert check_sources(store) == (set(range(SHARDS)), [])
+    assert sent == {"list": 3}  # nine shards in pages of four
+    MemoryFileSystem().rm_file("/source/00003.tar")
+    present, (finding,) = check_sources(store)
+    assert present == set(range(SHARDS)) - {3}
+    assert (finding.kind, finding.shards) == ("missing-source", (3,))
