@@ -225,13 +225,7 @@ class _TeacherRows:
                 title="Picture and caption", unit="cosine of the mean view and the first caption",
                 values=scores,
             ) if len(scores) else None,
-            written=[
-                Histogram(
-                    title=f"Picture and caption: {name}",
-                    unit="cosine of the mean view and the set's first caption", values=cosines,
-                )
-                for name, cosines in self._cosines.items()
-            ],
+            written=self._written(),
             norms=Histogram(
                 title="Norms of image rows", unit="norm before normalising",
                 values=self._norms.reshape(-1),
@@ -249,6 +243,13 @@ class _TeacherRows:
                 for query, others in around
             ],
         )  # fmt: skip
+
+    def _written(self) -> list[Histogram]:
+        unit = "cosine of the mean view and the set's first caption"
+        return [
+            Histogram(title=f"Picture and caption: {name}", unit=unit, values=cosines)
+            for name, cosines in self._cosines.items()
+        ]
 
     def _shown(self, number: int, note: str = "") -> Shown:
         sample = int(self._valid[number])
