@@ -17,7 +17,7 @@ from distill.run_exports import read_object
 _PLAIN = re.compile(r"top\d+|(image_to_text|text_to_image)_r\d+")
 _TESTS = re.compile(
     r"ece|confidence|agreement|kept_right|probe_top1|typographic/(top1|fooled)"
-    r"|corrupted/([^/]+/)?top1|resolution/\d+/top1"
+    r"|corrupted/([^/]+/)?top1|(resolution|size)/\d+/top1"
 )
 
 
@@ -124,9 +124,10 @@ def _read(path: Path) -> dict[str, Any]:
         )
     try:
         audits = (found.get("audit") or {}).items()
-        leaks = {split: _leaks(audit["leaks"]) for split, audit in audits}
+        # Without --leaks-from an audit names classes that are alike, and no more.
+        leaks = {split: _leaks(audit["leaks"]) for split, audit in audits if "leaks" in audit}
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} has an audit that lists no leaks ({error!r}); {how}") from error
+        raise ValueError(f"{path} has an audit of another kind ({error!r}); {how}") from error
     return found | {"leaks": leaks}
 
 

@@ -1,6 +1,6 @@
 """The table of what models were asked beside plain scores: only columns that somebody has."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -17,10 +17,13 @@ _COLUMNS = {
     "typographic/top1": ("typo\u00adgraphic", "top-1 with another class's name on the picture"),
     "typographic/fooled": ("fooled", "how often that name is believed; less is better"),
     "resolution": ("", "top-1 with so many pixels a side"),
+    "size": ("", "top-1 of the tower run at that size"),
     "agreement": ("agree\u00adment", "pictures put into the same class as by the teacher asked"),
     "kept_right": ("kept right", "of that teacher's right answers, those that are the model's too"),
     "probe_top1": ("linear probe", "top-1 of a classifier on the image rows"),
 }
+# Heads of those that are asked at several sizes.
+_PIXELS = {"resolution": "{}\u00a0px", "size": "at\u00a0{}\u00a0px"}
 _LEAKS = "pictures of the split that are in the training shards, and more that nearly are"
 
 
@@ -58,18 +61,18 @@ def beyond_table(found: Sequence[Beyond], rows: Sequence[Row]) -> BeyondTable:
 
 
 def _tests(found: Sequence[Beyond]) -> list[str]:
-    """The columns' tests in the table's order; resolutions from the finest down."""
+    """The columns' tests in the table's order; those of pixels from the finest down."""
     there = dict.fromkeys(test for each in found for test in each.scores)
-    sizes = [test for test in there if test.startswith("resolution/")]
-    sizes.sort(key=_pixels, reverse=True)
     tests: list[str] = []
-    for test in _COLUMNS:
-        tests += sizes if test == "resolution" else [test] * (test in there)
+    for column in _COLUMNS:
+        of_pixels = [test for test in there if test.startswith(f"{column}/") and column in _PIXELS]
+        tests += [column] * (column in there) + sorted(of_pixels, key=_pixels, reverse=True)
     return tests
 
 
 def _head(test: str) -> str:
-    return f"{_pixels(test)}\u00a0px" if test.startswith("resolution/") else _COLUMNS[test][0]
+    column = test.split("/")[0]
+    return _PIXELS[column].format(_pixels(test)) if column in _PIXELS else _COLUMNS[test][0]
 
 
 def _pixels(test: str) -> int:
@@ -83,11 +86,13 @@ def _leaked(each: Beyond) -> str:
 
 
 def _meanings(tests: Sequence[str], leaks: bool) -> list[tuple[str, str]]:
-    said: Mapping[str, str] = {
-        "N\u00a0px" if test.startswith("resolution/") else _head(test).replace("\u00ad", ""):
-            _COLUMNS[test.split("/")[0] if test.startswith("resolution/") else test][1]
-        for test in tests
-    }  # fmt: skip
+    said: dict[str, str] = {}
+    for test in tests:
+        column = test.split("/")[0]
+        if column in _PIXELS:
+            said[_PIXELS[column].format("N")] = _COLUMNS[column][1]
+        else:
+            said[_head(test).replace("\u00ad", "")] = _COLUMNS[test][1]
     return [(head, words) for head, words in said.items() if words] + (
         [("leaks", _LEAKS)] if leaks else []
     )

@@ -13,7 +13,8 @@ LEAKS = [{"same_bytes": True}, {"same_bytes": False}, {"same_bytes": False}]
 METRICS = {
     "val/top1": 0.5, "val/image_to_text_r1": 0.4, "val/contrastive_loss": 3.0, "val/samples": 9.0,
     "val/skipped": 0.0, "val/ece": 0.1, "val/corrupted/fog/top1": 0.2, "val/corrupted/top1": 0.2,
-    "val/resolution/64/top1": 0.3, "val/new/test": 0.7, "val/knn/top1": 0.6,
+    "val/resolution/64/top1": 0.3, "val/size/96/top1": 0.35, "val/new/test": 0.7,
+    "val/knn/top1": 0.6,
 }  # fmt: skip
 
 
@@ -32,9 +33,16 @@ def test_a_published_model_has_a_row(tmp_path):
     assert row.metrics == {"val/top1": 0.5, "val/image_to_text_r1": 0.4}
     (beyond,) = said.beyond(row.metrics)
     tests = {key.removeprefix("val/"): x for key, x in METRICS.items()}
-    names = ("top1", "ece", "corrupted/fog/top1", "corrupted/top1", "resolution/64/top1")
+    names = ("top1", "ece", "corrupted/fog/top1", "corrupted/top1", "resolution/64/top1",
+             "size/96/top1")  # fmt: skip
     assert beyond.scores == {name: tests[name] for name in names}
     assert (beyond.split, beyond.leaks, beyond.near_leaks) == ("val", 1, 2)
+
+
+def test_an_audit_of_names_alone_says_nothing_of_leaks(tmp_path):
+    (said,) = read_evaluations([written(tmp_path, audit={"val": {"alike": []}})], {})
+    (beyond,) = said.beyond(said.row().metrics)
+    assert beyond.leaks is None
 
 
 def test_parameters_are_taken_where_a_file_has_them(tmp_path):
@@ -76,7 +84,7 @@ def test_a_split_without_a_name_and_splits_with_slashes(tmp_path):
         ('{"student": "runs/a"}', "names no model with metrics"),
         ('{"model": "a", "metrics": [1]}', "names no model with metrics"),
         ('{"model": "a", "metrics": {"top1": 1}}', "do not say of how many samples"),
-        ('{"model": "a", "metrics": {"samples": 1}, "audit": {"": 3}}', "lists no leaks"),
+        ('{"model": "a", "metrics": {"samples": 1}, "audit": {"": 3}}', "an audit of another kind"),
     ],
 )
 def test_what_is_no_evaluation_is_refused(tmp_path, text, says):
@@ -92,20 +100,32 @@ def row(name):
 
 def test_the_table_has_the_columns_that_somebody_has(tmp_path):
     found = [
-        Beyond(name="a", split="val_2", scores={"ece": 0.04, "resolution/64/top1": 0.1}),
+        Beyond(
+            name="a",
+            split="val_2",
+            scores={"ece": 0.04, "resolution/64/top1": 0.1, "size/64/top1": 0.3},
+        ),
         Beyond(
             name="<b>", split="", scores={"resolution/128/top1": 0.2}, leaks=1_200, near_leaks=3
         ),
     ]
     rows = [row("a"), row("<b>")]
     table = beyond_table(found, rows)
-    assert table.heads == ["calibration error", "128\u00a0px", "64\u00a0px", "leaks"]
+    assert table.heads == [
+        "calibration error",
+        "128\u00a0px",
+        "64\u00a0px",
+        "at\u00a064\u00a0px",
+        "leaks",
+    ]
     assert [line.cells for line in table.rows] == [
-        ["4.0", "\u2013", "10.0", "\u2013"],
-        ["\u2013", "20.0", "\u2013", "1,200 + 3"],
+        ["4.0", "\u2013", "10.0", "30.0", "\u2013"],
+        ["\u2013", "20.0", "\u2013", "\u2013", "1,200 + 3"],
     ]
     assert [line.split for line in table.rows] == ["val 2", ""]
-    assert [head for head, _ in table.meanings] == ["calibration error", "N\u00a0px", "leaks"]
+    assert [head for head, _ in table.meanings] == [
+        "calibration error", "N\u00a0px", "at\u00a0N\u00a0px", "leaks"
+    ]  # fmt: skip
     page = write_report(tmp_path / "p.html", ReportData(title="t", rows=rows, beyond=found))
     text = page.read_text()
     assert 'id="beyond"' in text and "&lt;b&gt;" in text and "<b>" not in text.split("<body>")[1]
