@@ -35,7 +35,13 @@ def _called(
     function(*arguments)
 
 
-def signal_at(signum: int, event: int, names: Sequence[str] = ("fsync", "replace", "link")) -> None:
+def signal_at(
+    signum: int,
+    event: int,
+    names: Sequence[str] = ("fsync", "replace", "link"),
+    *,
+    times: int = 1,
+) -> None:
     """Send this process a signal at the given call, from 1 on, of these functions of `os`."""
     seen = 0
 
@@ -46,7 +52,8 @@ def signal_at(signum: int, event: int, names: Sequence[str] = ("fsync", "replace
             nonlocal seen
             seen += 1
             if seen == event:
-                os.kill(os.getpid(), signum)
+                for _ in range(times):
+                    os.kill(os.getpid(), signum)
             return original(*arguments, **named)
 
         setattr(os, name, call)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distill.testing import end, start
+from distill.testing import end, signal_at, start
 from reinforced_data.packing.packing import pack
 from reinforced_data.source import image_size
 from reinforced_data.stop_signals import Interrupted
@@ -46,32 +46,12 @@ def hashes(out: Path) -> dict[str, str]:
 
 def write(table: str, out: str, deduplicate: Any, signum: int, event: int, times: int = 1) -> None:
     """Pack, and send this process `signum` at the given system call of its writing."""
-    _watch_system_calls(signum, event, times)
+    signal_at(signum, event, ("fsync", "replace", "rename"), times=times)
     try:
         pack(table, out, deduplicate=deduplicate, **SETTINGS)
     except Interrupted as told:
         os._exit(told.exit_code)
     os._exit(0)
-
-
-def _watch_system_calls(signum: int, event: int, times: int) -> None:
-    seen = 0
-
-    def watched(name: str) -> None:
-        original = getattr(os, name)
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            nonlocal seen
-            seen += 1
-            if seen == event:
-                for _ in range(times):
-                    os.kill(os.getpid(), signum)
-            return original(*arguments, **named)
-
-        setattr(os, name, call)
-
-    for name in ("fsync", "replace", "rename"):
-        watched(name)
 
 
 def test_killed_at_any_system_call_it_goes_on_to_the_same_bytes(table, calm, tmp_path):
