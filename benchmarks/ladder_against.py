@@ -45,6 +45,7 @@ _RATES = {
     "optimizer-lion8bit": "optimizer-lion",
     "best-quarter": "best",
     "control-best": "control-muon",
+    "teacher-trained-on": "undistilled",
 }
 # A row takes the rate of the one it varies. These look for their own: other weights learn, or by
 # another optimizer, or with no teacher to hold them.
@@ -58,7 +59,6 @@ SWEEPING = (
         "early",
         "combined",
         "vit",
-        "teacher-trained-on",
         "lit",
         "locked-text",
         "sail",
