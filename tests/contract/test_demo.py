@@ -144,7 +144,7 @@ def test_the_page_is_that_of_distill_report(demo):
         assert f'<section id="{part}">' in page
     steps = [step["what"] for step in values["lineage"]]
     assert steps == [
-        *("source", "store", "teacher", "teacher", "captioner", "donor of the text tower"),
+        *("source", "store", "captioner", "teacher", "teacher", "donor of the text tower"),
         *("recipe", "code", "student", "file", "file"),
     ]
     files = {step["what"]: step for step in values["lineage"]}
