@@ -1,4 +1,4 @@
-"""What a training run left behind, as facts for a model card: teachers, data, recipe, scores.
+"""What a run left behind, as facts for a model card: teachers, locked parts, data, recipe, scores.
 
 Read from the run's `config.json` and `result.json`, and from the columns of the store it names.
 What is not there any more is left out, never guessed.
@@ -11,6 +11,7 @@ from typing import Any
 
 from distill.evaluation.evaluator import NOT_SCORES
 from distill.objective import TERMS
+from distill.run_roles import head, locked, locked_tower
 from reinforced_data.store.layout import open_store
 from students.bundling.card import CardFacts, Origin
 from teachers.catalog import licence_of
@@ -32,7 +33,7 @@ def card_facts(run: Path | None, *, licence: str = "") -> CardFacts:
     return CardFacts(
         origins=tuple(dict.fromkeys(_origins(config, store))),
         data=(("reinforced dataset", store.name),),
-        recipe=tuple(recipe_facts(config)),
+        recipe=(*recipe_facts(config), *_lock_facts(config)),
         metrics={k: v for k, v in metrics.items() if k.rpartition("/")[2] not in NOT_SCORES},
         retention=result.get("retention") or {},
         licence=licence,
@@ -40,19 +41,46 @@ def card_facts(run: Path | None, *, licence: str = "") -> CardFacts:
 
 
 def _origins(config: Mapping[str, Any], store: Path) -> Iterator[Origin]:
-    donor = config["student"].get("donor")
-    if donor:
-        yield Origin(name=_short(donor), role="donor", licence=known_licence(donor))
-    if not (store / "columns").is_dir():
-        return
+    columns = open_store(store).columns() if (store / "columns").is_dir() else []
+    licences = {
+        str(column.identity["teacher"]): column.facts.get("teacher", {}).get("licence")
+        for column in columns
+        if column.identity.get("teacher")
+    }
+
+    def origin(name: str, role: str) -> Origin:
+        return Origin(
+            name=_short(name), role=role, licence=licences.get(name) or known_licence(name)
+        )
+
+    for name, role in _given(config):
+        yield origin(name, role)
     wanted = config["data"].get("teachers")
-    for column in open_store(store).columns():
+    for column in columns:
         teacher = column.identity.get("teacher")
         if column.kind == "image_embeddings" and teacher and (not wanted or teacher in wanted):
-            licence = column.facts.get("teacher", {}).get("licence")
-            yield Origin(name=_short(str(teacher)), licence=licence or known_licence(str(teacher)))
+            yield origin(str(teacher), "teacher")
         if column.kind == "captions" and column.identity.get("captioner"):
             yield Origin(name=_short(str(column.identity["captioner"])), role="captioner")
+
+
+def _given(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Weights that the student has without having learned them, and what they are in it."""
+    student = config["student"]
+    # A name with a slash comes with weights: published ones, or a trained student's folder.
+    start = str(student.get("name") or "")
+    named = {"start": start if "/" in start else "", "donor": student.get("donor")}
+    named["donor of the text tower"] = student.get("text_from")
+    named |= {f"locked {side} encoder": name for side, name in locked(config).items()}
+    yield from ((str(name), role) for role, name in named.items() if name)
+
+
+def _lock_facts(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for side in locked(config):
+        kind = head(config, side)
+        yield f"trained on the locked {side} encoder", f"a head ({kind})" if kind else "nothing"
+    if side := locked_tower(config):
+        yield "locked tower", f"{side}, as it started"
 
 
 def known_licence(name: str) -> str | None:

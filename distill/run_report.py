@@ -52,6 +52,7 @@ def report_of_runs(
     *,
     teachers: Sequence[Path] = (),
     title: str = "",
+    subject: Path | None = None,
     pictures_of: str | None = None,
     beside: Beside | None = None,
     command: str = "",
@@ -64,6 +65,8 @@ def report_of_runs(
         teachers: folders of finished trainings that are shown as teachers; retention is relative to
             the first, or to the first model of `beside.evaluations` that is none of the runs.
         title: of the page; the runs' common folder when empty.
+        subject: the run whose pictures, data and origin are shown; when None the best distilled
+            one, by the first score.
         pictures_of: split whose pictures are searched; the last one that the first run was
             evaluated on when None.
         beside: tables, exports, profiles and evaluations.
@@ -80,7 +83,7 @@ def report_of_runs(
     said = read_evaluations(beside.evaluations, names)
     rows = _rows(teachers, runs, names, results, said)
     by_name = {row.name: row for row in rows}
-    best = max(runs, key=lambda folder: _order(_config(folder), results[folder]))
+    best = subject or max(runs, key=lambda folder: _order(_config(folder), results[folder]))
     data = ReportData(
         title=title or f"Runs in {os.path.commonpath([str(f.parent) for f in runs])}",
         command=command,

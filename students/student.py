@@ -94,13 +94,7 @@ class Student(ClipModel):
     @cached_property
     def tower_names(self) -> dict[TowerName, frozenset[str]]:
         """Names, inside `module`, of the parameters that each encoder uses."""
-        size = self.preprocess.image_size
-        pixels = torch.zeros(1, 3, size, size, device=self.device)
-        tokens = self.tokenizer(["a"]).to(self.device)
-        return {
-            "image": reached_parameters(self.module, "encode_image", pixels),
-            "text": reached_parameters(self.module, "encode_text", tokens),
-        }
+        return tower_names(self)
 
     @property
     def image_tower(self) -> Tower:
@@ -170,6 +164,25 @@ class Student(ClipModel):
         os.replace(f"{config}.tmp", config)
 
 
+def tower_names(model: ClipModel) -> dict[TowerName, frozenset[str]]:
+    """Names, inside any model's `module`, of the parameters that each encoder uses."""
+    size = model.preprocess.image_size
+    pixels = torch.zeros(1, 3, size, size, device=model.device)
+    tokens = model.tokenizer(["a"]).to(model.device)
+    return {
+        "image": reached_parameters(model.module, "encode_image", pixels),
+        "text": reached_parameters(model.module, "encode_text", tokens),
+    }
+
+
+def tower_params(model: ClipModel) -> dict[TowerName, int]:
+    """How many numbers each encoder of any model has learned, as a student's own counts."""
+    sizes = {name: value.numel() for name, value in model.module.named_parameters()}
+    return {
+        tower: sum(map(sizes.__getitem__, names)) for tower, names in tower_names(model).items()
+    }
+
+
 def reached_parameters(module: nn.Module, method: str, inputs: Tensor) -> frozenset[str]:
     """Name the parameters that one encoder's output depends on; leaves the module as it was."""
     named = dict(module.named_parameters())
@@ -177,9 +190,16 @@ def reached_parameters(module: nn.Module, method: str, inputs: Tensor) -> frozen
     try:
         module.requires_grad_(True)
         with evaluating(module), torch.enable_grad():
-            total = getattr(module, method)(inputs).float().sum()
-            gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+            output = getattr(module, method)(inputs)
     finally:
         for name, value in named.items():
             value.requires_grad_(wanted[name])
-    return frozenset(n for n, g in zip(named, gradients, strict=True) if g is not None)
+    # The graph is walked, not differentiated: a large teacher's gradients are as large as it is.
+    waiting, seen, leaves = [output.grad_fn], {None}, set()
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            leaves.add(id(getattr(node, "variable", None)))
+            waiting += [above for above, _ in node.next_functions]
+    return frozenset(name for name, value in named.items() if id(value) in leaves)

@@ -12,7 +12,7 @@ from distill.cli.parsing import parse
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Render glyphs, train two teachers, reinforce, train students, compare, export, report.
+    """Render glyphs, train two teachers, reinforce, caption, train students, export, report.
 
     No network and no download. The same command goes on where it was stopped.
 

@@ -77,6 +77,7 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     asked = parse(Evaluate, "evaluate", arguments)
     from distill.evaluation import retention
     from distill.model_loading import load_model
+    from students.student import tower_params
 
     names = _names_by_split(asked)
     model = load_model(asked.model, device=asked.device)
@@ -84,6 +85,7 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     reference = _reference(asked, console)
     kept = retention(metrics, reference) if reference else None
     values: dict[str, Any] = {"model": asked.model, "metrics": metrics, "retention": kept}
+    values |= {f"{tower}_params": count for tower, count in tower_params(model).items()}
     values |= _what_was_asked(asked, names)
     table = Table("metric", asked.model, *(["against", "retention"] if kept else []))
     for name, value in metrics.items():
@@ -205,9 +207,12 @@ def _audit(
     from distill.evaluation.zero_shot import named_templates
 
     found: dict[str, Any] = {}
+    templates, every = named_templates(asked.templates), {n for own in names.values() for n in own}
+    sentences = _sentences(asked, sorted(every), {}) if every else None
     for split, source in _named_splits(asked.on).items():
-        templates, own = named_templates(asked.templates), names[split]
-        alike = alike_classes(model, own, templates=templates) if own else []
+        own = names[split]
+        rows = {"templates": templates, "sentences": sentences}
+        alike = alike_classes(model, own, **rows) if own else []
         console.print(
             f"{split or source}: {len(alike)} pairs of alike class names", highlight=False
         )

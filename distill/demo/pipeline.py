@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from rich.console import Console
 
 from distill.config import RunConfig
-from distill.demo.reporting import build_report
+from distill.demo.reporting import build_report, term_lines
 from distill.demo.settings import (
+    ADDED,
     BEST,
+    LEFT_OUT,
     DemoSettings,
     ablation_configs,
     student_configs,
@@ -25,10 +28,10 @@ from distill.reinforcing import Reinforcement, launch
 from distill.report import ReportData, print_rows, write_report, write_report_json
 from distill.samples import real_samples
 from distill.side_by_side import finished_result, train_side_by_side
-from reinforced_data import audit, pack_glyphs
+from reinforced_data import audit, caption, pack_glyphs
 from reinforced_data.reinforce_work import ReinforceSettings
 from students import export, load_student
-from teachers import load_teacher
+from teachers import Teacher, load_teacher
 
 
 def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
@@ -42,41 +45,45 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
     _start_over_if_changed(settings)
     with stages.timed("views", f"Drawing {settings.num_views} replayable views of every picture"):
         _reinforce(train_source, settings, (), console)
+    teachers = teacher_configs(settings)
     with stages.timed("teachers", f"Training two teachers, {settings.teacher_steps} steps each"):
-        teachers = _train(teacher_configs(settings), settings, console)
+        _train(teachers, settings, console)
     with stages.timed("reinforce", "Writing the teachers' knowledge down"):
-        skipped = _reinforce(train_source, settings, _teacher_folders(settings), console)
+        _reinforce(train_source, settings, _teacher_folders(settings), console)
+    with stages.timed("captions", "Saying every caption another way, by rules"):
+        _caption(settings, console)
     with stages.timed("audit", "Checking the store against the living teachers"):
         _audit(settings, console)
-    title = f"Training three students, {settings.student_steps} steps each, and four ablations"
-    with stages.timed("students", title):
-        compared = student_configs(settings)
-        results = _train([*compared, *ablation_configs(settings)], settings, console)
-        students, ablations = results[: len(compared)], results[len(compared) :]
-    student = load_student(out / BEST)
+    students, ablations = student_configs(settings), ablation_configs(settings)
+    title = f"Training three students, {settings.student_steps} steps each, and the best one again"
+    with stages.timed("students", f"{title} with {len(ablations)} things changed, one at a time"):
+        results = _train([*students, *ablations], settings, console)
     with stages.timed("export", "Exporting to ONNX and comparing with the model"):
         samples = real_samples(settings.evaluate_on()["unseen_pairs"], 32)
-        exported = export(student, out / "export", formats=("onnx",), samples=samples)
-    data = build_report(
-        settings,
-        teachers=teachers,
-        students=students,
-        ablations=ablations,
-        exports=exported.rows,
-        student=student,
-        timings=stages.seconds,
-        skipped=skipped,
-    )
+        export(load_student(out / BEST), out / "export", formats=("onnx",), samples=samples)
+    lines = term_lines(results[: len(students)], results[len(students) :])
+    with stages.timed("report", "Collecting what the page shows"):
+        data = build_report(
+            settings,
+            teachers=teachers,
+            students=students,
+            ablations=ablations,
+            export=out / "export",
+            lines=lines,
+        )
+    data = replace(data, timings=stages.seconds)
     write_report(out / "report.html", data)
     write_report_json(out / "report.json", data)
-    _print_results(data, settings, console)
+    _print_results(data, lines, settings, console)
     return json.loads((out / "report.json").read_text())
 
 
-def _print_results(data: ReportData, settings: DemoSettings, console: Console) -> None:
+def _print_results(
+    data: ReportData, lines: Sequence[str], settings: DemoSettings, console: Console
+) -> None:
     """Print the table, what each ingredient did, the files and where the report is."""
-    print_rows([row for row in data.rows if not row.name.startswith("ablations/")], console)
-    for line in data.notes[1:]:
+    print_rows([row for row in data.rows if row.name not in LEFT_OUT | ADDED], console)
+    for line in lines:
         console.print(f"  {line}", highlight=False)
     for row in data.exports:
         console.print(
@@ -116,7 +123,7 @@ def _train(
 
 def _reinforce(
     source: str, settings: DemoSettings, folders: Sequence[Path], console: Console
-) -> dict[str, int]:
+) -> None:
     """Write the views, and the embeddings of the teachers in `folders`."""
     work = Reinforcement(
         source=source,
@@ -126,7 +133,19 @@ def _reinforce(
         settings=ReinforceSettings(num_views=settings.num_views, policy=GLYPH_VIEWS),
     )
     workers, progress = settings.processes, not console.quiet
-    return launch(work, "processes", workers=workers, progress=progress).skipped
+    launch(work, "processes", workers=workers, progress=progress)
+
+
+def _caption(settings: DemoSettings, console: Console) -> None:
+    """Add one rewritten caption a picture, and the teachers' rows for it."""
+    caption(
+        settings.store,
+        "rules",
+        name="rules",
+        num_captions=1,
+        teachers=_teachers(settings),
+        progress=not console.quiet,
+    )
 
 
 def _start_over_if_changed(settings: DemoSettings) -> None:
@@ -141,13 +160,16 @@ def _teacher_folders(settings: DemoSettings) -> list[Path]:
     return [Path(config.out) for config in teacher_configs(settings)]
 
 
-def _audit(settings: DemoSettings, console: Console) -> None:
-    """Fail when the store does not say what its teachers say."""
-    teachers = [
+def _teachers(settings: DemoSettings) -> list[Teacher]:
+    return [
         load_teacher(load_student(folder), precision=teacher_precision())
         for folder in _teacher_folders(settings)
     ]
-    report = audit(settings.store, teachers=teachers, replay=64, progress=False)
+
+
+def _audit(settings: DemoSettings, console: Console) -> None:
+    """Fail when the store does not say what its teachers say."""
+    report = audit(settings.store, teachers=_teachers(settings), replay=64, progress=False)
     if not report.ok:
         raise RuntimeError("the store does not pass its audit: " + "; ".join(report.problems))
     console.print("  rows, checksums and 64 re-embedded samples agree", style="dim")

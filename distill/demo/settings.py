@@ -1,4 +1,4 @@
-"""What the demo trains, as configurations: five models, and one ablation a term."""
+"""What the demo trains, as configurations: five models, and the best one changed in one thing."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -6,17 +6,20 @@ from pathlib import Path
 from distill.config import RunConfig
 from distill.recipes.demo import demo, demo_teacher
 from distill.recipes.variants import VARIANTS
+from reinforced_data.captions.policy import CaptionPolicy
 
 TEACHERS = {"teacher-a": "demo-teacher-large", "teacher-b": "demo-teacher-small"}
 SPLITS = ("unseen_pairs", "unseen_characters")
 COMPARED = ("undistilled", "control", "distilled")
 BEST = "student-distilled"
-ABLATIONS = (
-    "without-affinity",
-    "without-feature",
-    "without-scale-calibration",
-    "without-teacher-text",
-)
+# Folders in ablations/, and what the distilled student lacks there, or has besides.
+LEFT_OUT = {
+    "without-affinity": "affinity mimicking",
+    "without-feature": "feature mimicking",
+    "without-scale-calibration": "calibrating the teachers' scale",
+    "without-teacher-text": "taking over the teacher's text tower",
+}
+ADDED = {"with-captions": "with captions by rules"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +80,14 @@ def student_configs(settings: DemoSettings) -> list[RunConfig]:
 
 
 def ablation_configs(settings: DemoSettings) -> list[RunConfig]:
-    """The distilled student without one thing at a time."""
+    """The distilled student without one thing at a time, then with captions that rules wrote."""
     best = student_configs(settings)[-1]
+    changed = {name: VARIANTS[name](best) for name in LEFT_OUT}
+    both = replace(best.data, captions=CaptionPolicy(kind="mix"))
+    changed |= {name: replace(best, data=both) for name in ADDED}
     return [
-        replace(VARIANTS[variant](best), out=str(settings.out / "ablations" / variant))
-        for variant in ABLATIONS
+        replace(config, out=str(settings.out / "ablations" / name))
+        for name, config in changed.items()
     ]
 
 

@@ -7,7 +7,7 @@ candidates to look at, not a verdict; equal bytes are one.
 
 import hashlib
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,12 +59,16 @@ def alike_classes(
     class_names: Sequence[str],
     *,
     templates: Sequence[str] = ("{}",),
+    sentences: Mapping[str, Sequence[str]] | None = None,
     min_cosine: float = 0.95,
 ) -> list[AlikeClasses]:
-    """List pairs of names with at least `min_cosine`, or of one spelling; nearest first."""
+    """List pairs of names with at least `min_cosine`, or of one spelling; nearest first.
+
+    Each has the row that `evaluate` puts pictures under: see `embed_classes`.
+    """
     names = list(dict.fromkeys(class_names))
     with evaluating(model), torch.no_grad():
-        rows = embed_classes(model, names, templates)
+        rows = embed_classes(model, names, templates, sentences=sentences)
     spelt = [_spelling(name) for name in names]
     step = max(1, _PER_SLICE // len(names))
     found = []

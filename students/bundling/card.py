@@ -20,7 +20,7 @@ class Origin:
 
     Attributes:
         name: what `load_teacher` takes.
-        role: "teacher", "donor", "captioner".
+        role: what the student has of it: "teacher", "donor", "locked image encoder", "captioner".
         licence: of its weights; None where nobody looked.
     """
 
@@ -39,7 +39,7 @@ class CardFacts:
     """What the card says besides what the files themselves say; an empty part is left out.
 
     Attributes:
-        origins: teachers, donors and captioners.
+        origins: teachers, donors, locked encoders and captioners.
         data: (what, which one), as ("reinforced dataset", "cc3m-dr").
         recipe: (setting, value).
         metrics: `split/metric` -> fraction.

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -11,6 +12,10 @@ from rich.console import Console
 import distill.demo.pipeline as pipeline
 from distill.cli import main
 from distill.demo import DemoSettings, run_demo
+from distill.demo.reporting import term_lines
+from distill.demo.settings import ADDED, LEFT_OUT, ablation_configs, student_configs
+from distill.run_origins import file_sha256
+from reinforced_data import open_dataset
 from reinforced_data.testing import encoded, picture, sample, write_source
 
 NAMES = [
@@ -39,6 +44,13 @@ def small_world(out):
     return paths
 
 
+def written(store, result):
+    """When the store's data and a run's result were last written."""
+    files = [path for path in (store / "data").rglob("*") if path.is_file()]
+    assert sum("rules" in str(path) for path in files) >= 3
+    return {path: path.stat().st_mtime_ns for path in (*files, result)}
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """One run of every stage, and the command that finds them done."""
@@ -53,12 +65,12 @@ def demo(tmp_path_factory):
         console = Console(record=True, quiet=True, width=100)
         values = run_demo(settings, console)
         result = settings.out / "student-distilled" / "result.json"
-        before = result.stat().st_mtime_ns
+        before = written(settings.store, result)
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             steps = ["--teacher-steps", "6", "--student-steps", "4", "--processes", "2"]
             assert main(["demo", "--out", str(settings.out), *steps, "--json"]) == 0
         again = json.loads(printed.getvalue())
-        assert result.stat().st_mtime_ns == before, "a finished training was repeated"
+        assert written(settings.store, result) == before, "a finished stage was repeated"
     assert again["rows"] == values["rows"]
     assert again["timings"]["teachers"] == values["timings"]["teachers"]
     return settings, values
@@ -95,4 +107,53 @@ def test_report_json_is_what_was_promised(demo):
         ("onnx", "text"),
     }
     assert all(row["relative_error"] <= 1e-4 for row in values["exports"])
-    assert {"glyphs", "teachers", "reinforce", "students", "export"} <= values["timings"].keys()
+    assert list(values["timings"]) == [
+        *("glyphs", "views", "teachers", "reinforce", "captions", "audit"),
+        *("students", "export", "report"),
+    ]
+
+
+def test_only_the_student_with_captions_reads_them(demo):
+    settings, values = demo
+    configs = {config.out: config for config in student_configs(settings)}
+    configs |= {config.out: config for config in ablation_configs(settings)}
+    kinds = {path.rpartition("/")[2]: c.data.captions.kind for path, c in configs.items()}
+    assert {name for name, kind in kinds.items() if kind != "original"} == {"with-captions"}
+    assert kinds.keys() >= {*LEFT_OUT, *ADDED} and kinds["with-captions"] == "mix"
+    assert {row["name"] for row in values["rows"]} >= kinds.keys()
+    # What students fit their words on stays the source's own.
+    assert set(open_dataset(settings.store).captions()) == set(NAMES)
+
+
+def test_a_gain_is_with_the_thing_minus_without_it():
+    def result(name, top1):
+        scores = dict.fromkeys(("unseen_pairs/top1", "unseen_characters/top1"), top1)
+        return {"name": name, "metrics": scores}
+
+    others = [result("without-feature", 0.2), result("with-captions", 0.2)]
+    assert term_lines([result("student-distilled", 0.3)], others) == [
+        "feature mimicking: +10.0 points on unseen_pairs, +10.0 points on unseen_characters",
+        "with captions by rules: -10.0 points on unseen_pairs, -10.0 points on unseen_characters",
+    ]
+
+
+def test_the_page_is_that_of_distill_report(demo):
+    settings, values = demo
+    page = (settings.out / "report.html").read_text()
+    for part in ("results", "confusions", "health", "exports", "time", "origin", "missing"):
+        assert f'<section id="{part}">' in page
+    steps = [step["what"] for step in values["lineage"]]
+    assert steps == [
+        *("source", "store", "captioner", "teacher", "teacher", "donor of the text tower"),
+        *("recipe", "code", "student", "file", "file"),
+    ]
+    files = {step["what"]: step for step in values["lineage"]}
+    assert files["file"]["facts"]["now"] == "as exported"
+    weights = file_sha256(settings.out / "student-distilled" / "model.safetensors")
+    assert files["student"]["facts"]["sha256"] == weights
+    # The page speaks of the best recipe, whichever row won, and draws the five that are compared.
+    assert Path(files["student"]["which"]).parent.name == "student-distilled"
+    assert {curve["name"] for curve in values["curves"]} == {
+        *("teacher-a", "teacher-b"),
+        *("student-undistilled", "student-control", "student-distilled"),
+    }

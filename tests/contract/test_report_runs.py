@@ -18,7 +18,7 @@ from browsing import needs_chromium, run_page
 from distill.cli import main
 from reinforced_data import ViewPolicy, reinforce
 from reinforced_data.testing import TOKENIZER, encoded, sample, tiny_teacher, write_source
-from students import StudentSpec, TextSpec, build_student
+from students import StudentSpec, TextSpec, build_student, load_student
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 SECTIONS = (
@@ -178,12 +178,15 @@ def test_files_weights_and_measurements_are_tied_to_their_run(folder):
     assert "Exported files" not in numbers["missing"] and "Ladder" not in numbers["missing"]
 
 
-def test_evaluations_are_rows_or_more_of_rows(folder, evaluated):
+def test_evaluations_are_rows_or_more_of_rows(place, folder, evaluated):
     numbers = json.loads((folder / "page.json").read_text())
     said = json.loads((evaluated / "taught.json").read_text())["metrics"]
     rows = {row["name"]: row for row in numbers["rows"]}
     assert list(rows) == ["given", "start", "taught", "plain"] and numbers["reference"] == "given"
     assert (rows["start"]["role"], rows["start"]["steps"]) == ("teacher", 0)
+    start = load_student(place / "start")
+    counted = (rows["start"]["image_params"], rows["start"]["text_params"])
+    assert counted == (start.image_params, start.text_params)
     # Tests are no scores of a split: no chart of each corruption.
     assert set(rows["taught"]["metrics"]) == set(rows["plain"]["metrics"])
     tests = {each["name"]: each for each in numbers["beyond"]}

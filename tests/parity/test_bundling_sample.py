@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from PIL import Image
 from rich.console import Console
 
 from distill.cli.bundle import run_bundle
+from distill.config import RunConfig
+from distill.lock_config import LockConfig
 from students import (
     BundleOptions,
     CardFacts,
@@ -173,12 +176,21 @@ def test_an_unlimited_origin_gives_no_warning(exported: Path, tmp_path: Path) ->
 
 
 def test_the_command_bundles(exported: Path, tmp_path: Path) -> None:
+    base = RunConfig()
+    taken = replace(base.student, text_from="ViT-L-14/dfn2b")
+    config = replace(base, student=taken, lock=LockConfig(tower="text"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config.as_json()))
     (tmp_path / "names.txt").write_text("cat\n\ndog\n")
     given = [str(exported), str(tmp_path / "out"), "--labels", str(tmp_path / "names.txt")]
-    outcome = run_bundle(given, Console(quiet=True))
+    outcome = run_bundle([*given, "--run", str(tmp_path / "run")], Console(quiet=True))
     (row,) = outcome.values["bundles"]
     said = json.loads((Path(row["path"]) / "labels.json").read_text())
     assert said["labels"] == ["cat", "dog"] and said["templates"] == ["a photo of a {}."]
+    card = (Path(row["path"]) / "README.md").read_text()
+    assert "> The donor of the text tower `ViT-L-14/dfn2b` is under Apple AMLR" in card
+    assert "- donor of the text tower: `ViT-L-14/dfn2b`, licence Apple AMLR" in card
+    assert "- locked tower: text, as it started\n" in card
 
 
 def test_input_wrong_bundles_say_what_to_do(exported: Path, tmp_path: Path) -> None:

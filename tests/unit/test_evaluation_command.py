@@ -1,16 +1,19 @@
 """`distill evaluate`: what its flags ask and what its file says was asked."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
 from PIL import Image
 
 from distill.cli import main
-from distill.evaluation import Suite, run_suite
+from distill.evaluation import Suite, alike_classes, run_suite
 from reinforced_data.shard_writer import write_shards
 from reinforced_data.testing import encoded, photograph
 from students import Student, StudentSpec, TextSpec, build_student
+from students.student import tower_params
+from teachers import load_teacher
 from teachers.tokenizers import WordTokenizer
 
 NAMES = ("red square", "green disc", "blue bar", "Red Square")
@@ -105,6 +108,32 @@ def test_prompts_are_used_and_the_file_says_what_was_asked(place, capsys, tmp_pa
     # What older readers know is where it was.
     assert values["model"] == str(place / "student") and values["retention"] is None
     assert "audit" not in values
+
+
+def test_alike_names_are_compared_by_the_texts_that_score(place, capsys, tmp_path):
+    said = {"blue bar": ["a green disc"] * 50}
+    (tmp_path / "cupl.json").write_text(json.dumps(said))
+    names, pair = sorted(NAMES), ("blue bar", "green disc")
+    found = []
+    for flags, sentences in (((), None), (("--prompts", tmp_path / "cupl.json"), said)):
+        _, values = asked(capsys, place, "--alike", "--templates", "a {}", *flags)
+        listed = [asdict(x) for x in alike_classes(
+            make(1), names, templates=("a {}",), sentences=sentences
+        )]  # fmt: skip
+        assert values["audit"][""]["alike"] == listed
+        found.append({(x["first"], x["second"]): x["cosine"] for x in listed})
+    assert pair not in found[0] and found[1][pair] > 0.99
+
+
+def test_the_file_counts_both_towers_of_a_student_and_of_a_teacher(place, capsys):
+    model, frozen = make(1), load_teacher(make(1))
+    _, values = asked(capsys, place)
+    assert (values["image_params"], values["text_params"]) == (
+        sum(x.numel() for x in model.module.visual.parameters()),
+        sum(x.numel() for x in model.module.text.parameters()),
+    )
+    assert tower_params(frozen) == {"image": model.image_params, "text": model.text_params}
+    assert not any(value.requires_grad for value in frozen.parameters())
 
 
 def test_alike_names_without_training_shards(place, capsys, tmp_path):
