@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=max(1, int(usable_cores())))
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     asked = parser.parse_args()
+    made_by = provenance()  # what runs now, not what is committed while it runs
     world, console = own_source(asked.data, asked.out), Console()
     committed = read_rows(Path(__file__).parent / "results", world, asked.rows)
     splits = {"train": world.train, **world.splits}
@@ -104,7 +105,7 @@ def main() -> None:
     for row in committed:
         runs = [{"metrics": found[row.name, seed]} for seed in range(len(row.runs))]
         rows.append(Finished(name=row.name, rate=row.rate, runs=runs))
-    path = write_table(asked.results / f"suite-{world.name}.csv", rows)
+    path = write_table(asked.results / f"suite-{world.name}.csv", rows, made_by)
     console.print(f"wrote {path}", highlight=False)
 
 
@@ -178,7 +179,7 @@ def _probed(asked: Asked) -> tuple[list[Sample], list[Sample]]:
     return learnt, [sample for sample in test if sample.label in chosen]
 
 
-def write_table(path: Path, rows: list[Finished]) -> Path:
+def write_table(path: Path, rows: list[Finished], made_by: str) -> Path:
     """Write a line per row and metric, each against the base row, seed by seed."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -186,7 +187,7 @@ def write_table(path: Path, rows: list[Finished]) -> Path:
         for row in rows:
             for key in row.runs[0]["metrics"]:
                 writer.writerow(_line(row, key, rows))
-        file.write(f"# {provenance()}\n")
+        file.write(f"# {made_by}\n")
     return path
 
 

@@ -21,7 +21,7 @@ def test_a_smaller_calibration_error_wins_and_the_teacher_is_compared_with_nobod
         row("control", 0.01, [0.30, 0.31, 0.32], [0.050, 0.055, 0.060]),
         row("distilled", 0.02, [0.40, 0.41, 0.43], [0.150, 0.152, 0.161]),
     ]
-    with suite.write_table(tmp_path / "suite.csv", rows).open() as file:
+    with suite.write_table(tmp_path / "suite.csv", rows, "commit abc").open() as file:
         lines = list(csv.DictReader(line for line in file if not line.startswith("#")))
     found = {(line["row"], line["metric"]): line for line in lines}
     accuracy, error = found["control", "top1"], found["control", "ece"]
@@ -31,4 +31,4 @@ def test_a_smaller_calibration_error_wins_and_the_teacher_is_compared_with_nobod
     for name in ("teacher-a", "distilled"):
         assert found[name, "top1"]["verdict"] == found[name, "top1"]["minus_distilled"] == ""
     assert found["teacher-a", "ece"]["standard_error"] == ""
-    assert "# commit" in (tmp_path / "suite.csv").read_text()
+    assert (tmp_path / "suite.csv").read_text().endswith("# commit abc\n")
