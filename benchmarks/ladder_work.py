@@ -20,7 +20,7 @@ def teaching_steps(world: World) -> float:
 
 
 def step_work(world: World) -> float:
-    """Multiplications of a training step: three forward passes of its batch.
+    """Multiplications of a training step, in millions: three forward passes of its batch.
 
     The backward pass counts as two.
     """

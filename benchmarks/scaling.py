@@ -53,7 +53,7 @@ def main() -> None:
     rows = trained(world, asked.steps, asked.seeds, asked.processes, console)
     runs = asked.results / f"scaling-{world.name}.csv"
     _write(runs, rows, made_by)
-    last = max(asked.steps) * step_work(world) / 1e9
+    last = max(asked.steps) * step_work(world) / 1e3
     laws = fitted(runs, [last / 2, last, 4 * last], console)
     _write(asked.results / f"scaling-{world.name}-laws.csv", laws, made_by)
 
@@ -76,7 +76,7 @@ def trained(
         effort = ladder.Effort(steps=length, seeds=seeds, sweep=(), processes=processes)
         configs.append(ladder.config_of(place, row, effort, rates[row], seed))
     results = train_side_by_side(configs, processes=processes, console=console)
-    work, teaching = step_work(world) / 1e9, teaching_steps(world)
+    work, teaching = step_work(world) / 1e3, teaching_steps(world)
     rows = []
     for (row, length, seed), result in zip(plan, results, strict=True):
         told = {
