@@ -86,6 +86,13 @@ FILES: dict[str, Measured] = {
         command="python benchmarks/ops/crossover.py",
         text="Forward and backward on tiles beside the same on whole matrices, in turns.",
     ),
+    "suite-emoji64-fp32": Measured(
+        title="The evaluation suite on the ladder's students",
+        command="python benchmarks/suite.py --data emoji64",
+        text="What `distill evaluate --tests` finds on the held-out artist, in %; compared with "
+        "`distilled`, seed by seed. [Evaluation](evaluation.md#what-the-ladders-students-show) "
+        "reads it.",
+    ),
     "export-formats": Measured(
         title="Every format and precision of one model",
         command="python benchmarks/export_table.py runs/ladder/emoji64/teacher-a "

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs" / "build"))
 
 import ladder_tables  # noqa: E402
+import suite_table  # noqa: E402
 from results import RESULTS, of_metric, read, top1  # noqa: E402
 
 README = (ROOT / "README.md").read_text()
@@ -96,6 +97,11 @@ def test_from_how_many_rows_on_tiles_are_faster():
     }
     assert head[1:] == ["hard", "2 teachers of 768"] and stated == ratios
     assert {f"commit {row['commit']}" for row in measured} <= {*re.findall(r"commit \w+", page)}
+
+
+def test_what_the_suite_shows():
+    page = (ROOT / "docs" / "evaluation.md").read_text()
+    assert "\n".join(suite_table.suite_table()) + "\n" in page
 
 
 def test_what_smaller_files_lose():
