@@ -90,9 +90,10 @@ def trained(
     return sorted(rows, key=lambda row: (row["recipe"], row["steps"], row["seed"]))
 
 
-def fitted(runs: Path, at: list[float], console: Console) -> list[Row]:
+def fitted(runs: Path, at: list[float], console: Console, draws: int = 300) -> list[Row]:
     """Run `distill fit-scaling` on the table; a line a recipe and x."""
     asked = [str(runs), "--x", "gmacs", "--y", "top1", "--by", "recipe"]
+    asked += ["--draws", str(draws)]
     values = fit_scaling.run([*asked, "--at", *(f"{x:.6g}" for x in at)], console).values
     compared = {
         (pair["first"], f"{pair['x']:g}"): pair
