@@ -1,79 +1,81 @@
-"""What each format weighs and loses in each precision: the table of docs/export.md.
+"""What each format weighs and loses in each precision: `results/export-formats.csv`.
 
-    python benchmarks/export_table.py runs/demo/student --samples runs/demo/glyphs/unseen_pairs
+    python benchmarks/export_table.py runs/ladder/emoji64/teacher-a \\
+        --samples runs/ladder/emoji64/source/heldout
 
 Every combination that `students.exporters.FORMATS` has and this machine has the packages for is
-exported with its own tolerance, apart from the others; the table is printed as Markdown.
+exported with its own tolerance, apart from the others, on 16 pictures and their captions. One that
+is refused is a line that says why.
 """
 
 import argparse
+import csv
 import importlib.util
-import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+from ladder_table import provenance
 from rich.console import Console
 
 from distill.samples import real_samples
-from students import export, load_student
+from students import Student, export, load_student
 from students.exporters import FORMATS
+from students.exporters.parity import Samples
+
+_TOWERS = ("image", "text")
+_COLUMNS = (
+    *("format", "precision"),
+    *(f"{tower}_{name}" for tower in _TOWERS for name in ("kb", "error")),
+    *("layers_kept_float", "refused", "provenance"),
+)
+Row = dict[str, object]
 
 
-def measure(student: str, samples: str, only: list[str]) -> list[dict]:
-    """Return the rows of every export, and a row with `failed` for each that was refused."""
-    model, pairs, rows = load_student(student), real_samples(samples, 16), []
+def measure(model: Student, samples: Samples, only: list[str]) -> Iterator[Row]:
+    """Export every combination, one line each."""
     for name, backend in FORMATS.items():
         if any(importlib.util.find_spec(package) is None for package in backend.packages):
             continue
         for quantize in backend.write:
-            if only and f"{name}:{quantize}" not in only and name not in only:
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                try:
-                    report = export(
-                        model, Path(folder) / "out", formats=[f"{name}:{quantize}"], samples=pairs
-                    )
-                    rows += [dict(row) for row in report.rows]
-                except RuntimeError as error:
-                    rows.append({"format": name, "quantize": quantize, "failed": str(error)})
-            Console(stderr=True).print(f"{name}:{quantize}")
-    return rows
+            if not only or f"{name}:{quantize}" in only or name in only:
+                found = _exported(model, f"{name}:{quantize}", samples)
+                yield {"format": name, "precision": quantize, **found}
 
 
-def table(rows: list[dict]) -> str:
-    """One line a combination: bytes and relative error of both towers."""
-    lines = [
-        "| format | precision | image kB | error | text kB | error | layers kept float |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        if "failed" in row:
-            lines.append(f"| {row['format']} | {row['quantize']} | refused: {row['failed']} |")
-    by_pair: dict[tuple[str, str], dict[str, dict]] = {}
-    for row in rows:
-        if "failed" not in row:
-            by_pair.setdefault((row["format"], row["quantize"]), {})[row["tower"]] = row
-    for (name, quantize), towers in by_pair.items():
-        cells = [f"| {name} | {quantize}"]
-        for tower in ("image", "text"):
-            error = towers[tower]["relative_error"]
-            cells.append(f"{towers[tower]['bytes'] / 1000:,.0f}")
-            cells.append("not run" if error is None else f"{error:.1e}")
-        cells.append(f"{sum(len(row['kept_float']) for row in towers.values())} |")
-        lines.append(" | ".join(cells))
-    return "\n".join(lines)
+def _exported(model: Student, variant: str, samples: Samples) -> Row:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            report = export(model, Path(folder) / "out", formats=[variant], samples=samples)
+        except RuntimeError as error:
+            return {"refused": " ".join(str(error).split())}
+    towers = {row["tower"]: row for row in report.rows}
+    row: Row = {"layers_kept_float": sum(len(towers[name]["kept_float"]) for name in _TOWERS)}
+    for name in _TOWERS:
+        error = towers[name]["relative_error"]
+        row[f"{name}_kb"] = round(towers[name]["bytes"] / 1000)
+        row[f"{name}_error"] = "not run" if error is None else f"{error:.1e}"
+    return row
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("student")
-    parser.add_argument("--samples", required=True)
+    parser.add_argument("--samples", required=True, help="shards")
     parser.add_argument("--only", nargs="*", default=[], help="FORMAT or FORMAT:QUANTIZE")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     asked = parser.parse_args()
-    rows = measure(asked.student, asked.samples, asked.only)
-    print(json.dumps(rows, indent=2) if asked.json else table(rows))
+    torch.set_num_threads(1)
+    model, samples = load_student(asked.student), real_samples(asked.samples, 16)
+    made_by = provenance()  # before the first: the exporters may write to standard output
+    with (asked.results / "export-formats.csv").open("w", newline="", buffering=1) as file:
+        writer = csv.DictWriter(file, _COLUMNS, restval="")
+        writer.writeheader()
+        for row in measure(model, samples, asked.only):
+            writer.writerow({**row, "provenance": made_by})
+            Console(stderr=True).print(row, highlight=False)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def run_rows(
     runs = []
     for name, rate in zip(names, rates, strict=True):
         place = world.place(_store(world, name, effort, console), teaching)
-        runs += [_config(place, name, effort, rate, seed) for seed in range(effort.seeds)]
+        runs += [config_of(place, name, effort, rate, seed) for seed in range(effort.seeds)]
     results = iter(_trained(runs, ROWS_A_PASS, effort, console))
     return [
         Finished(name=name, rate=rate, runs=list(islice(results, effort.seeds)))
@@ -131,7 +131,7 @@ def run_rows(
 
 def _best_rate(world: World, base: str, effort: Effort, teaching: float, console: Console) -> float:
     place = world.place(_store(world, base, effort, console), teaching)
-    swept = [_config(place, base, effort, rate, 0) for rate in effort.sweep]
+    swept = [config_of(place, base, effort, rate, 0) for rate in effort.sweep]
     found = _trained(swept, -(-len(swept) // effort.processes), effort, console)
     scores = [result["metrics"]["validation/top1"] for result in found]
     return effort.sweep[scores.index(max(scores))]
@@ -143,7 +143,8 @@ def _trained(
     return train_side_by_side(runs, processes=effort.processes, console=console, sharing=sharing)
 
 
-def _config(place: Place, name: str, effort: Effort, rate: float, seed: int) -> RunConfig:
+def config_of(place: Place, name: str, effort: Effort, rate: float, seed: int) -> RunConfig:
+    """Configure one run of a row, and name its folder."""
     made = ALL_ROWS[name](place, effort.steps)
     # Another optimizer's rate is of another size: the sweep is of AdamW's, and scales it.
     optimizer = made.optimizer

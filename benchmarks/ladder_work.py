@@ -12,16 +12,21 @@ from students import Student, build_student, load_student, profile
 
 
 def teaching_steps(world: World) -> float:
-    """Divide the teachers' forward passes, a picture's every view and one text, by a step's work.
-
-    A training step is three forward passes of its batch: the backward pass counts as two.
-    """
+    """Divide the teachers' work by a step's: of a picture every view, and one text."""
     data = open_dataset(world.store)
     teachers = [load_student(config.out) for config in world.teachers]
     wrote = sum(_macs(teacher, views=data.num_views) for teacher in teachers) * data.num_samples
-    recipe = demo()
-    learner = build_student(SPECS[recipe.student.name], tokenizer=teachers[0].tokenizer)
-    return wrote / (3 * recipe.data.batch_size * _macs(learner, views=1))
+    return wrote / step_work(world)
+
+
+def step_work(world: World) -> float:
+    """Multiplications of a training step, in millions: three forward passes of its batch.
+
+    The backward pass counts as two.
+    """
+    recipe, tokenizer = demo(), load_student(world.teacher_folder).tokenizer
+    learner = build_student(SPECS[recipe.student.name], tokenizer=tokenizer)
+    return 3 * recipe.data.batch_size * _macs(learner, views=1)
 
 
 def _macs(model: Student, views: int) -> float:

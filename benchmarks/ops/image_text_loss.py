@@ -33,7 +33,7 @@ from torch import Tensor
 
 from distill.ops import Embeddings
 
-_RESULTS = Path(__file__).resolve().parents[1] / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 _FIELDS = (
     *("loss", "rows", "width", "dtype", "competitor", "milliseconds", "clock", "peak_mib"),
     *("gradient_error", "runs", "reason", "device", "torch", "commit"),
@@ -147,17 +147,12 @@ def in_a_process(name: str, case: Case, truth_rows: int) -> dict[str, float | st
 def summary(case: Case, name: str, runs: list[dict[str, float | str]]) -> dict[str, object]:
     """One line of the table."""
     gpu = case.device == "cuda"
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=_RESULTS
-    )
     line: dict[str, object] = {
         **{k: v for k, v in asdict(case).items() if k != "device"},
         "competitor": name,
         "clock": "GPU events" if gpu else "CPU time, 1 thread",
         "runs": len(runs),
-        "device": torch.cuda.get_device_name() if gpu else _processor(),
-        "torch": torch.__version__,
-        "commit": commit.stdout.strip(),
+        **machine(gpu),
     }
     if "reason" in runs[0]:
         return {**line, "milliseconds": "not measured", "reason": runs[0]["reason"]}
@@ -165,6 +160,18 @@ def summary(case: Case, name: str, runs: list[dict[str, float | str]]) -> dict[s
         values = [float(run[key]) for run in runs if key in run]
         line[key] = format(statistics.median(values), digits) if values else ""
     return line
+
+
+def machine(gpu: bool) -> dict[str, str]:
+    """What a line of a table says of where it was measured."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS
+    )
+    return {
+        "device": torch.cuda.get_device_name() if gpu else _processor(),
+        "torch": torch.__version__,
+        "commit": commit.stdout.strip(),
+    }
 
 
 def _processor() -> str:
@@ -193,7 +200,7 @@ def main() -> None:
         job = json.loads(arguments.job)
         print(json.dumps(measure(job["name"], Case(**job["case"]), job["truth_rows"])))
         return
-    table = _RESULTS / f"image-text-loss-{'gpu' if gpu else 'cpu'}.csv"
+    table = RESULTS / f"image-text-loss-{'gpu' if gpu else 'cpu'}.csv"
     names = [n for n in COMPETITORS if any(part in n for part in arguments.only)]
     for loss, width, rows in (
         (a, b, c) for a in arguments.losses for b in arguments.widths for c in arguments.rows

@@ -81,6 +81,26 @@ FILES: dict[str, Measured] = {
         text="Forward and backward, processor time and peak memory, beside what others offer. "
         "[The image-text loss](image-text-loss.md) says how to read it.",
     ),
+    "image-text-loss-small": Measured(
+        title="Small batches of the image-text loss on a CPU",
+        command="python benchmarks/ops/crossover.py",
+        text="Forward and backward on tiles beside the same on whole matrices, in turns.",
+    ),
+    "suite-emoji64-fp32": Measured(
+        title="The evaluation suite on the ladder's students",
+        command="python benchmarks/suite.py --data emoji64",
+        text="What `distill evaluate --tests` finds on the held-out artist, in %; compared with "
+        "`distilled`, seed by seed. [Evaluation](evaluation.md#what-the-ladders-students-show) "
+        "reads it.",
+    ),
+    "export-formats": Measured(
+        title="Every format and precision of one model",
+        command="python benchmarks/export_table.py runs/ladder/emoji64/teacher-a "
+        "--samples runs/ladder/emoji64/source/heldout",
+        text="The ladder's larger teacher on emoji64 (353 and 422 thousand numbers, 32 pixels), "
+        "checked on 16 pictures and their names. [Export](export.md#what-checked-means) says what "
+        "an error is; `not run` where only a Mac could.",
+    ),
     "token-dropping": Measured(
         title="Steps with fewer tokens",
         command="python benchmarks/token_dropping.py",

@@ -1,0 +1,133 @@
+"""What a longer run brings, with and without teachers: runs for `distill fit-scaling`.
+
+    python benchmarks/scaling.py --data FOLDER --out FOLDER
+
+with the folders that `ladder.py` was given; what it has trained stays. The ladder's rows
+"undistilled" and "distilled", each at its committed rate, are trained for `STEPS` steps. x is work,
+in 1e9 multiplications of the student, as `ladder_work.py` counts them; the recipe "distilled, store
+counted" has the same runs with what the teachers did to write the store added to each, as if
+it was written for that run alone. Runs go to `results/scaling-NAME.csv`, and what
+
+    distill fit-scaling results/scaling-NAME.csv --x gmacs --y top1 --by recipe --at ...
+
+makes of them to `results/scaling-NAME-laws.csv`, at the work of 400 and 800 steps and of four times
+as many. The rate was chosen at 400 steps: another length might do better with another one.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+from typing import Any
+
+import ladder
+import torch
+from ladder_table import provenance, read_rows
+from ladder_work import step_work, teaching_steps
+from ladder_world import World, own_source
+from rich.console import Console
+
+from distill.cli import scaling as fit_scaling
+from distill.doctor import usable_cores
+from distill.side_by_side import train_side_by_side
+
+UNDISTILLED, DISTILLED = ROWS = ("undistilled", "distilled")
+COUNTED = "distilled, store counted"
+STEPS = (25, 50, 100, 200, 400, 800)
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Train, write the runs, fit, write the laws."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", required=True, help="the ladder's folder of shards")
+    parser.add_argument("--out", type=Path, default=Path("runs/ladder"), help="the ladder's")
+    parser.add_argument("--steps", nargs="+", type=int, default=STEPS)
+    parser.add_argument("--seeds", type=int, default=ladder.SEEDS)
+    parser.add_argument("--processes", type=int, default=max(1, int(usable_cores())))
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    made_by, console = provenance(), Console()
+    world = own_source(asked.data, asked.out)
+    world.prepare(asked.processes, console)
+    rows = trained(world, asked.steps, asked.seeds, asked.processes, console)
+    runs = asked.results / f"scaling-{world.name}.csv"
+    _write(runs, rows, made_by)
+    last = max(asked.steps) * step_work(world) / 1e3
+    laws = fitted(runs, [last / 2, last, 4 * last], console)
+    _write(asked.results / f"scaling-{world.name}-laws.csv", laws, made_by)
+
+
+def trained(
+    world: World, steps: list[int], seeds: int, processes: int, console: Console
+) -> list[Row]:
+    """Train every run, the longest first, and list them with what they cost."""
+    committed = read_rows(Path(__file__).parent / "results", world, ROWS)
+    rates = {row.name: row.rate for row in committed}
+    plan = [
+        (row, length, seed)
+        for length in sorted(steps, reverse=True)
+        for row in ROWS
+        for seed in range(seeds)
+    ]
+    place = world.place()
+    configs = []
+    for row, length, seed in plan:
+        effort = ladder.Effort(steps=length, seeds=seeds, sweep=(), processes=processes)
+        configs.append(ladder.config_of(place, row, effort, rates[row], seed))
+    results = train_side_by_side(configs, processes=processes, console=console)
+    work, teaching = step_work(world) / 1e3, teaching_steps(world)
+    rows = []
+    for (row, length, seed), result in zip(plan, results, strict=True):
+        told = {
+            "steps": length,
+            "seed": seed,
+            "top1": f"{100 * result['metrics']['heldout/top1']:.2f}",
+        }
+        rows.append({"recipe": row, "gmacs": f"{work * length:.1f}", **told})
+        if row == DISTILLED:
+            rows.append({"recipe": COUNTED, "gmacs": f"{work * (length + teaching):.1f}", **told})
+    return sorted(rows, key=lambda row: (row["recipe"], row["steps"], row["seed"]))
+
+
+def fitted(runs: Path, at: list[float], console: Console, draws: int = 300) -> list[Row]:
+    """Run `distill fit-scaling` on the table; a line a recipe and x."""
+    asked = [str(runs), "--x", "gmacs", "--y", "top1", "--by", "recipe"]
+    asked += ["--draws", str(draws)]
+    values = fit_scaling.run([*asked, "--at", *(f"{x:.6g}" for x in at)], console).values
+    compared = {
+        (pair["first"], f"{pair['x']:g}"): pair
+        for pair in values["compared"]
+        if pair["second"] == UNDISTILLED  # the last of the names
+    }
+    rows = []
+    for recipe, law in values["laws"].items():
+        for x, error in law["errors"].items():
+            row = {"recipe": recipe, "runs": law["runs"], "at_gmacs": x}
+            for name in ("floor", "exponent"):
+                row |= _interval(name, (law[name], *law[f"{name}_interval"]))
+            row |= _interval("error", error)
+            if pair := compared.get((recipe, x)):
+                ends = (pair["difference"], pair["low"], pair["high"])
+                row |= _interval(f"minus_{UNDISTILLED}", ends)
+                row["verdict"] = pair["verdict"]
+                row[f"{UNDISTILLED}_needs"] = f"{pair['equal_x']:.2f}"
+            rows.append(row)
+    return rows
+
+
+def _interval(name: str, values: tuple[float, float, float]) -> Row:
+    cells = [f"{value:.3g}" for value in values]
+    return dict(zip((name, f"{name}_low", f"{name}_high"), cells, strict=True))
+
+
+def _write(path: Path, rows: list[Row], made_by: str) -> None:
+    columns = [*max(rows, key=len), "provenance"]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows({**row, "provenance": made_by} for row in rows)
+
+
+if __name__ == "__main__":
+    main()
