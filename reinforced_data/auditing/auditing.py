@@ -23,6 +23,7 @@ from reinforced_data.auditing.sources import (
     read_pictures,
 )
 from reinforced_data.auditing.teachers import Agreement, TeacherFindings, ask_teachers
+from reinforced_data.stop_signals import Interrupted
 from reinforced_data.store.layout import Store, open_store
 from reinforced_data.store.storage import Storage
 from teachers import ClipModel
@@ -176,6 +177,9 @@ def examine_files(store: Store, bar: AuditBar, kept: ProgressFile | None = None)
     bar.begin("files", store.num_shards * len(store.storage.list("columns", ".json")))
     try:
         return check_files(store, bar.step, kept)
+    except Interrupted:
+        bar.check()  # says it once more: only now have all threads ended
+        raise
     finally:
         if kept is not None:
             kept.close()

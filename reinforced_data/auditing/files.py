@@ -134,8 +134,18 @@ def _side_by_side(
 ) -> Iterator[ShardFindings]:
     """Yield every shard's findings in order, whichever thread is first."""
     before = progress_file.begin(store, columns) if progress_file else {}
+    ended: list[BaseException] = []
 
     def check(shard: int) -> ShardFindings:
+        if ended:  # what waits in line is not begun when one was told to stop
+            raise ended[0]
+        try:
+            return read(shard)
+        except BaseException as error:
+            ended.append(error)
+            raise
+
+    def read(shard: int) -> ShardFindings:
         if shard in before:
             for _ in columns:
                 on_unit()

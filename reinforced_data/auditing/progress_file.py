@@ -7,6 +7,7 @@ when the audit ends, so the next one reads everything. Where a server tells neit
 its files, nothing is kept.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -124,7 +125,8 @@ class ProgressFile:
     def finished(self) -> None:
         """Remove it."""
         self.close()
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it was not there, or could not be written either
+            self.path.unlink()
 
     def close(self) -> None:
         """Write no more."""
