@@ -116,8 +116,8 @@ def check_one_reading(
             )
 
 
-def _reading(dataset: ReinforcedDataset, student: Student, config: RunConfig) -> dict[str, Any]:
-    """Everything that the batches of a run are a function of, and what all runs share."""
+def configured_reading(config: RunConfig) -> dict[str, Any]:
+    """What the batches of a run are a function of, as far as its configuration tells."""
     data = config.data
     names = ("batch_size", "views", "captions", "score_weights", "window_shards")
     syntax = [(p.text_length, last) for p, last in phases(config) if p.text == "syntax"]
@@ -127,11 +127,18 @@ def _reading(dataset: ReinforcedDataset, student: Student, config: RunConfig) ->
         "schedule.num_steps": config.schedule.num_steps,
         "seed": config.seed,
         "precision": config.precision,
-        "the stored teachers read": carried_names(dataset, config),
         "the locked sides": config.lock.sides,
+        "attention": attention_wanted(config),
+        "syntax phases": syntax,
+    }
+
+
+def _reading(dataset: ReinforcedDataset, student: Student, config: RunConfig) -> dict[str, Any]:
+    """Everything that the batches of a run are a function of, and what all runs share."""
+    return {
+        **configured_reading(config),
+        "the stored teachers read": carried_names(dataset, config),
         "image_size": student.preprocess.image_size,
         "interpolation": student.preprocess.interpolation,
         "tokenizer": student.tokenizer.config(),
-        "attention": attention_wanted(config),
-        "syntax phases": syntax,
     }

@@ -22,9 +22,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from distill.config import RunConfig, differences
 from distill.doctor import usable_cores
+from distill.feeding import configured_reading
 from distill.run_log import read_log
 from distill.starting import train_from_config, train_several
-from distill.token_phases import attention_wanted, phases
 from distill.worker_processes import (
     end_if_alone,
     end_with_launcher,
@@ -101,7 +101,7 @@ def _passes(configs: Sequence[RunConfig], most: int) -> list[list[RunConfig]]:
         fitting = (
             found
             for found in passes
-            if len(found) < most and _reading(found[0]) == _reading(config)
+            if len(found) < most and _sharing(found[0]) == _sharing(config)
         )
         found = next(fitting, None)
         if found is None:
@@ -111,15 +111,12 @@ def _passes(configs: Sequence[RunConfig], most: int) -> list[list[RunConfig]]:
     return passes
 
 
-def _reading(config: RunConfig) -> tuple[Any, ...]:
-    """What runs that share a pass have in common, as far as their configurations tell."""
+def _sharing(config: RunConfig) -> tuple[Any, ...]:
+    """What runs that share a pass have in common: what they read, of which store, for whom."""
     if config.masks.on or config.student.stages:  # several trainings in a row
         return (config.out,)
-    syntax = [phase for phase in phases(config) if phase.policy.text == "syntax"]
-    return (
-        *(config.data, config.schedule.num_steps, config.seed, config.precision, config.student),
-        *(config.lock, config.objective.needs_teachers, attention_wanted(config), syntax),
-    )
+    whole = (config.data, config.student, config.lock, config.objective.needs_teachers)
+    return (*whole, configured_reading(config))
 
 
 def finished_result(config: RunConfig) -> dict[str, Any] | None:

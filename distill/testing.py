@@ -41,8 +41,13 @@ def signal_at(
     names: Sequence[str] = ("fsync", "replace", "link"),
     *,
     times: int = 1,
+    before: Callable[[str, tuple[Any, ...]], None] | None = None,
 ) -> None:
-    """Send this process a signal at the given call, from 1 on, of these functions of `os`."""
+    """Send this process a signal at the given call, from 1 on, of these functions of `os`.
+
+    `before` is called first, with the function's name and arguments: to leave behind what a signal
+    alone would not.
+    """
     seen = 0
 
     def watched(name: str) -> None:
@@ -52,6 +57,8 @@ def signal_at(
             nonlocal seen
             seen += 1
             if seen == event:
+                if before is not None:
+                    before(name, arguments)
                 for _ in range(times):
                     os.kill(os.getpid(), signum)
             return original(*arguments, **named)

@@ -8,6 +8,7 @@ from reinforced_data.attention import attention_column
 from reinforced_data.codecs.codebooks import Probe, fit_image_codebook, fit_text_codebook
 from reinforced_data.codecs.of_columns import codebook_path
 from reinforced_data.codecs.product_quantization import NUM_BYTES, codebook_digest
+from reinforced_data.imported_views import imported_views
 from reinforced_data.operations import OPERATIONS, RENDER_VERSION
 from reinforced_data.resampling import check_render_version
 from reinforced_data.store.columns import (
@@ -92,7 +93,11 @@ def make_plan(
         {"set": ORIGINAL, "captions_from": captions_from, "hangs_on": index.name},
     )
     render_version = _render_version(store, view_set)
-    views = _views_column(index, view_set, policy, num_views, seed, render_version)
+    asked = {"policy": policy, "num_views": num_views, "seed": seed}
+    imported = imported_views(store, view_set, **asked)
+    if imported is not None:  # what a codebook is fitted to is drawn in the same way
+        policy = ViewPolicy.from_config(imported.identity["policy"])
+    views = imported or _views_column(index, view_set, policy, num_views, seed, render_version)
     probe = Probe(
         store=store,
         policy=policy,

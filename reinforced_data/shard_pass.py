@@ -12,6 +12,7 @@ from reinforced_data.attention import attention_batch
 from reinforced_data.codecs.of_columns import codec_of
 from reinforced_data.embedded_texts import captions_unit, check_first_rows, embed_captions
 from reinforced_data.embedding import ImageEmbedder, Rows
+from reinforced_data.imported_views import check_there
 from reinforced_data.plan import Plan, TeacherColumns
 from reinforced_data.preparing import Prepared, Preparer, in_threads
 from reinforced_data.source import scan_shard
@@ -51,13 +52,14 @@ def reinforce_shard(
         between_batches: called where the work may stop, which it does when this raises.
 
     Raises:
-        BrokenShard: the shard is truncated or not a tar.
+        BrokenShard: the shard is truncated or not a tar, or its imported views are not there.
         ValueError: the shard is not what the committed columns were made from, or a teacher gives
             nothing usable at all.
     """
     missing = {c.name for c in plan.columns if store.commit(c, shard) is None}
     if not missing:
         return False
+    check_there(store, plan.views, shard)
     unit = _ShardRows(store, plan, shard, missing)
     if missing <= {entry.text.name for entry in plan.teachers if entry.text is not None}:
         unit.read_texts()

@@ -42,6 +42,9 @@ class Audit:
         captioners: of a repair, who has written a damaged caption set: see distill list captioners.
         captioner_settings: of these captioners, as they were set up then.
         batch_size: of a repair; that of reinforce gives the same bytes as then.
+        progress_file: where an audit keeps which shards it has read, so that the same command goes
+            on where it was stopped; outside the store, by default in your cache folder. Removed
+            when the audit ends.
         html: also write a page about what the store holds, to look at: one file.
         device: where the teachers run.
     """
@@ -56,6 +59,7 @@ class Audit:
     captioners: tuple[str, ...] = ()
     captioner_settings: CaptionerSettings = field(default_factory=CaptionerSettings)
     batch_size: int = 256
+    progress_file: Path | None = None
     html: Path | None = None
     device: str = "cpu"
 
@@ -65,6 +69,7 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     asked = parse(Audit, "audit", arguments)
     from distill.model_loading import load_frozen
     from reinforced_data import audit, repair
+    from reinforced_data.auditing.progress_file import usual_progress_file
     from teachers import load_captioner
 
     teachers = [load_frozen(spec, asked.precision, asked.device) for spec in asked.teachers]
@@ -74,6 +79,7 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
         "max_error": asked.max_error,
         "seed": asked.seed,
         "progress": not console.quiet,
+        "progress_file": asked.progress_file or usual_progress_file(asked.store),
     }
     if asked.repair:
         writers = [load_captioner(spec, asked.captioner_settings) for spec in asked.captioners]

@@ -56,6 +56,7 @@ class Plan:
             says of them.
         preemption_hours: simulated mean time between two preemptions of a worker; never by default.
         restart_seconds: simulated mean time until a preempted worker is back.
+        request_seconds: simulated time of one request to the store.
         spread: simulated standard deviation of the logarithm of the workers' speeds.
         seed: of the simulation.
     """
@@ -81,6 +82,7 @@ class Plan:
     shard_seconds: float | None = None
     preemption_hours: float | None = None
     restart_seconds: float = 300.0
+    request_seconds: float = 0.05
     spread: float = 0.1
     seed: int = 0
 
@@ -168,6 +170,7 @@ def _simulated(plan: "StorePlan", asked: Plan, console: Console) -> "Simulation"
                 spread=asked.spread,
                 preemption_hours=asked.preemption_hours,
                 restart_seconds=asked.restart_seconds,
+                request_seconds=asked.request_seconds,
                 start_seconds=plan.each_start_seconds,
                 seed=asked.seed,
             )
@@ -240,6 +243,7 @@ def _print_simulation(plan: "StorePlan", found: "Simulation", console: Console) 
     table.add_row("simulated", f"{plan.workers:,} workers, {found.preemptions:,} preemptions")
     ideal = f"{duration(found.ideal_seconds)} if nothing failed or waited"
     table.add_row("finish", f"{duration(found.finish_seconds)}; {ideal}")
+    table.add_row("the last worker ends", f"after {duration(found.last_worker_seconds)}")
     lost = f"{found.redone:.1%} redone, {found.duplicated:.1%} done by two"
     table.add_row("work lost", f"{lost}, {found.worker_hours:,.1f} worker hours paid")
     if found.quarantined:

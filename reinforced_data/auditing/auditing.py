@@ -14,6 +14,7 @@ from reinforced_data.auditing.bar import AuditBar
 from reinforced_data.auditing.derived import check_captions, check_views
 from reinforced_data.auditing.files import ColumnFindings, FileFindings, check_files
 from reinforced_data.auditing.findings import Finding
+from reinforced_data.auditing.progress_file import ProgressFile
 from reinforced_data.auditing.sources import (
     Pictures,
     changed_findings,
@@ -22,9 +23,12 @@ from reinforced_data.auditing.sources import (
     read_pictures,
 )
 from reinforced_data.auditing.teachers import Agreement, TeacherFindings, ask_teachers
+from reinforced_data.stop_signals import Interrupted
 from reinforced_data.store.layout import Store, open_store
 from reinforced_data.store.storage import Storage
 from teachers import ClipModel
+
+_AGAIN = "nothing was changed, and the same command begins again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +107,7 @@ def audit(
     max_error: float = 0.1,
     seed: int = 0,
     progress: bool = True,
+    progress_file: str | Path | None = None,
 ) -> AuditReport:
     """Check a reinforced dataset.
 
@@ -115,12 +120,34 @@ def audit(
             between two different samples; what the codec loses is added.
         seed: of the samples drawn.
         progress: whether to draw a progress bar on stderr.
+        progress_file: where to keep, outside the store, which shards are read, for an audit that
+            is interrupted; the same call goes on, and the file is removed when it ends. By default
+            nothing is kept.
 
     Raises:
-        ValueError: there is no store, or something that is no teacher was given. Whatever is wrong
-            inside a store is reported, not raised.
+        ValueError: there is no store, something that is no teacher was given, or the progress file
+            is another store's. Whatever is wrong inside a store is reported, not raised.
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came.
     """
+    kept = None if progress_file is None else ProgressFile(progress_file)
+    settings = {"replay": replay, "max_error": max_error, "seed": seed, "progress": progress}
+    report = audit_once(store, teachers, kept, **settings)
+    if kept is not None:
+        kept.finished()
+    return report
+
+
+def audit_once(
+    store: str | Path,
+    teachers: ClipModel | Iterable[ClipModel],
+    kept: ProgressFile | None,
+    *,
+    replay: int,
+    max_error: float,
+    seed: int,
+    progress: bool,
+) -> AuditReport:
+    """Do what `audit` does and leave the progress file, for a repair that will audit again."""
     if replay < 0 or max_error <= 0:
         raise ValueError(f"replay must be 0 or more and max_error above 0: {replay}, {max_error}")
     try:
@@ -130,25 +157,32 @@ def audit(
             raise
         return _unreadable(store, error)
     members = [teachers] if isinstance(teachers, ClipModel) else list(teachers)
-    with AuditBar(progress, "nothing was changed, and the same command begins again") as bar:
-        found = examine_files(opened, bar)
+    with AuditBar(progress, kept.said if kept else lambda: _AGAIN) as bar:
+        found = examine_files(opened, bar, kept)
         pictures, said = _examine_samples(
             opened, found, members, bar, replay=replay, max_error=max_error, seed=seed
         )
     return AuditReport(
         store=opened.name,
         findings=tuple(found.findings),
-        notes=tuple(said.notes),
+        notes=(*filter(None, [kept.note() if kept else ""]), *said.notes),
         counts=_counts(opened, found, len(pictures.same) + len(pictures.changed)),
         columns=tuple(_numbers(entry) for entry in found.columns),
         cosines=said.agreements,
     )
 
 
-def examine_files(store: Store, bar: AuditBar) -> FileFindings:
-    """Read and hash every committed file."""
+def examine_files(store: Store, bar: AuditBar, kept: ProgressFile | None = None) -> FileFindings:
+    """Read and hash every committed file, but for those of shards that `kept` knows."""
     bar.begin("files", store.num_shards * len(store.storage.list("columns", ".json")))
-    return check_files(store, bar.step)
+    try:
+        return check_files(store, bar.step, kept)
+    except Interrupted:
+        bar.check()  # says it once more: only now have all threads ended
+        raise
+    finally:
+        if kept is not None:
+            kept.close()
 
 
 def _examine_samples(

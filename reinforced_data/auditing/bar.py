@@ -1,6 +1,7 @@
 """Progress of an audit on stderr, and the place where it stops when told to."""
 
 import signal
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -11,8 +12,8 @@ from reinforced_data.stop_signals import Interrupted, StopSignals
 class AuditBar:
     """A bar over units, then over teachers' columns; a context manager."""
 
-    def __init__(self, enabled: bool, said: str) -> None:
-        """Prepare it; `said` ends the message of who is told to stop."""
+    def __init__(self, enabled: bool, said: Callable[[], str]) -> None:
+        """Prepare it; what `said` returns ends the message of who is told to stop."""
         self._said = said
         self._signals = StopSignals()
         self._progress = Progress(
@@ -42,7 +43,7 @@ class AuditBar:
         self._progress.reset(self._task, total=total, description=what)
 
     def step(self, what: str | None = None) -> None:
-        """One more is done; raises as `check` does."""
+        """One more is done; raises as `check` does. Any thread may call it."""
         self._progress.update(self._task, advance=1)
         if what is not None:
             self._progress.update(self._task, description=what)
@@ -53,4 +54,4 @@ class AuditBar:
         if self._signals.received:
             number = self._signals.received
             name = signal.Signals(number).name
-            raise Interrupted(f"stopped by {name}; {self._said}", 128 + number)
+            raise Interrupted(f"stopped by {name}; {self._said()}", 128 + number)

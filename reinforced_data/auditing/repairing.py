@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reinforced_data.auditing.auditing import AuditReport, audit, examine_files
+from reinforced_data.auditing.auditing import AuditReport, audit_once, examine_files
 from reinforced_data.auditing.bar import AuditBar
 from reinforced_data.auditing.files import FileFindings
 from reinforced_data.auditing.findings import Finding
+from reinforced_data.auditing.progress_file import ProgressFile
 from reinforced_data.auditing.repairing_captions import (
     IMPORTED,
     is_written,
@@ -39,6 +40,7 @@ from teachers import Captioner, ClipModel
 
 _PER_SHARD = 8
 _ROUNDS = 3
+_GOES_ON = "what is repaired is whole, and the same command goes on"
 _SOURCE = ("changed-source", "changed-images", "missing-source")
 
 
@@ -72,6 +74,7 @@ def repair(
     seed: int = 0,
     batch_size: int = 256,
     progress: bool = True,
+    progress_file: str | Path | None = None,
 ) -> RepairReport:
     """Audit a store, do the damaged units again, and audit it once more.
 
@@ -82,6 +85,7 @@ def repair(
         replay, max_error, seed: see `audit`.
         batch_size: views, or texts, per call of a teacher; that of `reinforce` gives equal bytes.
         progress: whether to draw a progress bar on stderr.
+        progress_file: see `audit`. With it the audits that follow read only what has changed.
 
     Raises:
         ValueError: there is no store, its list of sources is damaged, or a source shard that is
@@ -90,18 +94,21 @@ def repair(
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the same call goes on.
     """
     members = [teachers] if isinstance(teachers, ClipModel) else list(teachers)
-    asked = {"teachers": members, "replay": replay, "max_error": max_error, "seed": seed}
-    report = audit(store, **asked, progress=progress)
+    kept = None if progress_file is None else ProgressFile(progress_file)
+    settings = {"replay": replay, "max_error": max_error, "seed": seed, "progress": progress}
+    report = audit_once(store, members, kept, **settings)
     if report.findings and report.findings[0].kind == "damaged-sources":
         raise ValueError(report.problems[0])
-    work = _Repair(RepairStore(open_store(store)), members, captioners, batch_size)
+    work = _Repair(RepairStore(open_store(store)), members, captioners, batch_size, kept)
     for _ in range(_ROUNDS):
         # Views that are right again may bring to light embeddings that never were.
-        with AuditBar(progress, "what is repaired is whole, and the same command goes on") as bar:
+        with AuditBar(progress, lambda: _GOES_ON) as bar:
             done = work.run(report, bar, max_error=max_error, seed=seed)
         if not done:
             break
-        report = audit(store, **asked, progress=progress)
+        report = audit_once(store, members, kept, **settings)
+    if kept is not None:
+        kept.finished()
     return RepairReport(
         redone=tuple((column, shard, why) for (column, shard), why in work.store.redone),
         left=tuple(dict.fromkeys(work.left)),
@@ -117,6 +124,7 @@ class _Repair:
     teachers: Sequence[ClipModel]
     captioners: Sequence[Captioner]
     batch_size: int
+    kept: ProgressFile | None = None
     left: list[str] = field(default_factory=list)
 
     def run(self, report: AuditReport, bar: AuditBar, *, max_error: float, seed: int) -> int:
@@ -132,12 +140,11 @@ class _Repair:
         if wrong:
             units |= self._in_all_shards(report, sorted(filter(None, wrong)), bar, max_error, seed)
         for (name, shard), finding in list(units.items()):
-            # Rows are of texts: where those are written again, so are these.
-            if is_written(columns[name]):
+            if is_written(columns[name]):  # so are their rows
                 rows = rows_of_set(self.store, columns[name])
                 units |= {(column.name, shard): finding for column in rows}
-        # What is still wrong when it has been done again will not be right the third time.
-        units = {unit: f for unit, f in units.items() if unit not in dict(self.store.redone)}
+        done = dict(self.store.redone)  # what is wrong still will not be right the third time
+        units = {unit: f for unit, f in units.items() if unit not in done}
         self._refuse_changed(report, columns, units)
         before = len(self.store.redone)
         for unit, finding in units.items():
@@ -201,7 +208,7 @@ class _Repair:
         self, report: AuditReport, names: list[str], bar: AuditBar, max_error: float, seed: int
     ) -> dict[tuple[str, int], Finding]:
         """A replay looks at a few samples of all shards; here at a few of each."""
-        found = examine_files(self.store, bar)
+        found = examine_files(self.store, bar, self.kept)
         index = found.of_kind("index")[0].column
         causes = {f.column: f for f in report.findings if f.kind == "wrong-rows"}
         units = {}

@@ -98,7 +98,7 @@ def choose_rows(
     for number in np.sort(draw):
         place = int(np.searchsorted(ends, number, side="right"))
         usable = found.usable[sound[place]]
-        chosen[sound[place]].append(int(usable[number - (ends[place] - len(usable))]))
+        chosen[sound[place]].append(int(usable.numbers()[number - (ends[place] - len(usable))]))
     return dict(chosen)
 
 

@@ -115,6 +115,15 @@ class Store:
                 f"{where} is missing though it was committed. Delete its record under "
                 f"{self.name}/commits/{commit.column} and run reinforce again"
             ) from error
+        return self.rows_of(commit, data)
+
+    def rows_of(self, commit: Commit, data: pa.Buffer) -> pa.RecordBatch:
+        """Open the rows of a record's data file, which is in memory.
+
+        Raises:
+            ValueError: the file is not what the record says.
+        """
+        where = f"{self.name}/{commit.data}"
         if data.size != commit.num_bytes:
             raise ValueError(f"{where} has {data.size} bytes, its commit says {commit.num_bytes}")
         batch = from_ipc(data, where)

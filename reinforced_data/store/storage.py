@@ -11,12 +11,13 @@ memory-mapped; remote data is read whole.
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,14 @@ class Storage:
                 names = []
         return sorted(name for name in names if name.endswith(suffix))
 
+    def list_details(self, folder: str) -> Sequence[dict[str, Any]]:
+        """What the file system says of each file of a folder; [] without the folder."""
+        self._look_again(f"{folder}/_")
+        try:
+            return self.fs.ls(self._path(folder), detail=True)
+        except FileNotFoundError:
+            return []
+
     def read(self, path: str) -> bytes:
         """Read a whole file."""
         if self.local:
@@ -123,6 +132,18 @@ class Storage:
             local = str(self.cache.fetch(self.fs, local, size))
         with pa.memory_map(local) as file:
             return file.read_buffer()
+
+    def hashed_buffer(self, path: str) -> tuple[str, pa.Buffer]:
+        """Read a whole file; return its SHA-256 and what is in it.
+
+        A local one is read, and mapped then: what cannot be read is an error, not a signal.
+        """
+        if not self.local:
+            data = self.read(path)
+            return hashlib.sha256(data).hexdigest(), pa.py_buffer(data)
+        with open(self._path(path), "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return digest, self.open_buffer(path)
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file that nobody else writes; it is durable on return."""

@@ -27,6 +27,7 @@ from reinforced_data import (
     import_datacompdr,
     open_dataset,
     read_shard,
+    reinforce,
     repair,
 )
 from reinforced_data.datacompdr.importing import DATACOMPDR, PublishedTeacher
@@ -34,7 +35,8 @@ from reinforced_data.datacompdr.views import to_view
 from reinforced_data.embedding import ImageEmbedder, embed_texts
 from reinforced_data.reading.order import caption_id
 from reinforced_data.shard_writer import write_shards
-from reinforced_data.store.column_rows import TextRows, ViewRows
+from reinforced_data.store.column_rows import ImageRows, TextRows, ViewRows
+from reinforced_data.store.layout import open_store
 from reinforced_data.testing import TOKENIZER, as_picture, encoded, picture, sample, tiny_teacher
 from reinforced_data.views import render_view
 from students import StudentSpec, TextSpec, build_student
@@ -205,6 +207,70 @@ def test_a_damaged_import_says_how_to_write_it_again_and_that_does(tmp_path):
     )  # fmt: skip
     assert (again.shards, again.shards_already_done) == (3, 2)
     assert audit(store, teachers=teachers(), progress=False).problems == ()
+
+
+def live_rows(teacher, number: int) -> np.ndarray:
+    """What a teacher says of a sample's published views, by another way than the store's."""
+    image, embedder = as_picture(picture(number, WIDTH, HEIGHT)), ImageEmbedder(teacher, 8)
+    for parameter in parameters(number):
+        embedder.add(render_view(image, to_view(parameter, (WIDTH, HEIGHT)), teacher.preprocess))
+    return embedder.finish().unit
+
+
+def test_a_live_teacher_joins_the_published_views(tmp_path):
+    """One more teacher is asked about Apple's own views, replayed on the pictures."""
+    store, live = tmp_path / "store", tiny_teacher("three", seed=3)
+    names = ("ViT-L-14/a", "ViT-L-14/b")
+    dims = [teacher.embed_dim for teacher in teachers()]
+    known = [
+        PublishedTeacher(name=name, embed_dim=dim, logit_scale=9.0)
+        for name, dim in zip(names, dims, strict=True)
+    ]
+    imported(
+        tmp_path, [published(n) for n in range(12) if n != 7], [downloaded(n) for n in range(12)],
+        teachers=known,
+    )  # fmt: skip
+    settings = {"teachers": live, "view_set": "datacompdr", "num_views": VIEWS, "codec": "float32"}
+    source = tmp_path / "0/pictures"
+    report = reinforce(source, store, **settings, progress=False)
+    assert (report.shards, report.failed) == (3, {})
+    opened = open_store(store)
+    (column,) = [c for c in opened.columns("image_embeddings") if c.identity["teacher"] == "three"]
+    (views,) = opened.columns("views")
+    assert column.identity["hangs_on"] == views.name and "imported" in views.identity
+    for number in range(12):
+        rows = ImageRows(column, opened.rows(column, number // 5), VIEWS)
+        assert rows.valid[number % 5] == (number != 7)  # 7 was not published: nothing to replay
+        if number != 7:
+            stored = np.stack([rows.encoded(number % 5, view) for view in range(VIEWS)])
+            np.testing.assert_allclose(stored, live_rows(live, number), atol=1e-6)
+    found = audit(store, teachers=live, progress=False)
+    assert found.problems == () and len(found.cosines) == 2
+    assert "three" in [t.name for t in open_dataset(store, view_set="datacompdr").teachers]
+
+
+def test_what_a_live_teacher_cannot_ask_of_published_views_is_said(tmp_path):
+    store, live = tmp_path / "store", tiny_teacher("three", seed=3)
+    imported(tmp_path, [published(n) for n in range(12)], [downloaded(n) for n in range(12)])
+    source, before = tmp_path / "0/pictures", sorted((tmp_path / "store/columns").iterdir())
+    settings = {"teachers": live, "view_set": "datacompdr", "progress": False}
+    with pytest.raises(ValueError, match=r"was imported.*has 3 views.*ask for 10.*--num-views 3"):
+        reinforce(source, store, **settings)
+    with pytest.raises(ValueError, match=r"was imported.*no policy and no seed"):
+        reinforce(source, store, num_views=VIEWS, seed=1, **settings)
+    assert sorted((store / "columns").iterdir()) == before
+    # A shard whose import has not finished: the others are done.
+    (record,) = (store / "commits").glob("views-datacompdr*/00001.json")
+    record.unlink()
+    report = reinforce(source, store, num_views=VIEWS, **settings)
+    ((shard, said),) = report.failed.items()
+    assert shard == open_store(store).sources[1] and "`distill import`" in said
+    import_datacompdr(
+        source, tmp_path / "0/apple", store, num_views=VIEWS, teachers=teachers(), progress=False
+    )
+    report = reinforce(source, store, num_views=VIEWS, **settings)
+    assert (report.shards, report.shards_already_done, report.failed) == (3, 2, {})
+    assert audit(store, teachers=[live, *teachers()], progress=False).ok
 
 
 def test_the_store_says_what_it_is(tmp_path):

@@ -4,6 +4,7 @@ A million, in the slow test, are opened and read in time.
 """
 
 import hashlib
+import json
 import pickle
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from distill.testing import start
 from reinforced_data import open_dataset
 from reinforced_data.reading import order
 from reinforced_data.reading.order import SampleOrder, view_indices
@@ -105,27 +107,34 @@ def test_memory_grows_with_what_is_read(store):
     assert grown < 4 * ROWS * 8 + 8 * 50_000
 
 
+def make_and_measure(folder: str) -> None:
+    """In a process of its own: that of the tests checks the shapes of every call, which costs."""
+    torch.set_num_threads(1)
+    store = synthetic_store(
+        Path(folder) / "made",
+        num_shards=100,
+        shard_rows=10_000,
+        num_views=1,
+        embed_dim=768,
+        codec="int8",
+    )
+    Path(folder, "found.json").write_text(json.dumps(store_reading.measure(store)))
+
+
 @pytest.mark.slow
 def test_a_million_int8_rows_open_at_once_and_a_batch_costs_little():
-    """In float16 0.02 s and 8 to 9 ms were measured (benchmarks/results/store-reading.csv)."""
-    threads = torch.get_num_threads()
+    """In float16 0.02 s and 8 to 9 ms were measured (benchmarks/results/store-reading.csv).
+
+    All in processor time: by the clock it says how busy the machine is.
+    """
     with tempfile.TemporaryDirectory() as folder:  # pytest would keep three of 1.6 GB
-        store = synthetic_store(
-            Path(folder) / "made",
-            num_shards=100,
-            shard_rows=10_000,
-            num_views=1,
-            embed_dim=768,
-            codec="int8",
-        )
-        torch.set_num_threads(1)
-        try:
-            found = store_reading.measure(store)
-        finally:
-            torch.set_num_threads(threads)
+        process = start(make_and_measure, folder)
+        process.join()
+        assert process.exitcode == 0
+        found = json.loads(Path(folder, "found.json").read_text())
     assert (found["rows"], found["batch"]) == (1_000_000, 1024)
-    assert float(found["open_s"]) < 2
-    assert float(found["cpu_ms_p95"]) < 20
+    assert float(found["open_cpu_s"]) < 2, found
+    assert float(found["cpu_ms_p95"]) < 20, found
 
 
 def test_texts_and_numbers_of_odd_arrays():

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from distill.testing import end, start
+from distill.testing import end, signal_at, start
 from reinforced_data import ViewPolicy, audit, open_dataset, reinforce
 from reinforced_data.shard_walk import ShardWalk
 from reinforced_data.store.storage import Storage
@@ -80,7 +80,7 @@ def write(
     _log_attempts(log, slow)
     members = teachers()
     if signum:
-        _watch_system_calls(signum, event)
+        signal_at(signum, event, before=_halve if signum == signal.SIGKILL else None)
     # These are killed from outside, not by what they read: nothing stays in quarantine.
     reinforce(source, out, teachers=members, retry_quarantined=True, **SETTINGS)
 
@@ -98,32 +98,14 @@ def _log_attempts(log: str, slow: float) -> None:
     Storage.write = logged
 
 
-def _watch_system_calls(signum: int, event: int) -> None:
-    seen = 0
-
-    def watched(name: str) -> None:
-        original = getattr(os, name)
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            nonlocal seen
-            seen += 1
-            if seen == event:
-                if name == "fsync" and os.fstat(arguments[0]).st_size and signum == signal.SIGKILL:
-                    _halve(arguments[0])  # part of the file never reached the disk
-                os.kill(os.getpid(), signum)
-            return original(*arguments, **named)
-
-        setattr(os, name, call)
-
-    for name in ("fsync", "replace", "link"):
-        watched(name)
-
-
-def _halve(descriptor: int) -> None:
+def _halve(name: str, arguments: tuple[Any, ...]) -> None:
+    """Let a part of the file that is synced never have reached the disk."""
+    if name != "fsync" or not os.fstat(arguments[0]).st_size:
+        return
     try:
-        os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+        os.ftruncate(arguments[0], os.fstat(arguments[0]).st_size // 2)
     except OSError:
-        assert os.path.isdir(f"/proc/self/fd/{descriptor}"), "only a folder cannot be cut"
+        assert os.path.isdir(f"/proc/self/fd/{arguments[0]}"), "only a folder cannot be cut"
 
 
 def redone(log: Path) -> int:
