@@ -13,8 +13,8 @@ from rich.console import Console
 
 from distill.config import RunConfig
 from distill.demo.settings import DemoSettings, teacher_configs
+from distill.launching import Reinforcement, launch
 from distill.recipes.demo import GLYPH_VIEWS, teacher_precision
-from distill.reinforcing import Reinforcement, launch
 from distill.run_log import write_json
 from distill.side_by_side import finished_result, train_side_by_side
 from reinforced_data import caption, open_dataset, open_source, pack_glyphs

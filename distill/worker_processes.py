@@ -171,8 +171,11 @@ def _run(
     take_environment(environment)
     end_with_launcher()
 
+    one_at_a_time = threading.Lock()  # a captioner's threads have things to tell too
+
     def send(said: Any) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the launcher is gone, and nobody listens
+        # BrokenPipeError: the launcher is gone, and nobody listens.
+        with one_at_a_time, contextlib.suppress(BrokenPipeError):
             sender.send(said)
 
     try:

@@ -1,5 +1,6 @@
 """What one call of `reinforce` has to do, ready to be done shard by shard, by any launcher."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,8 +9,9 @@ from reinforced_data.codecs.names import DEFAULT_CODEC
 from reinforced_data.codecs.of_columns import check_codec
 from reinforced_data.plan import Plan, make_plan
 from reinforced_data.shard_pass import reinforce_shard
+from reinforced_data.shard_work import Counts
 from reinforced_data.source import expand_sources
-from reinforced_data.store.columns import DEFAULT
+from reinforced_data.store.columns import DEFAULT, Column
 from reinforced_data.store.layout import Store, create_store
 from reinforced_data.view_policy import ViewPolicy
 from teachers import Ensemble, Teacher
@@ -40,7 +42,7 @@ class ReinforceSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ReinforceWork:
-    """A store, the columns that are asked for, and how to write a shard of them.
+    """A store, the columns that are asked for, and how to write a shard of them (a `ShardWork`).
 
     Attributes:
         store: where to.
@@ -52,15 +54,21 @@ class ReinforceWork:
     plan: Plan
     batch_size: int
 
-    def done(self) -> set[int]:
-        """List the shards that every column has."""
-        return self.store.done_in_all(self.plan.columns)
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What is written."""
+        return self.plan.columns
+
+    @property
+    def needs(self) -> tuple[Column, ...]:
+        """What a shard has to have before: the source has it all."""
+        return ()
 
     def shard(
         self,
         shard: int,
         between_batches: Callable[[], None],
-        on_sample: Callable[[int], None] = lambda size: None,
+        on_sample: Callable[[int], None],
     ) -> bool:
         """Write a shard; see `reinforce_shard`."""
         return reinforce_shard(
@@ -71,6 +79,13 @@ class ReinforceWork:
             on_sample=on_sample,
             between_batches=between_batches,
         )
+
+    def take_counts(self) -> Counts:
+        """Return nothing: all that is told of is in the commits."""
+        return Counter()
+
+    def warn_by(self, tell: Callable[[str], None]) -> None:
+        """There is nothing to warn of."""
 
 
 def make_reinforce_work(

@@ -4,37 +4,22 @@ The unit is (column, shard). The same command resumes; several processes may run
 machine or many: a rank only says where in the list of shards each one begins (ranks.py).
 """
 
-import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 from reinforced_data.codecs.names import DEFAULT_CODEC
+from reinforced_data.in_process import work_here
 from reinforced_data.reinforce_report import ReinforceReport, report_on
-from reinforced_data.reinforce_work import (
-    ReinforceSettings,
-    ReinforceWork,
-    make_reinforce_work,
-)
-from reinforced_data.shard_walk import Walked, walk_shards
-from reinforced_data.stop_signals import Interrupted, StopSignals
-from reinforced_data.store.attempts import Attempts, job_of
+from reinforced_data.reinforce_work import ReinforceSettings, make_reinforce_work
+from reinforced_data.shard_walk import Walked
+from reinforced_data.shard_work import tidy_up
 from reinforced_data.store.columns import DEFAULT, Column
 from reinforced_data.store.layout import Store
-from reinforced_data.store.leftovers import remove_leftovers
 from reinforced_data.views import ViewPolicy
 from teachers import Ensemble, Teacher
 
-__all__ = ["ReinforceReport", "conclude", "reinforce", "stopped"]
+__all__ = ["ReinforceReport", "conclude", "reinforce"]
 
 
 def reinforce(
@@ -95,93 +80,16 @@ def reinforce(
         attention=attention,
     )
     work = make_reinforce_work(source, out, teachers, settings)
-    already = work.done()
-    attempts = Attempts(work.store.storage, job_of(work.plan.columns))
-    if retry_quarantined:
-        attempts.forget_the_dead(attempts.quarantined())
-    walked = _run(work, attempts, already, progress)
-    return conclude(
-        work.store, work.plan.columns, already=len(already), walked=walked, started=started
+    already, walked = work_here(
+        work, "reinforce", retry_quarantined=retry_quarantined, progress=progress
     )
+    return conclude(work.store, work.columns, already=already, walked=walked, started=started)
 
 
 def conclude(
     store: Store, columns: Sequence[Column], *, already: int, walked: Walked, started: float
 ) -> ReinforceReport:
     """Tidy a store up after the work on these columns, and count; raises as `report_on`."""
-    Attempts(store.storage, job_of(columns)).forget_the_dead(store.done_in_all(columns))
-    remove_leftovers(store)
+    tidy_up(store, columns)
     seconds = time.perf_counter() - started
     return report_on(store, columns, already=already, walked=walked, seconds=seconds)
-
-
-def _run(work: ReinforceWork, attempts: Attempts, already: set[int], progress: bool) -> Walked:
-    with StopSignals() as signals, _Bar(work.store, already, progress) as bar:
-
-        def stop_if_told() -> None:
-            if signals.received:
-                done = len(work.done())
-                raise stopped(work.store, signals.received, f"{done} of {work.store.num_shards}")
-
-        def do(shard: int, between_batches: Callable[[], None]) -> bool:
-            return work.shard(shard, between_batches, bar.sample)
-
-        return walk_shards(
-            work.store,
-            attempts,
-            already,
-            do,
-            stop_if_told=stop_if_told,
-            left_behind=bar.shard_done,
-            look=work.done,
-        )
-
-
-def stopped(store: Store, signum: int, how_far: str) -> Interrupted:
-    """Word what a stop signal has come to."""
-    return Interrupted(
-        f"stopped by {signal.Signals(signum).name} with {how_far} shards done in {store.name}; "
-        "the same command goes on from there",
-        128 + signum,
-    )
-
-
-class _Bar:
-    """Progress by source bytes, which are known beforehand; samples are not."""
-
-    def __init__(self, store: Store, done: set[int], enabled: bool) -> None:
-        self._store = store
-        self._samples = 0
-        self._started = time.perf_counter()
-        self._before = 0
-        self._console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("reinforce"),
-            BarColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not enabled,
-        )
-        total = sum(size for shard, size in enumerate(store.source_bytes) if shard not in done)
-        self._task = self._progress.add_task("", total=total, rate="")
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def sample(self, size: int) -> None:
-        self._samples += 1
-        rate = self._samples / (time.perf_counter() - self._started)
-        # What is not image (headers, texts) is made up for when the shard is done.
-        self._progress.update(self._task, advance=size, rate=f"{rate:,.0f} samples/s")
-
-    def shard_done(self, shard: int, left_out: str | None) -> None:
-        self._before += self._store.source_bytes[shard]
-        self._progress.update(self._task, completed=self._before)
-        if left_out is not None:
-            self._console.print(f"skipped: {left_out}", style="yellow", markup=False)

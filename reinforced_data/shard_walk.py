@@ -8,16 +8,16 @@ quarantined, when three workers have died at it (see attempts.py).
 import math
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal
 
 from reinforced_data.ranks import rank_and_world_size
+from reinforced_data.shard_work import Counts, ShardWork, done_in
 from reinforced_data.source import BrokenShard
 from reinforced_data.store.attempts import Attempts, is_quarantined, quarantine_text
-from reinforced_data.store.layout import Store
 
 _LOOK_AGAIN_SECONDS = 0.5
 # At the most often; more seldom where a look takes long.
@@ -147,11 +147,13 @@ class Walked:
         written: shards that this process has done, and no other at the same time.
         failed: source shard -> why it could not be read.
         quarantined: source shard -> who died at it.
+        counts: what the work has counted, as far as whoever did it lived to tell.
     """
 
     written: set[int] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     quarantined: dict[str, str] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counter)
 
     def note(self, shard: int, source: str, tried: Tried) -> None:
         """Keep what came of a shard."""
@@ -164,31 +166,37 @@ class Walked:
 
 
 def walk_shards(
-    store: Store,
+    work: ShardWork,
     attempts: Attempts,
-    done: Collection[int],
-    work: Callable[[int, Callable[[], None]], bool],
+    already: Collection[int],
+    waiting: Collection[int],
     *,
+    on_sample: Callable[[int], None],
     stop_if_told: Callable[[], None],
     left_behind: Callable[[int, str | None], None],
-    look: Callable[[], Collection[int]] | None = None,
 ) -> Walked:
-    """Do `work` on every shard that is not done.
+    """Do every shard that is not done and can be.
 
     Args:
-        store: whose shards.
+        work: what to do.
         attempts: those of this job.
-        done: shards to leave out.
-        work: called with the shard and with what it has to call between batches; returns False
-            when another process was at the shard too.
+        already: shards that are done.
+        waiting: shards that cannot be done yet.
+        on_sample: see `ShardWork`.
         stop_if_told: raises when the work is to stop.
         left_behind: called with a shard that is done with, and why it is left out, or None.
-        look: asks which shards are to be left out by now.
     """
-    walk, walked = ShardWalk(store.num_shards, done, look=look), Walked()
+    store, walked = work.store, Walked()
+    walk = ShardWalk(
+        store.num_shards,
+        {*already, *waiting},
+        look=lambda: done_in(work).union(waiting),
+    )
     for shard in walk:
         stop_if_told()
-        tried = try_shard(store, attempts, shard, work, stop_if_told, share=not walk.first_round)
+        tried = try_shard(
+            work, attempts, shard, on_sample, stop_if_told, share=not walk.first_round
+        )
         if tried.outcome == "taken":
             walk.put_off(shard)
             if not walk.first_round:
@@ -202,27 +210,27 @@ def walk_shards(
 
 
 def try_shard(
-    store: Store,
+    work: ShardWork,
     attempts: Attempts,
     shard: int,
-    work: Callable[[int, Callable[[], None]], bool],
+    on_sample: Callable[[int], None],
     stop_if_told: Callable[[], None],
     *,
     share: bool,
 ) -> Tried:
-    """Do `work` on one shard, if a place there can be had.
+    """Do one shard, if a place there can be had.
 
     Args:
-        store: whose shard.
+        work: what to do.
         attempts: those of this job.
         shard: which.
-        work: see `walk_shards`.
+        on_sample: see `ShardWork`.
         stop_if_told: raises when the work is to stop.
         share: take a place also where another has one, or has died.
     """
     at_it = attempts.of(shard)
     if is_quarantined(at_it):
-        return Tried("quarantined", quarantine_text(shard, store.sources[shard], at_it))
+        return Tried("quarantined", quarantine_text(shard, work.store.sources[shard], at_it))
     place = attempts.take(shard) if share or not at_it else None
     if place is None:
         return Tried("taken")
@@ -233,7 +241,7 @@ def try_shard(
 
     try:
         with place:
-            alone = work(shard, between_batches)
+            alone = work.shard(shard, between_batches, on_sample)
     except BrokenShard as error:
         return Tried("failed", str(error))
     attempts.forget_the_dead([shard])

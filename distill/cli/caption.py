@@ -1,20 +1,21 @@
 """`distill caption`: add a set of written captions to a reinforced dataset, or embed one."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
 
 from distill.cli.data import QUARANTINED, how_much, print_skipped
+from distill.cli.launcher_arguments import LauncherArguments
 from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
 from teachers.captioners.settings import CaptionerSettings
 
 if TYPE_CHECKING:
+    from distill.launching import Captioning
     from reinforced_data import CaptionReport
-    from teachers import Captioner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,32 +61,16 @@ class Caption:
     settings: Annotated[CaptionerSettings, tyro.conf.arg(name="")] = field(
         default_factory=CaptionerSettings
     )
+    by: Annotated[LauncherArguments, tyro.conf.arg(name="")] = field(
+        default_factory=LauncherArguments
+    )
 
 
 def run(arguments: Sequence[str], console: Console) -> Outcome:
-    """Load captioner and teachers, write, print the counts; exit code 3 when something is left."""
+    """Write captions, print the counts; exit code 3 when something is left."""
     asked = parse(Caption, "caption", arguments)
-    from distill.model_loading import load_model
-    from reinforced_data import caption
-    from reinforced_data.ranks import own_device
-    from teachers import load_teacher
-
-    captioner = _captioner(asked)
-    specs = {*asked.teachers, *([asked.score_teacher] if asked.score_teacher else [])}
-    device = own_device(asked.teacher_device)
-    live = {spec: load_teacher(load_model(spec, asked.teacher_precision, device)) for spec in specs}
-    report = caption(
-        asked.store,
-        captioner,
-        name=asked.name,
-        num_captions=asked.num_captions,
-        seed=asked.seed,
-        min_words=asked.min_words,
-        max_words=asked.max_words,
-        min_score=asked.min_score,
-        score_teacher=live[asked.score_teacher] if asked.score_teacher else None,
-        teachers=[live[spec] for spec in asked.teachers],
-        batch_size=asked.batch_size,
+    report = asked.by.launch(
+        _captioning(asked),
         retry_quarantined=asked.retry_quarantined,
         progress=not console.quiet,
     )
@@ -94,21 +79,34 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     return Outcome(values=asdict(report), exit_code=QUARANTINED if incomplete else 0)
 
 
-def _captioner(asked: Caption) -> "Captioner | None":
-    from reinforced_data.ranks import own_device
-    from teachers import load_captioner
+def _captioning(asked: Caption) -> "Captioning":
+    from distill.launching import Captioning
+    from reinforced_data.captions.filters import LengthBounds
+    from reinforced_data.captions.settings import CaptionSettings
 
-    if asked.captioner is not None:
-        device = asked.settings.device
-        own = None if device is None else own_device(device)
-        return load_captioner(asked.captioner, replace(asked.settings, device=own))
     given = [name for name, value in asdict(asked.settings).items() if value is not None]
-    if given:
+    if given and asked.captioner is None:
         raise ValueError(
             f"{', '.join(given)} say how a captioner writes, and none is given: --captioner SPEC "
             "(distill list captioners)"
         )
-    return None
+    return Captioning(
+        out=asked.store,
+        captioner=asked.captioner,
+        captioner_settings=asked.settings,
+        score_teacher=asked.score_teacher,
+        teachers=asked.teachers,
+        precision=asked.teacher_precision,
+        teacher_device=asked.teacher_device,
+        settings=CaptionSettings(
+            name=asked.name,
+            num_captions=asked.num_captions,
+            seed=asked.seed,
+            bounds=LengthBounds(min_words=asked.min_words, max_words=asked.max_words),
+            min_score=asked.min_score,
+            batch_size=asked.batch_size,
+        ),
+    )
 
 
 def _print(report: "CaptionReport", store: str, console: Console) -> None:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
+from distill.cli.launcher_arguments import LauncherArguments
 from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse
 from reinforced_data.codecs.names import DEFAULT_CODEC, CodecName
 from reinforced_data.view_policy import ViewPolicy
 
 if TYPE_CHECKING:
-    from distill.reinforcing import Reinforcement
+    from distill.launching import Reinforcement
     from reinforced_data import CaptionReport, ImportReport, ReinforceReport
 
 QUARANTINED = 3
@@ -41,13 +42,6 @@ class Reinforce:
             that drop patches (docs/tokens.md); also beside embeddings that are there already.
         device: where the teachers run; of several processes on a machine, each takes its own cuda.
         retry_quarantined: try shards again at which three workers died.
-        launcher: in-process; processes: several here, a dead one is replaced; ray: a cluster.
-            docs/launchers.md has these, accelerate and Slurm.
-        workers: how many processes, by default one a GPU or core; or how many Ray workers are
-            asked for at once, by default as many as the cluster has room for.
-        address: of the Ray cluster; by default RAY_ADDRESS, else this machine alone.
-        cpus_per_worker: what Ray sets aside for one.
-        gpus_per_worker: the same; by default 1 where the device is cuda, else 0.
     """
 
     source: Annotated[str, tyro.conf.Positional]
@@ -64,28 +58,16 @@ class Reinforce:
     attention: str | None = None
     device: str = "cpu"
     retry_quarantined: bool = False
-    launcher: Literal["in-process", "processes", "ray"] = "in-process"
-    workers: int | None = None
-    address: str | None = None
-    cpus_per_worker: float = 1.0
-    gpus_per_worker: float | None = None
+    by: Annotated[LauncherArguments, tyro.conf.arg(name="")] = field(
+        default_factory=LauncherArguments
+    )
 
 
 def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
     """Load the teachers, write, print the counts."""
     asked = parse(Reinforce, "reinforce", arguments)
-    from distill.reinforcing import Cluster, launch
-
-    gpus = float(asked.launcher == "ray" and asked.device.startswith("cuda"))
-    report = launch(
+    report = asked.by.launch(
         _reinforcement(asked),
-        asked.launcher,
-        workers=asked.workers,
-        cluster=Cluster(
-            address=asked.address,
-            cpus=asked.cpus_per_worker,
-            gpus=gpus if asked.gpus_per_worker is None else asked.gpus_per_worker,
-        ),
         retry_quarantined=asked.retry_quarantined,
         progress=not console.quiet,
     )
@@ -115,7 +97,7 @@ def how_much(report: "ReinforceReport | CaptionReport | ImportReport") -> str:
 
 
 def _reinforcement(asked: Reinforce) -> "Reinforcement":
-    from distill.reinforcing import Reinforcement
+    from distill.launching import Reinforcement
     from reinforced_data.reinforce_work import ReinforceSettings
 
     return Reinforcement(

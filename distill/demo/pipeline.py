@@ -23,8 +23,8 @@ from distill.demo.settings import (
     student_configs,
     teacher_configs,
 )
+from distill.launching import Reinforcement, launch
 from distill.recipes.demo import GLYPH_VIEWS, teacher_precision
-from distill.reinforcing import Reinforcement, launch
 from distill.report import ReportData, print_rows, write_report, write_report_json
 from distill.samples import real_samples
 from distill.side_by_side import finished_result, train_side_by_side

@@ -22,13 +22,14 @@ from reinforced_data.auditing.repairing_captions import (
     IMPORTED,
     is_written,
     plan_of_set,
-    redo_captions,
     redo_text_rows,
     rows_of_set,
 )
 from reinforced_data.auditing.repairing_store import RepairStore
 from reinforced_data.auditing.sources import choose_rows, read_pictures
 from reinforced_data.auditing.teachers import replay_column
+from reinforced_data.captions.caption_work import CaptionWork
+from reinforced_data.captions.plan import CaptionPlan
 from reinforced_data.plan import Plan, TeacherColumns
 from reinforced_data.resampling import check_render_version
 from reinforced_data.shard_pass import reinforce_shard
@@ -174,7 +175,7 @@ class _Repair:
                     "of then"
                 )
         elif is_written(column):
-            plan = plan_of_set(self.store, column, self.captioners, self.teachers)
+            plan = self._plan_of_set(column)
             why = plan if isinstance(plan, str) else ""
         elif kind == "views" and not {"policy", "seed"} <= identity.keys():
             why = IMPORTED
@@ -264,15 +265,18 @@ class _Repair:
             )
         for column in sorted(damaged, key=is_written, reverse=True):  # texts before their rows
             if (column.name, shard) in self.store.damaged and is_written(column):
-                plan = plan_of_set(self.store, column, self.captioners, self.teachers)
+                plan = self._plan_of_set(column)
                 assert not isinstance(plan, str)
-                redo_captions(self.store, plan, shard, self.batch_size, bar.check)
+                CaptionWork(self.store, plan).shard(shard, bar.check, lambda size: None)
             elif (column.name, shard) in self.store.damaged:
                 teacher, captions = self._teacher(column), columns[column.identity["hangs_on"]]
                 assert column.kind == "text_embeddings" and teacher is not None
                 batch = self.batch_size
                 redo_text_rows(self.store, column, captions, shard, teacher, batch, bar.check)
             bar.step()
+
+    def _plan_of_set(self, captions: Column) -> CaptionPlan | str:
+        return plan_of_set(self.store, captions, self.captioners, self.teachers, self.batch_size)
 
     def _plan(self, columns: Iterable[Column], views: Column, damaged: list[Column]) -> Plan:
         identity = views.identity

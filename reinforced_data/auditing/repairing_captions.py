@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from reinforced_data.captions.filters import LengthBounds
 from reinforced_data.captions.plan import CaptionPlan, make_caption_plan
-from reinforced_data.captions.shard_pass import CaptionPass
+from reinforced_data.captions.settings import CaptionSettings
 from reinforced_data.codecs.of_columns import codec_of
 from reinforced_data.embedded_texts import captions_unit, embed_captions
 from reinforced_data.store.column_rows import IndexRows
@@ -41,6 +41,7 @@ def plan_of_set(
     captions: Column,
     captioners: Sequence[Captioner],
     teachers: Sequence[ClipModel],
+    batch_size: int,
 ) -> CaptionPlan | str:
     """Return how to write a set's shards again, or what stands in the way."""
     identity = captions.identity
@@ -67,22 +68,17 @@ def plan_of_set(
     return make_caption_plan(
         store,
         captioner,
-        name=identity["set"],
-        num_captions=identity["num_captions"],
-        seed=identity["seed"],
-        bounds=LengthBounds(min_words=identity["min_words"], max_words=identity["max_words"]),
-        min_score=None if score is None else score["min_score"],
+        CaptionSettings(
+            name=identity["set"],
+            num_captions=identity["num_captions"],
+            seed=identity["seed"],
+            bounds=LengthBounds(min_words=identity["min_words"], max_words=identity["max_words"]),
+            min_score=None if score is None else score["min_score"],
+            batch_size=batch_size,
+        ),
         score_teacher=None if score is None else given[score["teacher_fingerprint"]],
         teachers=(),
     )
-
-
-def redo_captions(
-    store: Store, plan: CaptionPlan, shard: int, batch_size: int, between: Callable[[], None]
-) -> None:
-    """Ask the captioner about a shard again; raises as `CaptionPass.run` does."""
-    work = CaptionPass(store=store, plan=plan, batch_size=batch_size, on_samples=lambda count: None)
-    work.run(shard, between)
 
 
 def redo_text_rows(

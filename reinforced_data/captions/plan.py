@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reinforced_data.captions.filters import LengthBounds, Scorer
+from reinforced_data.captions.filters import Scorer
+from reinforced_data.captions.settings import CaptionSettings
 from reinforced_data.codecs.of_columns import codebook_path
 from reinforced_data.codecs.product_quantization import NUM_BYTES
 from reinforced_data.plan import check_same_settings
@@ -40,7 +41,8 @@ class CaptionPlan:
         seen: the stored set that the captioner reads beside the originals, or None.
         texts: teachers with the columns of their rows for it.
         captioner: who writes; None where the set is only embedded.
-        num_captions, seed, bounds, scorer: see `caption`.
+        scorer: the filter by score, or None.
+        settings: of the call.
     """
 
     index: Column
@@ -49,24 +51,23 @@ class CaptionPlan:
     seen: Column | None
     texts: tuple[tuple[ClipModel, Column], ...]
     captioner: Captioner | None
-    num_captions: int
-    seed: int
-    bounds: LengthBounds
     scorer: Scorer | None
+    settings: CaptionSettings
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """What this call writes, in order."""
         return (self.captions, *(column for _, column in self.texts))
 
-    def ready(self, store: Store) -> set[int]:
-        """The shards that have all that is read for the set."""
+    @property
+    def needs(self) -> tuple[Column, ...]:
+        """What a shard has to have before."""
         needs = [self.index, self.originals, *([self.scorer.image] if self.scorer else [])]
         if self.captioner is None:
             needs.append(self.captions)
         if self.seen is not None:
             needs.append(self.seen)
-        return set.intersection(*(store.done(column) for column in needs))
+        return tuple(needs)
 
 
 def caption_seed(seed: int, key: str) -> int:
@@ -78,12 +79,8 @@ def caption_seed(seed: int, key: str) -> int:
 def make_caption_plan(
     store: Store,
     captioner: Captioner | None,
+    settings: CaptionSettings,
     *,
-    name: str,
-    num_captions: int,
-    seed: int,
-    bounds: LengthBounds,
-    min_score: float | None,
     score_teacher: ClipModel | None,
     teachers: Sequence[ClipModel],
 ) -> CaptionPlan:
@@ -93,18 +90,19 @@ def make_caption_plan(
         ValueError: the name is none, the store has another set of this name, or none where it
             is only to be embedded, or a teacher has no column in the store.
     """
+    name = settings.name
     _check_name(name)
     index, originals = _source_columns(store)
-    scorer = _scorer(store, score_teacher, min_score) if score_teacher is not None else None
+    scorer = None if score_teacher is None else _scorer(store, score_teacher, settings.min_score)
     seen = _seen(store, captioner, name)
     if captioner is None:
         captions = find_set(store, name)
     else:
         identity = {
             "set": name,
-            **_written_by(captioner, num_captions, seed),
-            "min_words": bounds.min_words,
-            "max_words": bounds.max_words,
+            **_written_by(captioner, settings),
+            "min_words": settings.bounds.min_words,
+            "max_words": settings.bounds.max_words,
             "score": None if scorer is None else _scored_by(scorer),
             "originals": originals.name,
             "hangs_on": index.name,
@@ -127,10 +125,8 @@ def make_caption_plan(
         seen=seen,
         texts=tuple(texts),
         captioner=captioner,
-        num_captions=num_captions,
-        seed=seed,
-        bounds=bounds,
         scorer=scorer,
+        settings=settings,
     )
 
 
@@ -158,12 +154,12 @@ def _seen(store: Store, captioner: Captioner | None, name: str) -> Column | None
     return find_set(store, reads)
 
 
-def _written_by(captioner: Captioner, num_captions: int, seed: int) -> dict[str, Any]:
+def _written_by(captioner: Captioner, settings: CaptionSettings) -> dict[str, Any]:
     return {
         "captioner": captioner.name,
         "captioner_fingerprint": captioner.fingerprint,
-        "num_captions": num_captions,
-        "seed": seed,
+        "num_captions": settings.num_captions,
+        "seed": settings.seed,
     }
 
 

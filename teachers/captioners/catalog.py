@@ -4,6 +4,7 @@ To add one: a module in this folder, a function `(what follows the colon, settin
 that imports it, and a line in `CAPTIONERS`.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _SAMPLING = ("temperature", "top_p", "max_tokens")
 _WEIGHTS = ("precision", "device")
+# What a folder may follow.
+_FOLDERS = ("coca", "transformers", "local-dir")
 # The settings that decide how a source of texts writes, and those that say where it runs.
 _USED: dict[str, tuple[str, ...]] = {
     "rules": (),
@@ -180,6 +183,17 @@ def load_captioner(spec: str, settings: CaptionerSettings = CaptionerSettings())
     if ":" in entry.form and not what:
         raise ValueError(f"captioner {name!r} does not say which: {entry.form} ({entry.summary})")
     return entry.load(what, settings)
+
+
+def absolute_captioner(spec: str) -> str:
+    """Return the same specification, a model's folder in it by its absolute path."""
+    return ",".join(map(_absolute, spec.split(",")))
+
+
+def _absolute(part: str) -> str:
+    kind, colon, place = part.rpartition(":")
+    local = kind.rpartition(":")[2] in _FOLDERS and os.path.isdir(place)
+    return f"{kind}{colon}{os.path.abspath(place)}" if local else part
 
 
 def refuse_settings(name: str, settings: CaptionerSettings, *, used: tuple[str, ...]) -> None:

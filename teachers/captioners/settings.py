@@ -18,7 +18,8 @@ class CaptionerSettings:
         max_tokens: new tokens per caption, at most.
         precision: of the weights.
         device: where it runs.
-        concurrency: requests under way at once, for a server.
+        concurrency: requests under way at once, for a server; of each process that asks it, so
+            with several workers it is theirs times as many.
     """
 
     prompt: str | None = None

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distill.cli import main
-from distill.model_loading import load_model
+from distill.model_loading import load_frozen
 from reinforced_data.store.attempts import Attempts
 from reinforced_data.store.storage import Storage
 from reinforced_data.testing import TOKENIZER, sample, write_source
@@ -133,14 +133,14 @@ def test_each_process_has_its_own_gpu(place, capsys, monkeypatch):
         devices["captioner"] = settings.device
         return RuleCaptioner()
 
-    def model(spec, precision, device):
+    def teacher(spec, precision, device):
         devices["teacher"] = device
-        return load_model(spec, precision, "cpu")
+        return load_frozen(spec, precision, "cpu")
 
     monkeypatch.setenv("LOCAL_RANK", "3")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr("teachers.load_captioner", captioner)
-    monkeypatch.setattr("distill.model_loading.load_model", model)
+    monkeypatch.setattr("distill.launching.captioning.load_captioner", captioner)
+    monkeypatch.setattr("distill.model_loading.load_frozen", teacher)
     command = ["caption", place / "store", "--name", "own-gpu", "--captioner", "rules"]
     command += ["--teachers", place / "teacher", "--device", "cuda", "--teacher-device", "cuda"]
     assert run(capsys, *command)[0] == 0

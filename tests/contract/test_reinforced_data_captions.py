@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reinforced_data import audit, caption, open_dataset, reinforce
-from reinforced_data.captions import shard_pass
+from reinforced_data.captions import caption_work
 from reinforced_data.captions.plan import caption_seed
 from reinforced_data.codecs.of_columns import codec_of
 from reinforced_data.store.column_rows import ImageRows, TextRows
@@ -89,7 +89,9 @@ def test_the_next_batch_is_decoded_while_the_captioner_works(tmp_path, monkeypat
     write_source(tmp_path / "source", 60, samples_per_shard=60)
     reinforce(tmp_path / "source", tmp_path / "store", teachers=(), num_views=1, **QUIET)
     decoded = []
-    monkeypatch.setattr(shard_pass, "decode_image", lambda data: decoded.append(data) or picture(0))
+    monkeypatch.setattr(
+        caption_work, "decode_image", lambda data: decoded.append(data) or picture(0)
+    )
 
     def say(request):
         if request.key == "0000":

@@ -6,9 +6,16 @@ from dataclasses import asdict
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from reinforced_data import Cluster, ViewPolicy, caption, open_dataset, reinforce, simulate
+from reinforced_data import (
+    Cluster,
+    ViewPolicy,
+    caption,
+    open_dataset,
+    reinforce,
+    shard_walk,
+    simulate,
+)
 from reinforced_data.auditing.sources import check_sources
-from reinforced_data.captions import captioning
 from reinforced_data.planning import request_counts
 from reinforced_data.planning.request_counts import Requests, StoreShape
 from reinforced_data.store import counting, many_commits
@@ -130,28 +137,29 @@ def test_training_begins_with_what_the_model_says(sent, monkeypatch):
         assert open_dataset("memory://store").num_samples
 
 
-def test_captions_of_a_large_store_read_no_record_before_the_work(sent, monkeypatch):
+def test_captions_read_no_record_before_the_work(sent, monkeypatch):
     """And ask again what is done when their own shards are."""
     write()
-    monkeypatch.setattr(captioning, "COUNTED_SHARDS", 8)
-    asked, looks, read, walk = [], [], MemoryFileSystem.cat_file, captioning.walk_shards
+    asked, looks, read, walk = [], [], MemoryFileSystem.cat_file, shard_walk.ShardWalk
 
     def reading(self, path, *arguments, **options):
         asked.append(path)
         return read(self, path, *arguments, **options)
 
-    def walking(*arguments, look, **options):
+    def walking(num_shards, done, *, look):
         assert asked and not [path for path in asked if "/commits/" in path]
-        looks.append(look())
-        walked = walk(*arguments, look=look, **options)
-        looks.append(look())
-        return walked
+
+        def looking():
+            looks.append(look())
+            return looks[-1]
+
+        return walk(num_shards, done, look=looking)
 
     monkeypatch.setattr(MemoryFileSystem, "cat_file", reading)
-    monkeypatch.setattr(captioning, "walk_shards", walking)
+    monkeypatch.setattr(shard_walk, "ShardWalk", walking)
     report = caption("memory://store", RuleCaptioner(), name="new", progress=False)
     assert report.shards == SHARDS
-    assert looks == [set(), set(range(SHARDS))]
+    assert looks == [set(range(SHARDS))]
 
 
 def test_an_audit_lists_the_source_and_names_what_is_gone(sent):

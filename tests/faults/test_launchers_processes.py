@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from distill.cli import main
-from distill.reinforcing import Reinforcement, launch
+from distill.launching import Reinforcement, launch
 from distill.testing import start, workers_of
 from reinforced_data import audit
 from reinforced_data.testing import contents, pids_at, wait_until, write_source

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from distill.cli import main
-from distill.reinforcing import Cluster, Reinforcement, launch
-from distill.reinforcing.ray_worker import ReinforceWorker
+from distill.launching import Cluster, Reinforcement, launch
+from distill.launching.ray_worker import ShardWorker
 from distill.testing import start
 from reinforced_data import ViewPolicy, audit
 from reinforced_data.reinforce_work import ReinforceSettings
@@ -70,7 +70,7 @@ def test_a_worker_that_does_not_see_the_store_says_so(tmp_path):
     write_source(tmp_path / "source", 3)
     asked = Reinforcement(source=str(tmp_path / "source"), out=str(tmp_path / "elsewhere"))
     with pytest.raises(ValueError, match="where every machine sees it"):
-        ReinforceWorker("ray-1", asked).begin()
+        ShardWorker("ray-1", asked).begin()
     assert not (tmp_path / "elsewhere").exists()
 
 

@@ -1,4 +1,4 @@
-"""One pass over one shard for a caption set: ask the captioner, filter, write, embed.
+"""The work of one call of `caption`, shard by shard: ask the captioner, filter, write, embed.
 
 Requests go out in batches with fixed boundaries, and each carries a seed of its own, so that a
 shard done again is an equal shard as far as the captioner's arithmetic is.
@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 
 import pyarrow as pa
@@ -19,12 +18,14 @@ from reinforced_data.captions.plan import CaptionPlan, caption_seed
 from reinforced_data.codecs.of_columns import codec_of
 from reinforced_data.embedded_texts import captions_unit, check_first_rows, embed_captions
 from reinforced_data.preparing import in_threads
+from reinforced_data.shard_work import Counts
 from reinforced_data.source import Sample, decode_image, scan_shard
 from reinforced_data.store.column_rows import IndexRows, captions_batch
 from reinforced_data.store.columns import Column
 from reinforced_data.store.commits import Skipped
 from reinforced_data.store.layout import Store
 from teachers import CaptionRequest, ClipModel
+from teachers.captioners.retries import retries_of
 
 Texts = list[tuple[str, ...] | None]
 
@@ -32,37 +33,76 @@ Texts = list[tuple[str, ...] | None]
 _ENOUGH_TO_JUDGE = 4
 
 
-@dataclass(kw_only=True)
-class CaptionPass:
-    """What stays the same from shard to shard.
+class CaptionWork:
+    """A store, the columns that are asked for, and how to write a shard of them (a `ShardWork`).
 
     Attributes:
         store, plan: where to, and what.
-        batch_size: samples per call of the captioner, texts per call of a teacher.
-        on_samples: called with how many more samples were asked about.
-        written: captions written by this process.
-        dropped: texts that the filters dropped, by reason.
     """
 
-    store: Store
-    plan: CaptionPlan
-    batch_size: int
-    on_samples: Callable[[int], None]
-    _between_batches: Callable[[], None] = field(default=lambda: None, init=False)
-    written: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
+    def __init__(self, store: Store, plan: CaptionPlan) -> None:
+        """Count from nothing."""
+        self.store, self.plan = store, plan
+        self._batch_size = plan.settings.batch_size
+        self._between_batches: Callable[[], None] = lambda: None
+        self._on_sample: Callable[[int], None] = lambda size: None
+        self._written = 0
+        self._dropped = Counter[str]()
+        self._retries = retries_of(plan.captioner)
+        self._taken = self._counts()
 
-    def run(self, shard: int, between_batches: Callable[[], None]) -> bool:
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What is written."""
+        return self.plan.columns
+
+    @property
+    def needs(self) -> tuple[Column, ...]:
+        """What a shard has to have before."""
+        return self.plan.needs
+
+    def warn_by(self, tell: Callable[[str], None]) -> None:
+        """Have it told when a captioner's server is asked again."""
+        for retries in self._retries:
+            retries.tell = tell
+
+    def take_counts(self) -> Counts:
+        """Return what was counted since this was asked last.
+
+        By kind and reason: the captions `written`, the texts `dropped` by the filters, the
+        requests that had to be sent again (`retries`).
+        """
+        counts = self._counts()
+        new, self._taken = counts - self._taken, counts
+        return new
+
+    def _counts(self) -> Counts:
+        found = Counter({("written", ""): self._written})
+        for reason, count in self._dropped.items():
+            found["dropped", reason] = count
+        for retries in self._retries:
+            for reason, count in retries.counts.items():
+                found["retries", reason] += count
+        return found
+
+    def shard(
+        self,
+        shard: int,
+        between_batches: Callable[[], None],
+        on_sample: Callable[[int], None],
+    ) -> bool:
         """Write the units of a shard that are missing; False when another process was at it too.
 
         Args:
             shard: which.
             between_batches: called where the work may stop, which it does when this raises.
+            on_sample: called with the bytes of the image of each sample that was asked about.
 
         Raises:
             BrokenShard: the source shard is truncated or not a tar.
             ValueError: the source shard has changed, or the captioner gives nothing usable at all.
         """
+        self._on_sample = on_sample
         self._between_batches = between_batches
         plan, store = self.plan, self.store
         missing = {c.name for c in plan.columns if store.commit(c, shard) is None}
@@ -83,11 +123,13 @@ class CaptionPass:
         answers, empty = self._ask(shard, index, originals)
         kept: list[list[str]] = []
         for texts, known in zip(answers, originals, strict=True):
-            kept.append(choose_texts(texts, known or (), self.plan.bounds, self.dropped))
+            kept.append(choose_texts(texts, known or (), self.plan.settings.bounds, self._dropped))
         if self.plan.scorer is not None:
-            kept = self.plan.scorer.drop_low(self.store, shard, kept, self.batch_size, self.dropped)
+            kept = self.plan.scorer.drop_low(
+                self.store, shard, kept, self._batch_size, self._dropped
+            )
         self._check_first(shard, index, kept)
-        self.written += sum(map(len, kept))
+        self._written += sum(map(len, kept))
         reasons = [
             None if texts or not valid else "no-caption" if none else "all-captions-dropped"
             for texts, valid, none in zip(kept, index.valid, empty, strict=True)
@@ -99,11 +141,11 @@ class CaptionPass:
         self, shard: int, index: IndexRows, originals: Texts
     ) -> tuple[list[list[str]], list[bool]]:
         """Return the captioner's texts for each row, and whether it had none to say."""
-        captioner, limit = self.plan.captioner, self.plan.num_captions
+        captioner, limit = self.plan.captioner, self.plan.settings.num_captions
         assert captioner is not None
         answers: list[list[str]] = [[] for _ in index.keys]
         with contextlib.closing(self._requests(shard, index, originals)) as asked:
-            while batch := list(islice(asked, self.batch_size)):
+            while batch := list(islice(asked, self._batch_size)):
                 self._between_batches()
                 found = captioner.caption([request for _, request in batch], limit)
                 if len(found) != len(batch):
@@ -114,7 +156,7 @@ class CaptionPass:
                     )
                 for (row, _), texts in zip(batch, found, strict=True):
                     answers[row] = list(texts)[:limit]
-                self.on_samples(len(batch))
+                    self._on_sample(index.sizes[row])
         return answers, [not texts for texts in answers]
 
     def _requests(
@@ -133,7 +175,7 @@ class CaptionPass:
                         key=key,
                         image=image,
                         texts=originals[row] or (),
-                        seed=caption_seed(self.plan.seed, key),
+                        seed=caption_seed(self.plan.settings.seed, key),
                         seen=() if seen is None else seen[row] or (),
                     ),
                 )
@@ -156,7 +198,7 @@ class CaptionPass:
 
         captions_from, count = self.plan.originals.identity["captions_from"], 0
         with contextlib.closing(
-            in_threads(read, scan_shard(path, captions_from=captions_from), self.batch_size)
+            in_threads(read, scan_shard(path, captions_from=captions_from), self._batch_size)
         ) as images:
             for image in images:
                 yield image
@@ -175,7 +217,7 @@ class CaptionPass:
         usable = int(index.valid.sum())
         if usable < _ENOUGH_TO_JUDGE or any(kept) or self.store.done(self.plan.captions):
             return
-        dropped = ", ".join(f"{n} {reason}" for reason, n in self.dropped.items() if n)
+        dropped = ", ".join(f"{n} {reason}" for reason, n in self._dropped.items() if n)
         raise ValueError(
             f"caption set {self.plan.captions.identity['set']!r} got no caption for any of the "
             f"{usable} samples of its first shard, {self.store.sources[shard]} (dropped: "
@@ -186,7 +228,9 @@ class CaptionPass:
     def _write_texts(
         self, shard: int, index: IndexRows, captions: Texts, teacher: ClipModel, column: Column
     ) -> bool:
-        places, embedded = embed_captions(teacher, captions, self.batch_size, self._between_batches)
+        places, embedded = embed_captions(
+            teacher, captions, self._batch_size, self._between_batches
+        )
         check_first_rows(self.store, column, shard, embedded)
         codec = codec_of(self.store.storage, column)
         rows, reasons = captions_unit(codec, captions, places, embedded, index.keys)

@@ -1,4 +1,4 @@
-"""`reinforce_in_processes`: stage 1 in several processes of this machine; a dead one is replaced.
+"""`launch_in_processes`: a job in several processes of this machine; a dead one is replaced.
 
 Every process would write the whole store alone; whoever commits a shard first saves the others
 the work. So a process that dies, or the launcher, costs nothing but the shard it was at.
@@ -7,23 +7,24 @@ the work. So a process that dies, or the launcher, costs nothing but the shard i
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from distill.doctor import usable_cores
-from distill.reinforcing.reinforcement import Reinforcement
-from distill.reinforcing.shards_bar import ShardsBar
+from distill.launching.job import Job, Report
+from distill.launching.shards_bar import ShardsBar
 from distill.worker_processes import Died, run_each
 from reinforced_data.ranks import processes_here, rank_and_world_size
-from reinforced_data.reinforce_report import ReinforceReport
-from reinforced_data.reinforcing import conclude, stopped
 from reinforced_data.shard_walk import Walked, walk_shards
+from reinforced_data.shard_work import Counts, done_in, stopped, waiting_in
 from reinforced_data.stop_signals import Interrupted, StopSignals
 from reinforced_data.store.attempts import Attempts, job_of, read_attempts
 from reinforced_data.store.columns import Column
-from reinforced_data.store.layout import Store, create_store
+from reinforced_data.store.layout import Store
 
 # At the most often; more seldom where a look takes long.
 _LOOK_SECONDS = 2.0
@@ -33,20 +34,20 @@ _UNEXPLAINED = 3
 _HOPELESS = 4
 
 
-def reinforce_in_processes(
-    work: Reinforcement,
+def launch_in_processes(
+    job: Job[Report],
     workers: int | None = None,
     *,
     retry_quarantined: bool = False,
     progress: bool = True,
-) -> ReinforceReport:
-    """Write a reinforced dataset with several processes.
+) -> Report:
+    """Do a job, or what is missing of it, with several processes.
 
     Under accelerate, torchrun or srun, whose processes may not die without taking the others
     along, one such process per rank does the work and its launcher lives on.
 
     Args:
-        work: what to write; a function that makes the teachers must be importable by name.
+        job: what to do; a function that makes models must be importable by name.
         workers: how many; one a GPU, or a core, when None.
         retry_quarantined: see `reinforce`.
         progress: whether to draw a progress bar on stderr.
@@ -57,13 +58,13 @@ def reinforce_in_processes(
         Whatever one of the processes raised; what is committed is whole.
     """
     started = time.perf_counter()
-    workers = workers or _usual_workers(work.device)
-    work = work.from_anywhere()
-    store = create_store(work.out, list(work.source))
+    workers = workers or _usual_workers(job.device)
+    job = job.from_anywhere()
+    store = job.open()
     # Who died before this call is forgotten; who dies in it is not, whatever begins after that.
     forgotten = time.time() if retry_quarantined else None
-    calls = [(work, place, workers, forgotten) for place in range(workers)]
-    with ShardsBar(progress) as bar, StopSignals() as signals:
+    calls = [(job, place, workers, forgotten) for place in range(workers)]
+    with ShardsBar(job.verb, progress) as bar, StopSignals() as signals:
         watch = _Watch(store, bar, signals, workers)
         try:
             outcomes = run_each(
@@ -75,16 +76,16 @@ def reinforce_in_processes(
             )
         except Interrupted as told:  # by one of them when it was told alone
             signum = signals.received or told.exit_code - 128
-            raise stopped(store, signum, f"{watch.done()} of {store.num_shards}") from None
+            raise stopped(store, watch.columns, signum) from None
     if all(isinstance(outcome, Died) for outcome in outcomes):
         raise RuntimeError(watch.despair(outcomes))
-    walked = Walked()
+    walked = Walked(counts=watch.counts)
     for outcome in outcomes:
         if isinstance(outcome, Walked):
             walked.failed.update(outcome.failed)
             walked.quarantined.update(outcome.quarantined)
             walked.written.update(outcome.written)
-    return conclude(store, watch.columns, already=watch.already, walked=walked, started=started)
+    return job.conclude(store, watch.columns, already=watch.already, walked=walked, started=started)
 
 
 def _usual_workers(device: str) -> int:
@@ -94,16 +95,32 @@ def _usual_workers(device: str) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Begun:
+    """What a process tells when it has loaded everything; see `ShardWork`."""
+
+    columns: tuple[Column, ...]
+    needs: tuple[Column, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Passed:
-    """What a process tells when it is done with a shard."""
+    """What a process tells when it is done with a shard; of what it counts, what is new."""
 
     samples: int
+    counts: Counts
     left_out: str | None
+
+
+@dataclass(frozen=True)
+class _Warning:
+    """What a process tells at once."""
+
+    said: str
 
 
 def _one_of_several(
     tell: Callable[[object], None],
-    work: Reinforcement,
+    job: Job[Any],
     place: int,
     workers: int,
     forgotten: float | None,
@@ -111,11 +128,12 @@ def _one_of_several(
     """Be one process; the environment says which part of the shards it begins with."""
     _take_rank(place, workers)
     torch.set_num_threads(max(1, int(usable_cores()) // workers))
-    made = work.make()
-    attempts = Attempts(made.store.storage, job_of(made.plan.columns))
+    work = job.make()
+    work.warn_by(lambda said: tell(_Warning(said)))
+    attempts = Attempts(work.store.storage, job_of(work.columns))
     if forgotten is not None:
         attempts.forget_the_dead(attempts.quarantined(), began_before=forgotten)
-    tell(made.plan.columns)
+    tell(_Begun(columns=work.columns, needs=work.needs))
     samples = 0
 
     def count(size: int) -> None:
@@ -124,7 +142,7 @@ def _one_of_several(
 
     def passed(shard: int, left_out: str | None) -> None:
         nonlocal samples
-        tell(_Passed(samples=samples, left_out=left_out))
+        tell(_Passed(samples=samples, counts=work.take_counts(), left_out=left_out))
         samples = 0
 
     with StopSignals() as signals:
@@ -134,13 +152,13 @@ def _one_of_several(
                 raise Interrupted("told to stop", 128 + signals.received)
 
         return walk_shards(
-            made.store,
+            work,
             attempts,
-            made.done(),
-            lambda shard, between: made.shard(shard, between, count),
+            done_in(work),
+            waiting_in(work.store, work.needs),
+            on_sample=count,
             stop_if_told=stop_if_told,
             left_behind=passed,
-            look=made.done,
         )
 
 
@@ -164,6 +182,7 @@ class _Watch:
     def __init__(self, store: Store, bar: ShardsBar, signals: StopSignals, workers: int) -> None:
         self.columns: tuple[Column, ...] = ()
         self.already = 0
+        self.counts: Counts = Counter()
         self._store, self._bar, self._signals, self._workers = store, bar, signals, workers
         self._before = self._dead()
         self._seen = self._before
@@ -171,17 +190,22 @@ class _Watch:
         self._next_look = -math.inf
         self._told: set[str] = set()
 
-    def hear(self, said: tuple[Column, ...] | _Passed) -> None:
-        """Take over the columns from the first process that knows them; count samples."""
-        if isinstance(said, _Passed):
+    def hear(self, said: _Begun | _Passed | _Warning) -> None:
+        """Take over the columns from the first process that knows them; count; warn."""
+        if isinstance(said, _Warning):
+            self._bar.warn(said.said)
+        elif isinstance(said, _Passed):
+            self.counts.update(said.counts)
             self._bar.samples(said.samples)
             if said.left_out is not None and said.left_out not in self._told:
                 self._told.add(said.left_out)
                 self._bar.left_out(said.left_out)
         elif not self.columns:
-            self.columns = said
-            self.already = self.done()
-            self._bar.begin(self._store.num_shards, self.already)
+            self.columns = said.columns
+            done = self._store.done_in_all(said.columns)
+            self.already = len(done)
+            waiting = waiting_in(self._store, said.needs) - done
+            self._bar.begin(self._store.num_shards - len(waiting), self.already)
             self._bar.workers(self._workers)
 
     def look(self) -> None:
@@ -213,7 +237,7 @@ class _Watch:
     def despair(self, died: list[Died]) -> str:
         """Say that nobody is left."""
         return (
-            f"all {self._workers} processes that reinforced {self._store.name} died wherever they "
+            f"all {self._workers} processes at work on {self._store.name} died wherever they "
             f"began (exit codes {', '.join(str(each.exit_code) for each in died)}; -9 is often "
             "the system's, out of memory): what is committed is whole and the same command goes "
             "on, with fewer --workers it needs less memory"

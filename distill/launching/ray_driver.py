@@ -1,4 +1,4 @@
-"""`reinforce_on_ray`: stage 1 on a Ray cluster, one shard a task, actors that keep their teachers.
+"""`launch_on_ray`: a job on a Ray cluster, one shard a task, actors that keep their models.
 
 The store coordinates, as with every launcher; the driver only hands shards out, replaces workers
 that die and grows with the cluster. So a driver that is killed loses nothing: the same command goes
@@ -14,17 +14,16 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from distill.reinforcing.ray_cluster import Cluster, connected, gone_nodes, workers_with_room
-from distill.reinforcing.ray_worker import Answer, Begun, ReinforceWorker
-from distill.reinforcing.reinforcement import Reinforcement
-from distill.reinforcing.shards_bar import ShardsBar
-from reinforced_data.reinforce_report import ReinforceReport
-from reinforced_data.reinforcing import conclude, stopped
+from distill.launching.job import Job, Report
+from distill.launching.ray_cluster import Cluster, connected, gone_nodes, workers_with_room
+from distill.launching.ray_worker import Answer, Begun, ShardWorker
+from distill.launching.shards_bar import ShardsBar
 from reinforced_data.shard_walk import Tried, Walked
+from reinforced_data.shard_work import stopped, waiting_in
 from reinforced_data.stop_signals import StopSignals
 from reinforced_data.store.attempts import Attempts, is_quarantined, job_of, quarantine_text
 from reinforced_data.store.columns import Column
-from reinforced_data.store.layout import Store, create_store
+from reinforced_data.store.layout import Store
 
 _LOOK_SECONDS = 0.5
 _GROW_SECONDS = 5.0
@@ -35,18 +34,18 @@ _HOPELESS = 4
 _BROKEN = 3
 
 
-def reinforce_on_ray(
-    work: Reinforcement,
+def launch_on_ray(
+    job: Job[Report],
     cluster: Cluster = Cluster(),  # noqa: B008 - frozen
     max_workers: int | None = None,
     *,
     retry_quarantined: bool = False,
     progress: bool = True,
-) -> ReinforceReport:
-    """Write a reinforced dataset, or what is missing of it, on a Ray cluster.
+) -> Report:
+    """Do a job, or what is missing of it, on a Ray cluster.
 
     Args:
-        work: what to write, from where every machine sees it.
+        job: what to do, with a source and a store that every machine sees.
         cluster: where the workers come from.
         max_workers: how many are asked for at once, whether there is room or not, which is what
             makes an autoscaler add machines. None: as many as there is room for, looked at again
@@ -55,30 +54,30 @@ def reinforce_on_ray(
         progress: whether to draw a progress bar on stderr.
 
     Raises:
-        ValueError: as `connected`, or as `reinforce`.
+        ValueError: as `connected`, or as the job's `make`.
         OSError: a shard cannot be read or written, on three machines.
         RuntimeError: workers die or fail wherever they begin.
         Interrupted: told to stop; workers end after their batch, the same call goes on.
     """
     started = time.perf_counter()
-    with ShardsBar(progress) as bar:
+    with ShardsBar(job.verb, progress) as bar:
         bar.waiting("connecting to Ray")
         with connected(cluster) as ray, StopSignals() as signals:
-            work = work.from_anywhere()
-            store = create_store(work.out, list(work.source))
+            job = job.from_anywhere()
+            store = job.open()
             # Of no columns, until the first worker says which they are.
             attempts = Attempts(store.storage, job_of(()))
-            driver = _Driver(ray, work, cluster, max_workers, store, attempts, signals, bar)
+            driver = _Driver(ray, job, cluster, max_workers, store, attempts, signals, bar)
             driver.retry_quarantined = retry_quarantined
             driver.run()
-    return conclude(
+    return job.conclude(
         store, driver.columns, already=driver.already, walked=driver.walked, started=started
     )
 
 
 @dataclass(eq=False)
 class _Worker:
-    """An actor, and the shard it is at; None while it waits for room or loads its teachers.
+    """An actor, and the shard it is at; None while it waits for room or loads its models.
 
     Attributes:
         node: Ray's name of its machine, once it has begun.
@@ -95,7 +94,7 @@ class _Driver:
     """Hands shards to workers until none is left."""
 
     ray: Any
-    work: Reinforcement
+    job: Job[Any]
     cluster: Cluster
     max_workers: int | None
     store: Store
@@ -135,7 +134,7 @@ class _Driver:
 
     def _start_worker(self) -> None:
         name = f"ray-{uuid.uuid4().hex[:8]}"
-        actor = self.ray.remote(ReinforceWorker).options(
+        actor = self.ray.remote(ShardWorker).options(
             name=name,
             num_cpus=self.cluster.cpus,
             num_gpus=self.cluster.gpus,
@@ -143,7 +142,7 @@ class _Driver:
             max_concurrency=2,
             max_restarts=0,
         )
-        worker = _Worker(name, actor.remote(name, self.work))
+        worker = _Worker(name, actor.remote(name, self.job))
         self.busy[worker.actor.begin.remote()] = worker
 
     def _grow(self) -> None:
@@ -152,7 +151,7 @@ class _Driver:
             wanted = 1  # the first one finds the errors in the settings
             there = workers_with_room(self.ray, self.cluster)
             asked = f"room for {self.cluster.wishes()}"
-            self.bar.waiting("loading the teachers" if there else f"waiting for {asked}")
+            self.bar.waiting("loading the models" if there else f"waiting for {asked}")
         else:
             limit = self.max_workers or self._room()
             wanted = min(limit, len(self.left) + self._working())
@@ -208,11 +207,15 @@ class _Driver:
             self.attempts.forget_the_dead(self.attempts.quarantined())
         done = self.store.done_in_all(begun.columns)
         self.already = len(done)
-        self.left.extend(n for n in range(self.store.num_shards) if n not in done)
-        self.bar.begin(self.store.num_shards, self.already)
+        left_out = waiting_in(self.store, begun.needs) | done
+        self.left.extend(n for n in range(self.store.num_shards) if n not in left_out)
+        self.bar.begin(self.already + len(self.left), self.already)
 
     def _count(self, shard: int, answer: Answer) -> None:
         tried = answer.tried
+        self.walked.counts.update(answer.counts)
+        for warning in answer.warnings:
+            self.bar.warn(warning)
         if tried is None or tried.outcome == "taken":
             self.left.append(shard)
             if shard in self.put_off:
@@ -291,5 +294,4 @@ class _Driver:
         waiting = [answer for answer, worker in self.busy.items() if worker.shard is not None]
         if waiting:
             self.ray.wait(waiting, num_returns=len(waiting), timeout=_STOP_SECONDS)
-        done = len(self.store.done_in_all(self.columns)) if self.columns else 0
-        raise stopped(self.store, self.signals.received, f"{done} of {self.store.num_shards}")
+        raise stopped(self.store, self.columns, self.signals.received)

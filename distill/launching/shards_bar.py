@@ -9,11 +9,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class ShardsBar:
     """A context manager around the work; draws on stderr."""
 
-    def __init__(self, enabled: bool) -> None:
+    def __init__(self, verb: str, enabled: bool) -> None:
         """Draw nothing yet."""
         self._console = Console(stderr=True, quiet=not enabled)
         self._bar = Progress(
-            TextColumn("reinforce"),
+            TextColumn(verb),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("shards, {task.fields[more]}"),
@@ -21,7 +21,7 @@ class ShardsBar:
             console=self._console,
             disable=not enabled,
         )
-        self._task = self._bar.add_task("", total=None, more="loading the teachers")
+        self._task = self._bar.add_task("", total=None, more="loading the models")
         self._workers = self._samples = self._died = 0
         self._started = time.perf_counter()
 
@@ -72,6 +72,10 @@ class ShardsBar:
     def left_out(self, why: str) -> None:
         """Say which shard is left out."""
         self._say(f"skipped: {why}")
+
+    def warn(self, said: str) -> None:
+        """Say what a worker has to say."""
+        self._say(f"warning: {said}")
 
     def _say(self, text: str) -> None:
         self._console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
