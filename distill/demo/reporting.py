@@ -10,6 +10,8 @@ from distill.demo.settings import ADDED, BEST, LEFT_OUT, SPLITS, DemoSettings
 from distill.report import ReportData
 from distill.run_report import Beside, report_of_runs
 
+_NOTES = {name: f"without {what}" for name, what in LEFT_OUT.items()} | ADDED
+
 
 def term_lines(
     students: Sequence[Mapping[str, Any]], ablations: Sequence[Mapping[str, Any]]
@@ -21,12 +23,16 @@ def term_lines(
         added = result["name"] in ADDED
         with_it, without = (result, best) if added else (best, result)
         gains = ", ".join(
-            f"{100 * (with_it['metrics'][key] - without['metrics'][key]):+.1f} points on {split}"
+            f"{_points(with_it, without, f'{split}/top1'):+.1f} points on {split}"
             for split in SPLITS
-            if (key := f"{split}/top1")
         )
         lines.append(f"{(ADDED if added else LEFT_OUT)[result['name']]}: {gains}")
     return lines
+
+
+def _points(a: Mapping[str, Any], b: Mapping[str, Any], key: str) -> float:
+    """A score of one minus that of the other, in points; never -0.0."""
+    return round(100 * (a["metrics"][key] - b["metrics"][key]), 1) + 0.0
 
 
 def build_report(
@@ -55,6 +61,7 @@ def build_report(
     return replace(
         data,
         subtitle="Pictures of named characters, drawn on this machine from the fonts on board",
+        rows=[replace(row, note=_NOTES.get(row.name, "")) for row in data.rows],
         # Ten lines a chart hide the five that are compared.
         curves=[curve for curve in data.curves if curve.name not in LEFT_OUT | ADDED],
         notes=[control, *lines, *data.notes],

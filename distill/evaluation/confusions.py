@@ -60,6 +60,9 @@ def confusions(
 ) -> Confusions:
     """List the most frequent confusions of zero-shot classification, among the source's labels.
 
+    Of equally frequent ones first those with the larger share of their class, then those of the
+    nearest texts: where each class has one sample, all are equally frequent.
+
     Ties count against the model, as in `evaluate`: what is left is its top-1 accuracy.
 
     Returns:
@@ -72,18 +75,19 @@ def confusions(
     names = sorted(set(labels))
     with evaluating(model), torch.no_grad():
         rows = embed_classes(model, names, templates)
-    targets = torch.tensor([names.index(label) for label in labels], device=images.device)
-    chosen = [names[place] for place in _choices(images @ rows.T, targets).tolist()]
+    place = {name: number for number, name in enumerate(names)}
+    targets = torch.tensor([place[label] for label in labels], device=images.device)
+    chosen = [names[number] for number in _choices(images @ rows.T, targets).tolist()]
     totals, answers = Counter(labels), Counter(zip(labels, chosen, strict=True))
-    # Equally frequent ones by the share of their class, then by name.
-    wrong = [(pair, count) for pair, count in answers.items() if pair[0] != pair[1]]
-    ranked = sorted(wrong, key=lambda p: (-p[1], totals[p[0][0]], p[0]))[:most]
-    classes = list(dict.fromkeys(name for pair, _ in ranked for name in pair))[:most]
+    wrong = [
+        Confused(a, b, count, totals[a], float(rows[place[a]] @ rows[place[b]]))
+        for (a, b), count in answers.items()
+        if a != b
+    ]
+    ranked = sorted(wrong, key=lambda pair: (-pair.count, pair.total, -pair.cosine, pair))[:most]
+    classes = list(dict.fromkeys(name for pair in ranked for name in pair[:2]))[:most]
     return Confusions(
-        pairs=[
-            Confused(*pair, count, totals[pair[0]], _cosine(rows, names, pair))
-            for pair, count in ranked
-        ],
+        pairs=ranked,
         classes=classes,
         labelled=len(labels),
         shares=[[answers[a, b] / max(1, totals[a]) for b in classes] for a in classes],
@@ -95,8 +99,3 @@ def _choices(scores: Float[Tensor, "n c"], targets: Int64[Tensor, " n"]) -> Int6
     right = scores.gather(1, targets[:, None])[:, 0]
     best, wrong = scores.scatter(1, targets[:, None], -torch.inf).max(1)
     return torch.where(best < right - TIE, targets, wrong)
-
-
-def _cosine(rows: Float[Tensor, "c d"], names: Sequence[str], pair: tuple[str, str]) -> float:
-    a, b = (rows[names.index(name)] for name in pair)
-    return float(a @ b)

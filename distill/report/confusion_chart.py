@@ -34,8 +34,10 @@ def confusion_chart(matrix: ConfusionMatrix) -> Markup:
             said = "is known as itself" if i == j else f"is taken for {matrix.classes[j]}"
             add(box, "title", f"{matrix.classes[i]} {said}: {100 * share:.0f} %")
             if share >= 0.005:
+                said = f"{100 * share:.0f}"
+                tight = " tight" if len(said) > 2 else ""
                 add(
-                    root, "text", f"{100 * share:.0f}", class_="tick mid on",
+                    root, "text", said, class_=f"tick mid on{tight}",
                     x=x + cell / 2, y=y + cell / 2 + 4,
                 )  # fmt: skip
     return markup(root)

@@ -47,7 +47,7 @@ def test_confusions_are_counted_and_ordered(labelled):
     found = confusions(confusing(), labelled)
     assert [pair[:4] for pair in found.pairs] == [
         ("alpha", "beta", 2, 4),
-        # Of equally frequent ones the largest share of its class, then the first name.
+        # Of equally frequent ones the largest share of its class, then the nearest texts.
         ("delta", "alpha", 1, 1),
         ("beta", "alpha", 1, 2),
         ("gamma", "beta", 1, 2),
@@ -59,6 +59,13 @@ def test_confusions_are_counted_and_ordered(labelled):
     few = confusions(confusing(), labelled, most=2)
     assert (few.pairs, few.classes) == (found.pairs[:2], ["alpha", "beta"])
     assert few.shares == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_of_single_samples_those_of_the_nearest_texts_come_first(tmp_path):
+    seen = {"alpha": 2, "beta": 0, "gamma": 2}
+    found = confusions(confusing(), write(tmp_path / "s", [sample(seen[n], n) for n in seen]))
+    assert [pair[:4] for pair in found.pairs] == [("beta", "alpha", 1, 1), ("alpha", "gamma", 1, 1)]
+    assert [pair.cosine for pair in found.pairs] == pytest.approx([0.6, 0.0], abs=1e-6)
 
 
 def test_a_constant_model_confuses_everything(labelled):
