@@ -4,14 +4,14 @@
 
 with the folders that `ladder.py` was given; what it has trained stays. The ladder's rows
 "undistilled" and "distilled", each at its committed rate, are trained for `STEPS` steps. x is work,
-in 1e9 multiplications of the student, as `ladder_work.py` counts them; the recipe "distilled, store
-counted" has the same runs with what the teachers did to write the store added to each, as if
-it was written for that run alone. Runs go to `results/scaling-NAME.csv`, and what
+in 1e9 multiplications of the student, as `ladder_work.py` counts them, without the teachers': what
+they do to write the store is a constant, and no power law has one. So "undistilled_needs" is to be
+held against (steps + teaching) / steps. Runs go to `results/scaling-NAME.csv`, and what
 
     distill fit-scaling results/scaling-NAME.csv --x gmacs --y top1 --by recipe --at ...
 
-makes of them to `results/scaling-NAME-laws.csv`, at the work of 400 and 800 steps and of four times
-as many. The rate was chosen at 400 steps: another length might do better with another one.
+makes of them to `results/scaling-NAME-laws.csv`, at the work of the longest run, twice and four
+times as much. The rate was chosen at 400 steps: another length might do better with another one.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any
 import ladder
 import torch
 from ladder_table import provenance, read_rows
-from ladder_work import step_work, teaching_steps
+from ladder_work import step_work
 from ladder_world import World, own_source
 from rich.console import Console
 
@@ -30,9 +30,9 @@ from distill.cli import scaling as fit_scaling
 from distill.doctor import usable_cores
 from distill.side_by_side import train_side_by_side
 
-UNDISTILLED, DISTILLED = ROWS = ("undistilled", "distilled")
-COUNTED = "distilled, store counted"
-STEPS = (25, 50, 100, 200, 400, 800)
+UNDISTILLED = "undistilled"
+ROWS = (UNDISTILLED, "distilled")
+STEPS = (25, 50, 100, 200, 400)
 Row = dict[str, Any]
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     runs = asked.results / f"scaling-{world.name}.csv"
     _write(runs, rows, made_by)
     last = max(asked.steps) * step_work(world) / 1e3
-    laws = fitted(runs, [last / 2, last, 4 * last], console)
+    laws = fitted(runs, [last, 2 * last, 4 * last], console)
     _write(asked.results / f"scaling-{world.name}-laws.csv", laws, made_by)
 
 
@@ -76,26 +76,17 @@ def trained(
         effort = ladder.Effort(steps=length, seeds=seeds, sweep=(), processes=processes)
         configs.append(ladder.config_of(place, row, effort, rates[row], seed))
     results = train_side_by_side(configs, processes=processes, console=console)
-    work, teaching = step_work(world) / 1e3, teaching_steps(world)
+    work = step_work(world) / 1e3
     rows = []
     for (row, length, seed), result in zip(plan, results, strict=True):
-        told = {
-            "steps": length,
-            "seed": seed,
-            "top1": f"{100 * result['metrics']['heldout/top1']:.2f}",
-        }
-        rows.append({"recipe": row, "gmacs": f"{work * length:.1f}", **told})
-        if row == DISTILLED:
-            rows.append({"recipe": COUNTED, "gmacs": f"{work * (length + teaching):.1f}", **told})
+        top1 = f"{100 * result['metrics']['heldout/top1']:.2f}"
+        told = {"gmacs": f"{work * length:.1f}", "steps": length, "seed": seed, "top1": top1}
+        rows.append({"recipe": row, **told})
     return sorted(rows, key=lambda row: (row["recipe"], row["steps"], row["seed"]))
 
 
 def fitted(runs: Path, at: list[float], console: Console, draws: int = 300) -> list[Row]:
-    """Run `distill fit-scaling` on the table; a line a recipe and x.
-
-    With the store counted x has a constant in it, which no power law has: within the runs the fit
-    says what it is, beyond them nothing, and is left out.
-    """
+    """Run `distill fit-scaling` on the table; a line a recipe and x."""
     asked = [str(runs), "--x", "gmacs", "--y", "top1", "--by", "recipe"]
     asked += ["--draws", str(draws)]
     values = fit_scaling.run([*asked, "--at", *(f"{x:.6g}" for x in at)], console).values
@@ -104,13 +95,9 @@ def fitted(runs: Path, at: list[float], console: Console, draws: int = 300) -> l
         for pair in values["compared"]
         if pair["second"] == UNDISTILLED  # the last of the names
     }
-    with runs.open(newline="") as file:
-        reached = max(float(row["gmacs"]) for row in csv.DictReader(file))
     rows = []
     for recipe, law in values["laws"].items():
         for x, error in law["errors"].items():
-            if recipe == COUNTED and float(x) > reached:
-                continue
             row = {"recipe": recipe, "runs": law["runs"], "at_gmacs": x}
             for name in ("floor", "exponent"):
                 row |= _interval(name, (law[name], *law[f"{name}_interval"]))
