@@ -93,6 +93,19 @@ FILES: dict[str, Measured] = {
         "`distilled`, seed by seed. [Evaluation](evaluation.md#what-the-ladders-students-show) "
         "reads it.",
     ),
+    "scaling-emoji64-fp32": Measured(
+        title="Runs of 25 to 400 steps",
+        command="python benchmarks/scaling.py --data emoji64",
+        text="Held-out top-1 in %, and work in 1e9 multiplications of the student. "
+        "[Scaling laws](scaling-laws.md#on-runs-of-our-own) says what the recipes are.",
+    ),
+    "scaling-emoji64-fp32-laws": Measured(
+        title="Scaling laws of these runs",
+        command="distill fit-scaling benchmarks/results/scaling-emoji64-fp32.csv --x gmacs "
+        "--y top1 --by recipe --at ...",
+        text="What is missing of top-1, fitted, with intervals of 95 %, at the work of 400, 800 "
+        "and 1,600 steps; beside undistilled, and how much more work that needs for the same.",
+    ),
     "export-formats": Measured(
         title="Every format and precision of one model",
         command="python benchmarks/export_table.py runs/ladder/emoji64/teacher-a "

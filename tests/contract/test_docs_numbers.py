@@ -56,6 +56,25 @@ def assert_difference(said: str, stated: str, verdict: str) -> None:
     assert abs(float(gain) - float(stated)) < ROUNDED and called == verdict, said
 
 
+def test_the_scaling_laws():
+    laws, _ = read(RESULTS / f"scaling-{LADDER}-laws.csv")
+    found = {(line["recipe"], line["at_gmacs"]): line for line in laws}
+    page = (ROOT / "docs" / "scaling-laws.md").read_text()
+    _, *rows = table(page, "| at the work of | missing, undistilled |")
+    works = sorted({line["at_gmacs"] for line in laws}, key=float)
+    for (_, plain, distilled, needs, _), at in zip(rows, works, strict=True):
+        for recipe, said in (("undistilled", plain), ("distilled", distilled)):
+            stated = [float(number) for number in re.findall(r"[\d.]+", said)]
+            line = found[recipe, at]
+            wanted = [float(line[name]) for name in ("error", "error_low", "error_high")]
+            assert stated == pytest.approx(wanted, abs=ROUNDED), at
+        line = found["distilled", at]
+        assert float(needs.split()[0].rstrip(",")) == pytest.approx(
+            float(line["undistilled_needs"]), abs=ROUNDED
+        )
+        assert ("noise" in needs) == ("noise" in line["verdict"])
+
+
 def test_the_overhead_of_a_step_in_the_readme():
     ratios = {
         row["store"]: float(row["cpu_ratio"]) for row in read(RESULTS / "step-overhead.csv")[0]
