@@ -15,6 +15,8 @@ import torch
 from distill.cli import main
 from distill.testing import in_a_process
 from reinforced_data import ViewPolicy, audit, open_dataset, reinforce
+from reinforced_data.auditing.files import check_files
+from reinforced_data.auditing.progress_file import ProgressFile
 from reinforced_data.store.layout import create_store, open_store
 from reinforced_data.store.storage import Storage
 from reinforced_data.testing import TOKENIZER, tiny_teacher, write_source
@@ -110,6 +112,11 @@ def test_on_s3(local, s3, capsys, tmp_path, monkeypatch):
     # Two files a unit, one a column, and the list of sources; nobody is at work.
     assert len(all_files(store)) == 2 * 5 * 3 + 5 + 1
     assert audit(store, teachers=tiny_teacher()).problems == ()
+    # An audit that is interrupted knows the files again by what the server says of them.
+    for before in (0, 3):
+        kept = ProgressFile(tmp_path / "kept")
+        check_files(open_store(store), progress_file=kept)
+        assert (kept.read_before, kept.read) == (before, 3)
     assert main(["status", store, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))["complete"]
     assert batches(store) == batches(str(local / "store"))
