@@ -31,6 +31,7 @@ from distill.doctor import usable_cores
 from distill.side_by_side import train_side_by_side
 
 UNDISTILLED = "undistilled"
+RESULTS = Path(__file__).parent / "results"
 ROWS = (UNDISTILLED, "distilled")
 STEPS = (25, 50, 100, 200, 400)
 Row = dict[str, Any]
@@ -44,25 +45,28 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", type=int, default=STEPS)
     parser.add_argument("--seeds", type=int, default=ladder.SEEDS)
     parser.add_argument("--processes", type=int, default=max(1, int(usable_cores())))
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=Path, help="benchmarks/results, or in --out if shorter")
     asked = parser.parse_args()
+    whole = (tuple(asked.steps), asked.seeds) == (STEPS, ladder.SEEDS)
+    results = asked.results or (RESULTS if whole else asked.out / "results-scaling")
+    results.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     made_by, console = provenance(), Console()
     world = own_source(asked.data, asked.out)
     world.prepare(asked.processes, console)
     rows = trained(world, asked.steps, asked.seeds, asked.processes, console)
-    runs = asked.results / f"scaling-{world.name}.csv"
+    runs = results / f"scaling-{world.name}.csv"
     _write(runs, rows, made_by)
     last = max(asked.steps) * step_work(world) / 1e3
     laws = fitted(runs, [last, 2 * last, 4 * last], console)
-    _write(asked.results / f"scaling-{world.name}-laws.csv", laws, made_by)
+    _write(results / f"scaling-{world.name}-laws.csv", laws, made_by)
 
 
 def trained(
     world: World, steps: list[int], seeds: int, processes: int, console: Console
 ) -> list[Row]:
     """Train every run, the longest first, and list them with what they cost."""
-    committed = read_rows(Path(__file__).parent / "results", world, ROWS)
+    committed = read_rows(RESULTS, world, ROWS)
     rates = {row.name: row.rate for row in committed}
     plan = [
         (row, length, seed)

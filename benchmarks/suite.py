@@ -45,6 +45,7 @@ from distill.worker_processes import end_with_launcher, process_context
 from reinforced_data.source import Sample, open_source
 from students import Student, load_student
 
+RESULTS = Path(__file__).parent / "results"
 ROWS = ("undistilled", "control", "distilled", "optimizer-muon", "best", "control-best")
 BASE = "distilled"
 TESTS = ("corruptions", "typographic", "sizes", "calibration")
@@ -83,11 +84,14 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", default=ROWS)
     parser.add_argument("--limit", type=int, help="samples of each split, to try it")
     parser.add_argument("--processes", type=int, default=max(1, int(usable_cores())))
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=Path, help="benchmarks/results, or in --out if less")
     asked = parser.parse_args()
+    whole = (asked.limit, tuple(asked.rows)) == (None, tuple(ROWS))
+    results = asked.results or (RESULTS if whole else asked.out / "results-suite")
+    results.mkdir(parents=True, exist_ok=True)
     made_by = provenance()  # what runs now, not what is committed while it runs
     world, console = own_source(asked.data, asked.out), Console()
-    committed = read_rows(Path(__file__).parent / "results", world, asked.rows)
+    committed = read_rows(RESULTS, world, asked.rows)
     splits = {"train": world.train, **world.splits}
     teacher = str(world.teacher_folder)
     models = {("teacher-a", 0): Asked(model=teacher, teacher=None, limit=asked.limit, **splits)}
@@ -105,7 +109,7 @@ def main() -> None:
     for row in committed:
         runs = [{"metrics": found[row.name, seed]} for seed in range(len(row.runs))]
         rows.append(Finished(name=row.name, rate=row.rate, runs=runs))
-    path = write_table(asked.results / f"suite-{world.name}.csv", rows, made_by)
+    path = write_table(results / f"suite-{world.name}.csv", rows, made_by)
     console.print(f"wrote {path}", highlight=False)
 
 

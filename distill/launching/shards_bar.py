@@ -11,7 +11,7 @@ class ShardsBar:
 
     def __init__(self, verb: str, enabled: bool) -> None:
         """Draw nothing yet."""
-        self._console = Console(stderr=True, quiet=not enabled)
+        self._console = Console(stderr=True)
         self._bar = Progress(
             TextColumn(verb),
             BarColumn(),

@@ -2,16 +2,18 @@
 
 JSON lines: whose they are, then one for each shard in which nothing was wrong, with a digest of the
 names, sizes and times of its files as they were before they were read. A shard counts as read
-while that digest is the same; one in which something was wrong is read again. The file is removed
-when the audit ends, so the next one reads everything. Where a server tells neither time nor ETag of
-its files, nothing is kept.
+while that digest is the same, for a week; one in which something was wrong is read again. The file
+is removed when the audit ends, so the next one reads everything. Where a server tells neither time
+nor ETag of its files, or while another audit keeps the file, nothing is kept.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -23,6 +25,11 @@ from reinforced_data.store.storage import Storage
 
 # What object stores call the version of a file; of these, each has some.
 _VERSIONS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")
+
+# Of the lines and of what they say was checked: one of another format counts as nothing read.
+_FORMAT = 1
+# A bit that has flipped since changes neither size nor time.
+_BELIEVED_SECONDS = 7 * 24 * 3600.0
 
 
 def usual_progress_file(store: str | Path) -> Path:
@@ -48,6 +55,8 @@ class ProgressFile:
         self._lock = threading.Lock()
         self._file: IO[str] | None = None
         self._versions: list[str] = []
+        self._oldest = float("inf")
+        self._begun = False
         self.failed = ""
 
     def begin(self, store: Store, columns: Sequence[Column]) -> dict[int, ShardFindings]:
@@ -64,26 +73,44 @@ class ProgressFile:
             lines = self.path.read_text(errors="replace").splitlines() if exists else []
             before = self._before(lines, store.name)
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("a")
-            # A line of somebody who was killed may have no end.
-            self._file.write("\n" if lines else json.dumps({"audit_of": store.name}) + "\n")
-            self._file.flush()
+            self._open(lines, store.name)
+        except BlockingIOError:
+            self.failed = f"another audit keeps {self.path}"
+            self.close()
         except OSError as error:  # the audit is worth more than this
             self.failed = str(error)
-        self.read = self.read_before = len(before)
+            self.close()
+        self.read = len(before)
+        if not self._begun:  # a repair begins again, and has read these itself
+            self.read_before = len(before)
+        self._begun = True
         return before
+
+    def _open(self, lines: Sequence[str], name: str) -> None:
+        """Open the file for this audit alone; of another format it is begun anew."""
+        file = self._file = self.path.open("a")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not lines or _parsed(lines[0]).get("format") != _FORMAT:
+            file.truncate(0)
+            file.write(json.dumps({"audit_of": name, "format": _FORMAT}))
+        # A line of somebody who was killed may have no end.
+        file.write("\n")
+        file.flush()
 
     def _before(self, lines: Sequence[str], name: str) -> dict[int, ShardFindings]:
         if lines and (whose := _parsed(lines[0]).get("audit_of")) != name:
             what = f"the progress of an audit of {whose}" if whose else "not an audit's progress"
             raise ValueError(f"{self.path} is {what}, not of {name}. Give another --progress-file")
         found = {}
-        for line in lines[1:]:
+        same_format = bool(lines) and _parsed(lines[0]).get("format") == _FORMAT
+        for line in lines[1:] if same_format else ():
             values = _parsed(line)
-            shard = values.get("shard", -1)
+            shard, read_at = values.get("shard", -1), values.pop("at", 0.0)
             known = 0 <= shard < len(self._versions) and self._versions[shard]
-            if known and values.pop("version", "") == known:
+            recent = 0 <= time.time() - read_at < _BELIEVED_SECONDS
+            if known and recent and values.pop("version", "") == known:
                 found[shard] = ShardFindings.from_json(values)
+                self._oldest = min(self._oldest, read_at)
         return found
 
     def add(self, found: ShardFindings) -> None:
@@ -93,7 +120,9 @@ class ProgressFile:
             if self._file is None or not version or any(unit.finding for unit in found.units):
                 return
             try:
-                self._file.write(json.dumps({"version": version, **found.to_json()}) + "\n")
+                self._file.write(
+                    json.dumps({"version": version, "at": time.time(), **found.to_json()}) + "\n"
+                )
                 self._file.flush()
                 self.read += 1
             except OSError as error:
@@ -119,14 +148,17 @@ class ProgressFile:
             return ""
         return (
             f"{self.read_before} of {len(self._versions)} shards were read by an earlier attempt "
-            "and not again: size and time of their files are those of then"
+            f"(from {time.strftime('%Y-%m-%d %H:%M', time.localtime(self._oldest))} on) and not "
+            "again: size and time of their files are those of then"
         )
 
     def finished(self) -> None:
-        """Remove it."""
+        """Remove it, if it is this audit's."""
+        ours = self._begun and not self.failed
         self.close()
-        with contextlib.suppress(OSError):  # it was not there, or could not be written either
-            self.path.unlink()
+        if ours:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
 
     def close(self) -> None:
         """Write no more."""

@@ -189,21 +189,9 @@ class _Repair:
         wanted = column.identity.get("teacher_fingerprint")
         return next((t for t in self.teachers if getattr(t, "fingerprint", "") == wanted), None)
 
-    def _texts_of(self, column: Column) -> Column | None:
-        """The same teacher's column of the source's captions."""
-        (captions,) = [
-            c.name for c in self.store.columns("captions") if c.identity.get("set") == ORIGINAL
-        ]
-        fingerprint = column.identity.get("teacher_fingerprint")
-        for texts in self.store.columns("text_embeddings"):
-            same = texts.identity["teacher_fingerprint"] == fingerprint
-            if same and texts.identity["hangs_on"] == captions:
-                return texts
-        return None
-
     def _stands_alone(self, column: Column) -> bool:
         """Whether its teacher's texts are there as well, or it reads none."""
-        return "text" not in modalities_of(column) or self._texts_of(column) is not None
+        return "text" not in modalities_of(column) or self.store.source_texts_of(column) is not None
 
     def _in_all_shards(
         self, report: AuditReport, names: list[str], bar: AuditBar, max_error: float, seed: int
@@ -287,7 +275,7 @@ class _Repair:
         ]
         entries = []
         for column in damaged:
-            teacher, texts = self._teacher(column), self._texts_of(column)
+            teacher, texts = self._teacher(column), self.store.source_texts_of(column)
             if column.identity.get("hangs_on") == views.name and teacher:
                 entries.append(TeacherColumns(teacher=teacher, image=column, text=texts))
         return Plan(

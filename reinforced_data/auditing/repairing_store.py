@@ -13,7 +13,7 @@ import pyarrow as pa
 from reinforced_data.auditing.findings import Finding
 from reinforced_data.auditing.repairing_captions import is_written
 from reinforced_data.store.arrow_rows import keys_digest, stamped_keys
-from reinforced_data.store.columns import Column
+from reinforced_data.store.columns import ORIGINAL, Column
 from reinforced_data.store.commits import (
     Commit,
     Skipped,
@@ -80,6 +80,18 @@ class RepairStore(Store):
         return frozenset(
             hashlib.sha256(self.storage.open_buffer(f"{folder}/{name}")).hexdigest() for name in own
         )
+
+    def source_texts_of(self, column: Column) -> Column | None:
+        """Return the same teacher's column of the source's captions."""
+        (captions,) = [
+            c.name for c in self.columns("captions") if c.identity.get("set") == ORIGINAL
+        ]
+        fingerprint = column.identity.get("teacher_fingerprint")
+        for texts in self.columns("text_embeddings"):
+            same = texts.identity["teacher_fingerprint"] == fingerprint
+            if same and texts.identity["hangs_on"] == captions:
+                return texts
+        return None
 
     def commit(self, column: Column, shard: int) -> Commit | None:
         """A unit's record; None for a damaged one."""

@@ -92,7 +92,7 @@ class ShardCheck:
             self._found.units.append(unit)
             self._checking = "damaged-record"
             try:
-                commit = self._store.commit(column, self._shard)
+                commit = self._commit(column)
                 if commit is not None:
                     unit.committed = True
                     self._check(column, commit, unit)
@@ -101,6 +101,15 @@ class ShardCheck:
                 unit.finding = self._finding(column, error)
             on_unit()
         return self._found
+
+    def _commit(self, column: Column) -> Commit | None:
+        try:
+            return self._store.commit(column, self._shard)
+        except OSError as error:
+            if not self._store.storage.local:
+                raise  # a server's fault says nothing of the store
+            record = f"{self._store.name}/{commit_path(column.name, self._shard)}"
+            raise ValueError(f"{record} cannot be read: {error}") from error
 
     def _finding(self, column: Column, error: ValueError) -> Finding:
         record = f"{self._store.name}/{commit_path(column.name, self._shard)}"

@@ -122,20 +122,22 @@ class CaptionWork:
         originals = _texts(self.store, self.plan.originals, shard)
         answers, empty = self._ask(shard, index, originals)
         kept: list[list[str]] = []
+        dropped = Counter[str]()
         for texts, known in zip(answers, originals, strict=True):
-            kept.append(choose_texts(texts, known or (), self.plan.settings.bounds, self._dropped))
+            kept.append(choose_texts(texts, known or (), self.plan.settings.bounds, dropped))
         if self.plan.scorer is not None:
-            kept = self.plan.scorer.drop_low(
-                self.store, shard, kept, self._batch_size, self._dropped
-            )
-        self._check_first(shard, index, kept)
-        self._written += sum(map(len, kept))
+            kept = self.plan.scorer.drop_low(self.store, shard, kept, self._batch_size, dropped)
+        self._check_first(shard, index, kept, dropped)
         reasons = [
             None if texts or not valid else "no-caption" if none else "all-captions-dropped"
             for texts, valid, none in zip(kept, index.valid, empty, strict=True)
         ]
         rows = captions_batch([tuple(texts) or None for texts in kept], index.keys)
-        return self._commit(self.plan.captions, shard, rows, reasons, index)
+        alone = self._commit(self.plan.captions, shard, rows, reasons, index)
+        if alone:  # another's were committed first, and it counts them
+            self._written += sum(map(len, kept))
+            self._dropped += dropped
+        return alone
 
     def _ask(
         self, shard: int, index: IndexRows, originals: Texts
@@ -212,16 +214,18 @@ class CaptionWork:
             "Restore the shard, or make a new store"
         )
 
-    def _check_first(self, shard: int, index: IndexRows, kept: Sequence[list[str]]) -> None:
+    def _check_first(
+        self, shard: int, index: IndexRows, kept: Sequence[list[str]], dropped: Counter[str]
+    ) -> None:
         """A captioner that fails from the start must not empty the whole set, row by row."""
         usable = int(index.valid.sum())
         if usable < _ENOUGH_TO_JUDGE or any(kept) or self.store.done(self.plan.captions):
             return
-        dropped = ", ".join(f"{n} {reason}" for reason, n in self._dropped.items() if n)
+        said = ", ".join(f"{n} {reason}" for reason, n in dropped.items() if n)
         raise ValueError(
             f"caption set {self.plan.captions.identity['set']!r} got no caption for any of the "
             f"{usable} samples of its first shard, {self.store.sources[shard]} (dropped: "
-            f"{dropped or 'nothing, the captioner was silent'}). Nothing was written of it. Look "
+            f"{said or 'nothing, the captioner was silent'}). Nothing was written of it. Look "
             "at the captioner's model and prompt, min_words, max_words and min_score"
         )
 

@@ -11,6 +11,7 @@ import shutil
 import signal
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,9 @@ import torch
 from distill.cli import main
 from distill.testing import end, in_a_process, start
 from reinforced_data import ViewPolicy, audit, reinforce, repair
+from reinforced_data.auditing.columns import read_columns
 from reinforced_data.auditing.progress_file import ProgressFile, usual_progress_file
+from reinforced_data.store.layout import open_store
 from reinforced_data.store.storage import Storage
 from reinforced_data.testing import tiny_teacher, write_source
 
@@ -195,10 +198,46 @@ def test_a_file_that_is_not_this_audits_is_left_alone(made, place, tmp_path):
     with pytest.raises(ValueError, match=r"notes.txt is not an audit's progress.*--progress-file"):
         audit(made / "store", progress=False, progress_file=mine)
     assert mine.read_text() == "milk\nbread\n"
+    shutil.copytree(place / "store", tmp_path / "unreadable")
+    (tmp_path / "unreadable/sources.json").write_text("{broken")
+    assert not audit(tmp_path / "unreadable", progress=False, progress_file=mine).ok
+    assert mine.read_text() == "milk\nbread\n"
     arguments = (str(place / "store"), str(tmp_path / "kept"), str(tmp_path / "out"), 9, EVENT)
     assert end(start(run, *arguments)) == -signal.SIGKILL
     with pytest.raises(ValueError, match=f"the progress of an audit of {place}/store"):
         audit(made / "store", progress=False, progress_file=tmp_path / "kept")
+
+
+def test_what_is_old_or_of_another_format_is_read_again(place, tmp_path):
+    store, kept = place / "store", tmp_path / "kept"
+    arguments = (str(store), str(kept), str(tmp_path / "out"), signal.SIGKILL, EVENT)
+    assert end(start(run, *arguments)) == -signal.SIGKILL
+    head, *lines = [json.loads(line) for line in kept.read_text().splitlines() if line]
+    week_ago = [{**line, "at": time.time() - 7.01 * 24 * 3600} for line in lines]
+    for written in ([head, *week_ago], [head | {"format": 0}, *lines], [head, {"shard": 0}]):
+        kept.write_text("".join(json.dumps(line) + "\n" for line in written))
+        with opened_files(store) as seen:
+            report = audit(store, replay=0, progress=False, progress_file=kept)
+        assert seen == set(range(SHARDS)) and report.notes == () and not kept.exists()
+
+
+def test_of_two_audits_at_once_one_keeps_the_file(made, tmp_path):
+    store, kept = open_store(made / "store"), tmp_path / "kept"
+    columns, _ = read_columns(store)
+    first = ProgressFile(kept)
+    first.begin(store, columns)
+    report = audit(made / "store", replay=0, progress=False, progress_file=kept)
+    assert "another audit keeps" in report.notes[0] and kept.exists()
+    first.finished()
+    assert not kept.exists()
+
+
+def test_a_record_that_cannot_be_read_is_a_finding(place):
+    record = next((place / "store/commits").glob("text*/00003.json"))
+    record.unlink()
+    record.mkdir()
+    (finding,) = [f for f in audit(place / "store", progress=False).findings if 3 in f.shards]
+    assert finding.kind == "damaged-record" and "00003.json cannot be read" in finding.text
 
 
 def test_an_audit_does_not_fail_for_its_progress_file(made, tmp_path):
