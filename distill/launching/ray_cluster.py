@@ -96,7 +96,9 @@ def _connect(ray: Any, address: str, quiet: dict[str, Any]) -> None:
     except ConnectionError as error:
         raise ValueError(
             f"there is no Ray cluster at {address!r}: start one (`ray start --head`), or leave "
-            f"--address out to run on this machine alone. Ray says: {error}"
+            "--address out to run on this machine alone. A cluster that asks for a token (what "
+            "`ray start` does where the machine has one) needs RAY_AUTH_MODE=token here too, "
+            f"unless the address is `auto`. Ray says: {error}"
         ) from error
 
 

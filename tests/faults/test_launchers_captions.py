@@ -1,18 +1,13 @@
 """`distill caption` by launchers: what `distill reinforce` has, and counts that come back."""
 
-import contextlib
 import importlib.util
 import itertools
 import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import threading
-from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,10 +15,8 @@ import psutil
 import pytest
 
 from distill.cli import main
-from distill.launching import Captioning, Cluster, launch
 from distill.testing import start, workers_of
 from reinforced_data import audit, caption, reinforce
-from reinforced_data.captions.settings import CaptionSettings
 from reinforced_data.testing import contents, pids_at, wait_until, write_source
 from students import load_student
 from teachers import RuleCaptioner, load_teacher
@@ -101,6 +94,7 @@ def test_a_killed_process_is_replaced_and_the_captions_are_those_of_one(world, t
     kill_one_and_finish(world, world.store(), tmp_path / "said.json", *more)
 
 
+@pytest.mark.slow
 def test_two_launchers_at_once_write_the_captions_of_one(world, tmp_path):
     out, said = world.store(), [tmp_path / "one.json", tmp_path / "two.json"]
     command = world.command(out, "--launcher", "processes", "--workers", "1")
@@ -209,82 +203,3 @@ def test_a_shard_at_which_captioners_die_is_quarantined_within_one_command(
 def test_a_killed_ray_worker_is_replaced_and_the_captions_are_those_of_one(world, tmp_path):
     more = ("--launcher", "ray", "--workers", "1")
     kill_one_and_finish(world, world.store(), tmp_path / "said.json", *more)
-
-
-class Together(RuleCaptioner):
-    """Writes its first captions when two processes have come so far."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.place = Path(os.environ["DISTILL_TEST_TOGETHER"])
-
-    def caption(self, requests, num_captions):
-        (self.place / str(os.getpid())).touch()
-        wait_until(lambda: len(list(self.place.iterdir())) >= 2, seconds=400)
-        return super().caption(requests, num_captions)
-
-
-# Ray's own for tests; its AutoscalingCluster would stop every Ray of this machine.
-PROVIDER = {
-    "type": "external",
-    "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
-}
-NODE = {"node_config": {}, "min_workers": 0}
-FAKE = {
-    "cluster_name": "fake",
-    "max_workers": 3,
-    "head_node_type": "head",
-    "available_node_types": {
-        "head": NODE | {"resources": {"CPU": 0}, "max_workers": 0},
-        "worker": NODE | {"resources": {"CPU": 1}, "max_workers": 3},
-    },
-}
-
-
-def run_on_a_cluster_that_grows(out: Path, folder: str, place: Path, said: Path) -> None:
-    """A head without CPUs and an autoscaler that may add machines of one."""
-    from ray._private.services import get_node_ip_address
-
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
-    address = f"{get_node_ip_address()}:{port}"
-    config = Path(folder) / "cluster.json"
-    config.write_text(json.dumps(FAKE | {"provider": PROVIDER | {"gcs_address": address}}))
-    line = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-    line += [f"--port={port}", "--num-cpus=0", "--include-dashboard=false"]
-    line += [f"--temp-dir={folder}", f"--autoscaling-config={config}"]
-    os.environ["DISTILL_TEST_TOGETHER"] = str(place)
-    environment = os.environ | {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    with said.with_suffix(".head").open("w") as log:
-        head = subprocess.Popen(line, env=environment, stdout=log, stderr=log)
-    try:
-        written = Path(folder) / "ray_current_cluster"
-        wait_until(lambda: written.exists() or head.poll() is not None, seconds=300)
-        job = Captioning(out=str(out), captioner=Together, settings=CaptionSettings(**SET))
-        report = launch(job, "ray", workers=2, cluster=Cluster(address=address))
-        said.write_text(json.dumps(asdict(report)))
-    finally:
-        everybody = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
-        for process in everybody:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(everybody, timeout=60)
-
-
-@needs_ray
-@pytest.mark.slow
-def test_workers_that_are_asked_for_make_an_autoscaler_add_machines(world, tmp_path):
-    """Each machine has room for one, and no caption is written before two are there."""
-    out, said, place = world.store(), tmp_path / "said.json", tmp_path / "place"
-    place.mkdir()
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
-        driver = start(run_on_a_cluster_that_grows, out, folder, place, said)
-        driver.join(900)
-    assert driver.exitcode == 0
-    report = json.loads(said.read_text())
-    assert (report["shards"], report["quarantined"]) == (8, {})
-    captions = {unit for unit in world.calm if unit.startswith("captions-rules")}
-    assert {unit: contents(out)[unit] for unit in captions} == {
-        unit: world.calm[unit] for unit in captions
-    }

@@ -3,7 +3,7 @@
 import pytest
 
 from teachers import CaptionerSettings, load_captioner
-from teachers.captioners.catalog import CAPTIONERS
+from teachers.captioners.catalog import CAPTIONERS, absolute_captioner
 from teachers.captioners.fusing import FUSION_PROMPTS, FusionCaptioner
 from teachers.captioners.prompts import PromptedCaptioner
 from teachers.captioners.rewriting import LACLIP_SAMPLING, RewriteCaptioner
@@ -83,3 +83,20 @@ def test_useless_and_senseless_settings_are_refused():
         load_captioner("fuse:rules,endpoint:http://h/v1#m", settings)
     with pytest.raises(ValueError, match="top_p must be above 0"):
         load_captioner("coca:x", CaptionerSettings(top_p=2.0))
+
+
+def test_a_specification_travels_with_absolute_folders_and_nothing_else_changes(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("model", "rules", "8000"):
+        (tmp_path / name).mkdir()
+    assert absolute_captioner("coca:model") == f"coca:{tmp_path}/model"
+    assert absolute_captioner("coca:local-dir:model") == f"coca:local-dir:{tmp_path}/model"
+    fused = absolute_captioner("fuse:coca:model,transformers:model")
+    assert fused == f"fuse:coca:{tmp_path}/model,transformers:{tmp_path}/model"
+    rewriting = absolute_captioner("rewrite:transformers:model")
+    assert rewriting == f"rewrite:transformers:{tmp_path}/model"
+    names = ("rules", "coca:MODEL/TAG", "endpoint:http://localhost:8000", "fuse:set:model,x:y")
+    for spec in names:
+        assert absolute_captioner(spec) == spec
