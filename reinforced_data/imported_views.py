@@ -1,5 +1,7 @@
 """View sets that were imported, not drawn: further teachers embed them as they are in the store."""
 
+from collections.abc import Sequence
+
 from reinforced_data.source import BrokenShard
 from reinforced_data.store.columns import Column, view_set_of
 from reinforced_data.store.layout import Store
@@ -12,15 +14,14 @@ def is_imported(views: Column) -> bool:
 
 
 def imported_views(
-    store: Store, view_set: str, *, policy: ViewPolicy, num_views: int, seed: int
+    store: Store, there: Sequence[Column], *, policy: ViewPolicy, num_views: int, seed: int
 ) -> Column | None:
-    """Return the column of an imported view set; None where there is none of this name.
+    """Return the imported one of the columns of a view set that are there; None if none is.
 
     Raises:
         ValueError: something else is asked of it than what was imported.
     """
-    named = (c for c in store.columns("views") if view_set_of(c) == view_set)
-    column = next(filter(is_imported, named), None)
+    column = next(filter(is_imported, there), None)
     if column is None:
         return None
     number = column.identity["num_views"]
@@ -31,7 +32,7 @@ def imported_views(
         wrong.append("no policy and no seed can draw its views")
     if wrong:
         raise ValueError(
-            f"{store.name}: view set {view_set!r} was imported ({column.name}): "
+            f"{store.name}: view set {view_set_of(column)!r} was imported ({column.name}): "
             f"{'; '.join(wrong)}. Teachers are asked about the views that are there: give "
             f"num_views={number} (--num-views {number}) and leave policy and seed out, or give "
             "another name (view_set=..., --view-set NAME) to draw views beside them"

@@ -92,9 +92,10 @@ def make_plan(
         f"captions-{ORIGINAL}",
         {"set": ORIGINAL, "captions_from": captions_from, "hangs_on": index.name},
     )
-    render_version = _render_version(store, view_set)
+    there = [column for column in store.columns("views") if view_set_of(column) == view_set]
+    render_version = _render_version(there)
     asked = {"policy": policy, "num_views": num_views, "seed": seed}
-    imported = imported_views(store, view_set, **asked)
+    imported = imported_views(store, there, **asked)
     if imported is not None:  # what a codebook is fitted to is drawn in the same way
         policy = ViewPolicy.from_config(imported.identity["policy"])
     views = imported or _views_column(index, view_set, policy, num_views, seed, render_version)
@@ -133,12 +134,11 @@ def _check_view_set_name(name: str) -> None:
         )
 
 
-def _render_version(store: Store, view_set: str) -> int:
+def _render_version(there: Sequence[Column]) -> int:
     """Return the view set's own: what was begun with one rendering is completed with it."""
-    for column in store.columns("views"):
-        if view_set_of(column) == view_set:
-            check_render_version(column.identity["render_version"], f"column {column.name}")
-            return column.identity["render_version"]
+    for column in there:
+        check_render_version(column.identity["render_version"], f"column {column.name}")
+        return column.identity["render_version"]
     return RENDER_VERSION
 
 

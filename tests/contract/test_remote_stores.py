@@ -116,6 +116,7 @@ def test_on_s3(local, s3, capsys, tmp_path, monkeypatch):
     for before in (0, 3):
         kept = ProgressFile(tmp_path / "kept")
         check_files(open_store(store), progress_file=kept)
+        kept.close()
         assert (kept.read_before, kept.read) == (before, 3)
     assert main(["status", store, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))["complete"]
