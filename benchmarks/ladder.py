@@ -166,7 +166,7 @@ def _store(world: World, name: str, effort: Effort, console: Console) -> Path:
         return world.store_misreplayed(effort.processes, console, cropped=cropped)
     if name == CROPPED:
         return world.store_of_cropped_views(effort.processes, console)
-    if name == MANY_VIEWS or "combined" in name.split("-"):
+    if name == MANY_VIEWS:
         return world.store_of_many_views(effort.processes, console)
     if name.startswith(ATTENDED):
         return world.store_attended(ALL_ROWS[VIT], effort.steps, effort.processes, console)

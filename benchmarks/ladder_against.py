@@ -12,10 +12,10 @@ _BASES = {
     "control": "undistilled",
     "distilled": "control",
     "vit": "distilled",
-    "combined": "inherited",
     "early": "undistilled-narrow",
     "best": "optimizer-muon",
     "best-quarter": "undistilled-muon",
+    "best-long": "best",
     "optimizer-lion8bit": "optimizer-lion",
     f"{SMALL_BATCH}-fastclip": SMALL_BATCH,
     # Trained by the undistilled loss, on rows of a teacher.
@@ -23,7 +23,7 @@ _BASES = {
     "sail": "control",
     "teacher-trained-on": None,
 }
-_FAMILIES = ("undistilled", "control", "vit", "combined", "cropped-views")
+_FAMILIES = ("undistilled", "control", "vit", "cropped-views")
 
 
 def base_of(name: str) -> str | None:
@@ -44,7 +44,9 @@ def same_work_as(name: str) -> str | None:
 _RATES = {
     "optimizer-lion8bit": "optimizer-lion",
     "best-quarter": "best",
+    "best-long": "best",
     "control-best": "control-muon",
+    "control-best-long": "control-muon",
     "teacher-trained-on": "undistilled",
 }
 # A row takes the rate of the one it varies. These look for their own: other weights learn, or by
@@ -57,7 +59,6 @@ SWEEPING = (
         "distilled",
         "gentle-text",
         "early",
-        "combined",
         "vit",
         "lit",
         "locked-text",
@@ -73,7 +74,7 @@ def rate_from(name: str) -> str:
         return name
     if name in _RATES:
         return _RATES[name]
-    for base in ("undistilled", "control", "vit", "combined"):
+    for base in ("undistilled", "control", "vit"):
         if name == base or name.startswith(f"{base}-"):
             return base
     return "distilled"

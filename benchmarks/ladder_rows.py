@@ -247,11 +247,6 @@ def _narrow(config: RunConfig) -> RunConfig:
     return replace(config, student=replace(config.student, name="demo-student-narrow"))
 
 
-def combined(place: Place, steps: int) -> RunConfig:
-    """Inherited, from sixteen views, in a narrow image tower."""
-    return _narrow(inherited(place, steps))
-
-
 def best(place: Place, steps: int) -> RunConfig:
     """What won, together: Muon, softer targets, inherited; in a narrow image tower."""
     return _scaled(0.15)(MUON(_narrow(inherited(place, steps))))
@@ -262,17 +257,12 @@ ROWS |= {
     # Whether a quarter of the steps suffices for what the same optimizer reaches undistilled.
     "best-quarter": lambda place, steps: best(place, max(2, steps // 4)),
     "control-best": lambda place, steps: control(best(place, steps)),
+    # Whether the student's size or its steps are what it lacks; the control has as many.
+    "best-long": lambda place, steps: best(place, 2 * steps),
+    "control-best-long": lambda place, steps: control(best(place, 2 * steps)),
     "inherited": inherited,
-    # Whether a quarter of the steps suffices for what "undistilled" has at its end.
-    "inherited-quarter": lambda place, steps: inherited(place, max(2, steps // 4)),
     "control-inherited": lambda place, steps: control(inherited(place, steps)),
     "gentle-text": _row(gentle_text),
     "undistilled-narrow": lambda place, steps: _narrow(undistilled(distilled(place, steps))),
     "early": early,
-    "combined": combined,
-    "combined-quarter": lambda place, steps: combined(place, max(2, steps // 4)),
-    # Whether the student's size or its steps are what it lacks; four times as many are still
-    # fewer than a teacher's, and the control has as many.
-    "combined-long": lambda place, steps: combined(place, 4 * steps),
-    "control-combined-long": lambda place, steps: control(combined(place, 4 * steps)),
 }
