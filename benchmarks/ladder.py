@@ -79,7 +79,10 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     console = Console()
-    world = glyphs(asked.out) if asked.data == "glyphs" else own_source(asked.data, asked.out)
+    if asked.data == "glyphs":
+        world = glyphs(asked.out)
+    else:
+        world = own_source(asked.data, asked.out, quick=asked.quick)
     world.prepare(asked.processes, console)
     effort = Effort(
         steps=asked.steps,
