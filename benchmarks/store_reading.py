@@ -49,7 +49,7 @@ def main() -> None:
     if asked.store is not None:
         row = measure(asked.store)
     else:
-        with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        with tempfile.TemporaryDirectory() as folder:
             shards = {"num_shards": asked.shards, "shard_rows": asked.shard_rows}
             row = measure(synthetic_store(Path(folder) / "made", embed_dim=768, **shards))
     append_row(asked.results / "store-reading.csv", row)
