@@ -78,7 +78,7 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
         )
     page = write_report(asked.out, data)
     numbers = write_report_json(asked.out.with_suffix(".json"), data)
-    print_rows(data.rows, console)
+    print_rows(data.rows, console, reference=data.reference)
     for what, why in data.missing:
         console.print(f"[dim]not on the page: {escape(what)}: {escape(why)}[/]", highlight=False)
     console.print(f"{page}, {numbers}", highlight=False)

@@ -82,7 +82,8 @@ def _print_results(
     data: ReportData, lines: Sequence[str], settings: DemoSettings, console: Console
 ) -> None:
     """Print the table, what each ingredient did, the files and where the report is."""
-    print_rows([row for row in data.rows if row.name not in LEFT_OUT | ADDED], console)
+    shown = [row for row in data.rows if row.name not in LEFT_OUT | ADDED]
+    print_rows(shown, console, reference=data.reference)
     for line in lines:
         console.print(f"  {line}", highlight=False)
     for row in data.exports:
