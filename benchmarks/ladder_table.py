@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import platform
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from ladder_world import World
 from rich.console import Console
 from rich.table import Table
 
+from distill.provenance import CODE, short_commit
 from distill.run_log import write_json
 
 _COLUMNS = (
@@ -157,9 +157,8 @@ def _keys(world: World) -> list[str]:
 
 def provenance() -> str:
     """Commit and device that made the numbers."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    # Not the results: a finished row that is written must not mark the next one.
+    commit = short_commit((*CODE, "../benchmarks/*.py"))
     vectors = torch.backends.cpu.get_cpu_capability()  # they round otherwise: AVX2, AVX512, ...
     processor = f"{platform.machine()} {vectors}"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor
