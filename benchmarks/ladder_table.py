@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -78,6 +78,23 @@ def read_rows(folder: Path, world: World, order: Iterable[str]) -> list[Finished
             values = json.loads(path.read_text())
             values.pop("provenance")
             rows.append(Finished(**values))
+    return rows
+
+
+def committed_rows(folder: Path, world: World, order: Sequence[str]) -> list[Finished]:
+    """Read rows that must all be there.
+
+    Raises:
+        SystemExit: one is not; it says what makes it.
+    """
+    rows = read_rows(folder, world, order)
+    missing = [name for name in order if name not in {row.name for row in rows}]
+    if missing:
+        raise SystemExit(
+            f"{folder / f'ladder-{world.name}'} has no row {', '.join(missing)}: run "
+            f"`python benchmarks/ladder.py --data FOLDER --rows {' '.join(missing)}` first, with "
+            "the same --data and --out"
+        )
     return rows
 
 
