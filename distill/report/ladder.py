@@ -81,7 +81,8 @@ def find_ladders(path: str | Path) -> list[Path]:
     if path.is_file():
         return [path]
     inside = sorted(path.glob("ladder-*.csv"))
-    beside = path.with_name(f"{path.name}.csv")
+    # Not with_name: "." has no name.
+    beside = path.parent / f"{path.name}.csv"
     found = inside or ([beside] if path.is_dir() and beside.is_file() else [])
     if not found:
         raise ValueError(
