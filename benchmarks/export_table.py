@@ -12,7 +12,7 @@ import argparse
 import csv
 import importlib.util
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -33,13 +33,23 @@ _COLUMNS = (
 Row = dict[str, object]
 
 
-def measure(model: Student, samples: Samples, only: list[str]) -> Iterator[Row]:
-    """Export every combination, one line each."""
+def left_out(only: Sequence[str]) -> list[str]:
+    """List the combinations that the whole table has and this call does not measure."""
+    found = []
     for name, backend in FORMATS.items():
-        if any(importlib.util.find_spec(package) is None for package in backend.packages):
-            continue
+        here = all(importlib.util.find_spec(package) is not None for package in backend.packages)
         for quantize in backend.write:
-            if not only or f"{name}:{quantize}" in only or name in only:
+            asked = not only or f"{name}:{quantize}" in only or name in only
+            if not (here and asked):
+                found.append(f"{name}:{quantize}")
+    return found
+
+
+def measure(model: Student, samples: Samples, without: Sequence[str]) -> Iterator[Row]:
+    """Export every combination but those `without`, one line each."""
+    for name, backend in FORMATS.items():
+        for quantize in backend.write:
+            if f"{name}:{quantize}" not in without:
                 found = _exported(model, f"{name}:{quantize}", samples)
                 yield {"format": name, "precision": quantize, **found}
 
@@ -65,17 +75,31 @@ def main() -> None:
     parser.add_argument("student")
     parser.add_argument("--samples", required=True, help="shards")
     parser.add_argument("--only", nargs="*", default=[], help="FORMAT or FORMAT:QUANTIZE")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=Path("runs/export-formats"))
+    parser.add_argument("--results", type=Path, help="benchmarks/results, or --out if less")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     model, samples = load_student(asked.student), real_samples(asked.samples, 16)
     made_by = provenance()  # before the first: the exporters may write to standard output
-    with (asked.results / "export-formats.csv").open("w", newline="", buffering=1) as file:
+    without, console = left_out(asked.only), Console(stderr=True)
+    results = asked.results or results_folder(asked.out, without)
+    if without:
+        console.print(f"not measured: {' '.join(without)}; so to {results}", highlight=False)
+    results.mkdir(parents=True, exist_ok=True)
+    path = results / "export-formats.csv"
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", newline="", buffering=1) as file:
         writer = csv.DictWriter(file, _COLUMNS, restval="")
         writer.writeheader()
-        for row in measure(model, samples, asked.only):
+        for row in measure(model, samples, without):
             writer.writerow({**row, "provenance": made_by})
-            Console(stderr=True).print(row, highlight=False)
+            console.print(row, highlight=False)
+    partial.replace(path)
+
+
+def results_folder(out: Path, without: Sequence[str]) -> Path:
+    """Where the table goes: the committed one is whole, and no other replaces it."""
+    return out if without else Path(__file__).parent / "results"
 
 
 if __name__ == "__main__":

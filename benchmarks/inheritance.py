@@ -41,6 +41,7 @@ STARTS = ("random", "text", "magnitude", "leading", "taylor", "learned", "unifor
 # Distilled students bear higher rates, here as in the ladder: the two around the best of either.
 RATES = {False: (2e-3, 4e-3), True: (4e-3, 8e-3)}
 MASKED_STEPS = 200
+SEEDS, STEPS = 3, 200
 _LOSS, _TOP1 = "validation/contrastive_loss", "validation/top1"
 _BASE = "random"
 _HEAD = (
@@ -76,10 +77,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="glyphs", help="glyphs, or a folder of shards")
     parser.add_argument("--out", type=Path, default=Path("runs/ladder"))
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=Path, help="benchmarks/results, or in --out if less")
     parser.add_argument("--starts", nargs="*", choices=STARTS, default=STARTS)
-    parser.add_argument("--seeds", type=int, default=3, help="paired seeds per row")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="paired seeds per row")
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--processes", type=int, default=max(1, int(usable_cores())))
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -87,14 +88,21 @@ def main() -> None:
     world = glyphs(asked.out) if asked.data == "glyphs" else own_source(asked.data, asked.out)
     world.prepare(asked.processes, console)
     train_side_by_side([masked_teacher(world)], processes=1, console=console)
-    rows: list[Row] = []
-    for start in [_BASE, *(start for start in asked.starts if start != _BASE)]:
-        for distill in (False, True):
-            rows.append(
-                run_row(world, start, distill, asked.steps, asked.seeds, asked.processes, console)
-            )
-            table = write_table(asked.results, world, rows)
-    _print(table, console)
+    # Written once, at the end: a run that is stopped leaves the table before it, and its own runs.
+    rows = [
+        run_row(world, start, distill, asked.steps, asked.seeds, asked.processes, console)
+        for start in [_BASE, *(start for start in asked.starts if start != _BASE)]
+        for distill in (False, True)
+    ]
+    results = asked.results or _results(asked.out, asked.starts, asked.seeds, asked.steps)
+    _print(write_table(results, world, rows), console)
+
+
+def _results(out: Path, starts: Sequence[str], seeds: int, steps: int) -> Path:
+    """Where the table goes: the committed one is of the whole effort, and no other replaces it."""
+    if (set(starts), seeds, steps) == (set(STARTS), SEEDS, STEPS):
+        return Path(__file__).parent / "results"
+    return out / f"results-inheritance-{steps}-steps-{seeds}-seeds"
 
 
 def masked_teacher(world: World) -> RunConfig:
@@ -175,6 +183,7 @@ def write_table(folder: Path, world: World, rows: list[Row]) -> Path:
     base = next(row for row in rows if row.name == _BASE)
     goals = [curve[-1][1] for curve in base.curves]
     needed = base.steps_to(goals)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"inheritance-{world.name}.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)

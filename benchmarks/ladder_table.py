@@ -4,8 +4,7 @@ import csv
 import json
 import math
 import platform
-import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ladder_world import World
 from rich.console import Console
 from rich.table import Table
 
+from distill.provenance import CODE, short_commit
 from distill.run_log import write_json
 
 _COLUMNS = (
@@ -78,6 +78,23 @@ def read_rows(folder: Path, world: World, order: Iterable[str]) -> list[Finished
             values = json.loads(path.read_text())
             values.pop("provenance")
             rows.append(Finished(**values))
+    return rows
+
+
+def committed_rows(folder: Path, world: World, order: Sequence[str]) -> list[Finished]:
+    """Read rows that must all be there.
+
+    Raises:
+        SystemExit: one is not; it says what makes it.
+    """
+    rows = read_rows(folder, world, order)
+    missing = [name for name in order if name not in {row.name for row in rows}]
+    if missing:
+        raise SystemExit(
+            f"{folder / f'ladder-{world.name}'} has no row {', '.join(missing)}: run "
+            f"`python benchmarks/ladder.py --data FOLDER --rows {' '.join(missing)}` first, with "
+            "the same --data and --out"
+        )
     return rows
 
 
@@ -157,9 +174,8 @@ def _keys(world: World) -> list[str]:
 
 def provenance() -> str:
     """Commit and device that made the numbers."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    # Not the results: a finished row that is written must not mark the next one.
+    commit = short_commit((*CODE, "../benchmarks/*.py"))
     vectors = torch.backends.cpu.get_cpu_capability()  # they round otherwise: AVX2, AVX512, ...
     processor = f"{platform.machine()} {vectors}"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor

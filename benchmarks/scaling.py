@@ -21,7 +21,7 @@ from typing import Any
 
 import ladder
 import torch
-from ladder_table import provenance, read_rows
+from ladder_table import committed_rows, provenance
 from ladder_work import step_work
 from ladder_world import World, own_source
 from rich.console import Console
@@ -66,8 +66,7 @@ def trained(
     world: World, steps: list[int], seeds: int, processes: int, console: Console
 ) -> list[Row]:
     """Train every run, the longest first, and list them with what they cost."""
-    committed = read_rows(RESULTS, world, ROWS)
-    rates = {row.name: row.rate for row in committed}
+    rates = {row.name: row.rate for row in committed_rows(RESULTS, world, ROWS)}
     plan = [
         (row, length, seed)
         for length in sorted(steps, reverse=True)

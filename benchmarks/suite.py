@@ -12,7 +12,8 @@ committed rate, and the larger teacher are asked on the held-out split, with wha
   "kept" is the accuracy then over the clean one
 - the linear probe, on `PROBED` names that three training pictures or more have: on all of them its
   fit takes half an hour a model
-- "alike", the share of class names that another one is as near to as 0.95
+- "alike", the share of class names that another one is as near to as 0.95, or is spelt like but
+  for case, spaces and punctuation, whatever their cosine
 
 Every number is in percent. Students are compared with "distilled", seed by seed, by the ladder's
 own statistics.
@@ -20,6 +21,7 @@ own statistics.
 
 import argparse
 import csv
+import math
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,7 +30,14 @@ from pathlib import Path
 
 import ladder
 import torch
-from ladder_table import Finished, mean_and_error, paired, provenance, read_rows, verdict
+from ladder_table import (
+    Finished,
+    committed_rows,
+    mean_and_error,
+    paired,
+    provenance,
+    verdict,
+)
 from ladder_world import own_source
 from rich.console import Console
 from torch.nn.functional import cross_entropy
@@ -91,7 +100,7 @@ def main() -> None:
     results.mkdir(parents=True, exist_ok=True)
     made_by = provenance()  # what runs now, not what is committed while it runs
     world, console = own_source(asked.data, asked.out), Console()
-    committed = read_rows(RESULTS, world, asked.rows)
+    committed = committed_rows(RESULTS, world, asked.rows)
     splits = {"train": world.train, **world.splits}
     teacher = str(world.teacher_folder)
     models = {("teacher-a", 0): Asked(model=teacher, teacher=None, limit=asked.limit, **splits)}
@@ -139,7 +148,9 @@ def answers(asked: Asked) -> dict[str, float]:
     tests = (*TESTS, *(["agreement"] if asked.teacher else []))
     scores = evaluate(model, asked.heldout, limit=asked.limit) | run_suite(model, suite, tests)
     for name in ("corrupted", "typographic", *(f"size/{size}" for size in SIZES)):
-        scores[f"{name}/kept"] = scores[f"{name}/top1"] / scores["top1"]
+        # Of nothing no share is kept.
+        clean = scores["top1"] or math.nan
+        scores[f"{name}/kept"] = scores[f"{name}/top1"] / clean
     scores["ece_fitted"] = _fitted_calibration(model, asked)
     scores["probe_top1"] = linear_probe(model, *_probed(asked))["probe_top1"]
     names = class_names(asked.heldout, asked.limit)
@@ -178,9 +189,15 @@ def _probed(asked: Asked) -> tuple[list[Sample], list[Sample]]:
     counts = Counter(sample.label for sample in train)
     tested = {sample.label for sample in test if sample.label is not None}
     enough = sorted(name for name in tested if counts[name] >= PICTURES_A_NAME)
-    chosen = set(enough[:: max(1, len(enough) // PROBED)][:PROBED])
+    chosen = set(evenly(enough, PROBED))
     learnt = [sample for sample in train if sample.label in chosen]
     return learnt, [sample for sample in test if sample.label in chosen]
+
+
+def evenly(names: Sequence[str], most: int) -> list[str]:
+    """Choose `most` of the names, from the first to near the last; all where there are fewer."""
+    count = min(most, len(names))
+    return [names[i * len(names) // count] for i in range(count)]
 
 
 def write_table(path: Path, rows: list[Finished], made_by: str) -> Path:
@@ -199,6 +216,8 @@ def _line(row: Finished, key: str, rows: list[Finished]) -> list[object]:
     scores, lower = row.scores(key), key in LOWER_IS_BETTER
     mean, error = mean_and_error(scores)
     differences = paired(row, key, rows, BASE) if row.rate else []
+    if any(map(math.isnan, differences)):  # a share that some seed does not have
+        differences = []
     against: list[str] = ["", ""]
     if differences:
         gains = [-each for each in differences] if lower else differences

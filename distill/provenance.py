@@ -7,6 +7,7 @@ what was changed since, beyond that something was.
 import json
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from distill.installed import DISTRIBUTION, version
 
 _PACKAGES = (DISTRIBUTION, "torch", "timm", "open_clip_torch")
 _HERE = Path(__file__).parent
+# All four packages, seen from this one: each takes part in what a run writes.
+CODE = (".", "../students", "../teachers", "../reinforced_data")
 
 
 def provenance() -> dict[str, Any]:
@@ -29,14 +32,25 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def commit(folder: Path = _HERE) -> str | None:
-    """Return the commit of the code in `folder`, with "+changes" where the checkout has some."""
+def commit(folder: Path = _HERE, code: Sequence[str] = CODE) -> str | None:
+    """Return the commit of the checkout, with "+changes" where tracked files of `code` have some.
+
+    Args:
+        folder: this package's, in the checkout.
+        code: git's patterns of what counts, seen from there.
+    """
     # A checkout that this package merely lies in, in an environment's folder, is another's.
     if _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is None:
         return _installed_from()
     found = _git(folder, "rev-parse", "HEAD")
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *code)
     return found and found + ("+changes" if changed else "")
+
+
+def short_commit(code: Sequence[str] = CODE, folder: Path = _HERE) -> str:
+    """Return the commit in seven letters, for a table, with "+changes" as `commit` has it."""
+    found, plus, changes = (commit(folder, code) or "").partition("+")
+    return (found[:7] or "not known") + plus + changes
 
 
 def _installed_from() -> str | None:

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from PIL import Image
 from torch import Tensor
 
+from distill.evaluation.embedding import embed_source
 from distill.evaluation.ranking import TIE
 from distill.evaluation.retrieval import unique_texts
+from distill.evaluation.zero_shot import embed_texts
 from distill.report import ImageToTextCase, RetrievalCase
-from reinforced_data.source import UnreadableImage, decode_image, open_source
+from reinforced_data.source import Sample, UnreadableImage, decode_image, open_source
 from teachers import ClipModel
 from teachers.clip_model import evaluating
 
@@ -32,10 +33,10 @@ def retrieval_cases(model: ClipModel, source: str) -> list[RetrievalCase | Image
     pairs = _captioned(source)
     if not pairs:
         return []
-    images, captions = [image for image, _ in pairs], [text for _, text in pairs]
+    images, captions = [pair.image for pair in pairs], [pair.captions[0] for pair in pairs]
     texts = unique_texts([[caption] for caption in captions])
     with evaluating(model), torch.no_grad():
-        scores = model.encode_image(images) @ model.encode_text(texts).T
+        scores = embed_source(model, pairs).images @ embed_texts(model, texts).T
     hits = torch.tensor([[text == own for text in texts] for own in captions], device=scores.device)
     cases: list[RetrievalCase | ImageToTextCase] = []
     order, ranks = _ranked(scores.T, hits.T)
@@ -59,16 +60,18 @@ def retrieval_cases(model: ClipModel, source: str) -> list[RetrievalCase | Image
     return cases
 
 
-def _captioned(source: str) -> list[tuple[Image.Image, str]]:
-    """The first pictures that can be read and have a caption."""
-    pairs: list[tuple[Image.Image, str]] = []
+def _captioned(source: str) -> list[Sample]:
+    """The first samples whose picture can be read and has a caption; still encoded."""
+    pairs: list[Sample] = []
     for sample in open_source(source):
         if not sample.captions:
             continue
         try:
-            pairs.append((decode_image(sample.image), sample.captions[0]))
+            # Only to see that it can be: a thousand decoded photographs are 36 GB.
+            decode_image(sample.image)
         except UnreadableImage:
             continue
+        pairs.append(sample)
         if len(pairs) == _SEARCHED:
             break
     return pairs
@@ -92,10 +95,11 @@ def _right_and_wrong(ranks: Sequence[int]) -> list[int]:
 
 
 def _spread(queries: Sequence[int], most: int) -> Sequence[int]:
-    return queries[:: max(1, len(queries) // most)][:most]
+    count = min(most, len(queries))
+    return [queries[i * len(queries) // count] for i in range(count)]
 
 
-def _png(image: Image.Image) -> bytes:
+def _png(image: bytes) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    decode_image(image).save(buffer, format="PNG")
     return buffer.getvalue()

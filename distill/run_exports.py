@@ -80,12 +80,24 @@ def read_export(folder: Path, runs: Sequence[Path]) -> Exported:
     """Read an export and find its run.
 
     Raises:
-        ValueError: there is no export in the folder.
+        ValueError: there is no export in the folder, or its metadata lacks something.
     """
     path = folder / METADATA_FILE
-    metadata = read_object(path, "write one with `distill export STUDENT OUT`")
+    how = "write one with `distill export STUDENT OUT`"
+    metadata = read_object(path, how)
     if not isinstance(metadata.get("towers"), list) or not isinstance(metadata.get("files"), dict):
         raise ValueError(f"{path} lists no towers and files: name a folder that export wrote")
+    try:
+        found = _exported(folder, metadata, runs)
+        # What these lack is better said here, where the file has a name.
+        found.rows()
+        found.measured("")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no export's: {error!r} in towers or files; {how}") from error
+    return found
+
+
+def _exported(folder: Path, metadata: Mapping[str, Any], runs: Sequence[Path]) -> Exported:
     towers = metadata["towers"]
     forms = {tower["path"]: f"{_form(tower)}, {tower['tower']} tower" for tower in towers}
     return Exported(

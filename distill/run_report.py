@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from distill.evaluation.evaluator import NOT_SCORES
+from distill.evaluation.evaluator import NOT_SCORES, retention
 from distill.report import ReportData, Row, find_ladders, read_ladder
 from distill.report.data import Role
 from distill.run_curves import curves
@@ -85,7 +85,7 @@ def report_of_runs(
     by_name = {row.name: row for row in rows}
     best = subject or max(runs, key=lambda folder: _order(_config(folder), results[folder]))
     data = ReportData(
-        title=title or f"Runs in {os.path.commonpath([str(f.parent) for f in runs])}",
+        title=title or f"Runs in {_above(runs)}",
         command=command,
         reference=rows[0].name if rows[0].role == "teacher" else "",
         subject=names[best] if any(row.distilled for row in rows) else "",
@@ -177,6 +177,14 @@ def _config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text())
 
 
+def _above(runs: Sequence[Path]) -> str:
+    """The folder that all runs are in; as short as it can be said from here."""
+    # Resolved: of relative and absolute names there is no common part.
+    above = Path(os.path.commonpath([str(folder.resolve().parent) for folder in runs]))
+    here = Path.cwd()
+    return str(above.relative_to(here) if above.is_relative_to(here) else above)
+
+
 def _names(folders: Sequence[Path]) -> dict[Path, str]:
     """Name runs by their folders; of runs with one name the folder above says which."""
     short = [folder.resolve().name for folder in folders]
@@ -227,7 +235,6 @@ def _row(
 ) -> Row:
     config = _config(folder)
     taught = role == "student" and is_taught(config)
-    shared = {k: x / against[k] for k, x in metrics.items() if against and against.get(k)}
     return Row(
         name=name,
         role=role,
@@ -238,9 +245,15 @@ def _row(
         steps=result["steps"],
         metrics=metrics,
         # Never shares of another teacher under this one's name.
-        retention=None if role == "teacher" else shared if against else result.get("retention"),
+        retention=_kept(metrics, against, result) if role == "student" else None,
         note="" if role == "teacher" else str(config["student"].get("name") or ""),
     )
+
+
+def _kept(
+    metrics: Mapping[str, Any], against: Mapping[str, Any] | None, result: Mapping[str, Any]
+) -> Mapping[str, float | None] | None:
+    return retention(metrics, against) if against else result.get("retention")
 
 
 def _order(config: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[bool, float]:

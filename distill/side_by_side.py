@@ -133,12 +133,17 @@ def _move_other_run_aside(config: RunConfig, console: Console) -> None:
     folder = Path(config.out)
     written = folder / "config.json"
     if written.is_file() and differences(config, folder):
-        numbers = (folder.with_name(f"{folder.name}.before-{n}") for n in itertools.count(1))
-        free = next(path for path in numbers if not path.exists())
-        folder.rename(free)
+        free = moved_aside(folder)
         console.print(
             f"{folder} held a run of another configuration; it is now {free}", highlight=False
         )
+
+
+def moved_aside(path: Path) -> Path:
+    """Rename a file or folder to NAME.before-N, the first that is free, and return that."""
+    numbers = (path.with_name(f"{path.name}.before-{n}") for n in itertools.count(1))
+    free = next(found for found in numbers if not found.exists())
+    return path.rename(free)
 
 
 def _watch(

@@ -32,6 +32,7 @@ from competitors import COMPETITORS, Case, Loss, chunked
 from torch import Tensor
 
 from distill.ops import Embeddings
+from distill.provenance import CODE, short_commit
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 _FIELDS = (
@@ -164,13 +165,10 @@ def summary(case: Case, name: str, runs: list[dict[str, float | str]]) -> dict[s
 
 def machine(gpu: bool) -> dict[str, str]:
     """What a line of a table says of where it was measured."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS
-    )
     return {
         "device": torch.cuda.get_device_name() if gpu else _processor(),
         "torch": torch.__version__,
-        "commit": commit.stdout.strip(),
+        "commit": short_commit((*CODE, "../benchmarks/*.py")),
     }
 
 

@@ -1,5 +1,6 @@
 """`distill report`: one page of any runs."""
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
 
     if not asked.runs:
         raise ValueError("a report needs the folder of a finished run, or several")
+    numbers = asked.out.with_suffix(".json")
+    _refuse_to_overwrite(asked, numbers)
     beside = Beside(
         ladders=asked.ladders,
         exports=asked.exports,
@@ -77,9 +80,41 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
             step=status.update,
         )
     page = write_report(asked.out, data)
-    numbers = write_report_json(asked.out.with_suffix(".json"), data)
-    print_rows(data.rows, console)
+    write_report_json(numbers, data)
+    print_rows(data.rows, console, reference=data.reference)
     for what, why in data.missing:
         console.print(f"[dim]not on the page: {escape(what)}: {escape(why)}[/]", highlight=False)
     console.print(f"{page}, {numbers}", highlight=False)
     return Outcome(values={"page": str(page), "json": str(numbers), "missing": dict(data.missing)})
+
+
+def _refuse_to_overwrite(asked: Report, numbers: Path) -> None:
+    """Raise a ValueError where the page or its JSON would replace the other, or what is read."""
+    from distill.report import find_ladders
+
+    if asked.out == numbers:
+        raise ValueError(
+            f"--out {asked.out} is the page, and its numbers go to {numbers} too: name the page "
+            f"{asked.out.with_suffix('.html')}"
+        )
+    tables = [table for given in asked.ladders for table in find_ladders(given)]
+    files = {path.resolve() for path in (*asked.profiles, *asked.evaluations, *tables)}
+    folders = {path.resolve() for path in (*asked.runs, *asked.teachers, *asked.exports)}
+    for path in (asked.out, numbers):
+        place = path.resolve()
+        inside = place.is_file() and not folders.isdisjoint(place.parents)
+        if place in files or (inside and not _is_report(place)):
+            raise ValueError(
+                f"--out {asked.out} would replace {path}, which this report reads, by its "
+                f"{'page' if path == asked.out else 'numbers'}: give another name or folder"
+            )
+
+
+def _is_report(path: Path) -> bool:
+    """Whether an earlier report wrote this file; nothing else that a run's folder holds."""
+    if path.suffix != ".json":
+        return path.suffix in (".html", ".htm")
+    try:
+        return {"headline", "rows", "lineage"} <= json.loads(path.read_text()).keys()
+    except (ValueError, AttributeError):
+        return False

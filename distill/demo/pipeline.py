@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from distill.launching import Reinforcement, launch
 from distill.recipes.demo import GLYPH_VIEWS, teacher_precision
 from distill.report import ReportData, print_rows, write_report, write_report_json
 from distill.samples import real_samples
-from distill.side_by_side import finished_result, train_side_by_side
+from distill.side_by_side import finished_result, moved_aside, train_side_by_side
 from reinforced_data import audit, caption, pack_glyphs
 from reinforced_data.reinforce_work import ReinforceSettings
 from students import export, load_student
@@ -38,11 +38,11 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
     """Run every stage and return what `report.json` holds."""
     torch.set_num_threads(1)
     out = settings.out
-    stages = _Stages(console, out / "report.json")
+    stages = _Stages(console, _seconds_before(settings))
     with stages.timed("glyphs", "Rendering glyphs: named characters of the fonts on board"):
         sources = pack_glyphs(settings.glyphs)
     train_source = str(sources["train"])
-    _start_over_if_changed(settings)
+    _start_over_if_changed(settings, console)
     with stages.timed("views", f"Drawing {settings.num_views} replayable views of every picture"):
         _reinforce(train_source, settings, (), console)
     teachers = teacher_configs(settings)
@@ -82,7 +82,8 @@ def _print_results(
     data: ReportData, lines: Sequence[str], settings: DemoSettings, console: Console
 ) -> None:
     """Print the table, what each ingredient did, the files and where the report is."""
-    print_rows([row for row in data.rows if row.name not in LEFT_OUT | ADDED], console)
+    shown = [row for row in data.rows if row.name not in LEFT_OUT | ADDED]
+    print_rows(shown, console, reference=data.reference)
     for line in lines:
         console.print(f"  {line}", highlight=False)
     for row in data.exports:
@@ -98,11 +99,11 @@ def _print_results(
 class _Stages:
     """Says what is going on and keeps the time."""
 
-    def __init__(self, console: Console, earlier: Path) -> None:
+    def __init__(self, console: Console, before: Mapping[str, float]) -> None:
         self.console = console
         self.seconds: dict[str, float] = {}
         # A repeated demo finds its stages done; their times are those of the run that did them.
-        self._before = json.loads(earlier.read_text())["timings"] if earlier.is_file() else {}
+        self._before = before
 
     @contextmanager
     def timed(self, name: str, title: str) -> Iterator[None]:
@@ -148,12 +149,37 @@ def _caption(settings: DemoSettings, console: Console) -> None:
     )
 
 
-def _start_over_if_changed(settings: DemoSettings) -> None:
-    """Remove a store that was written by teachers who are about to be trained anew."""
+def _seconds_before(settings: DemoSettings) -> dict[str, float]:
+    """Seconds that an earlier demo took for the stages which this one does not do anew."""
+    report = settings.out / "report.json"
+    seconds = json.loads(report.read_text())["timings"] if report.is_file() else {}
+    students = [*student_configs(settings), *ablation_configs(settings)]
+    anew: tuple[str, ...] = ()
+    if any(finished_result(config) is None for config in teacher_configs(settings)):
+        anew = tuple(name for name in seconds if name != "glyphs")
+    elif all(finished_result(config) is None for config in students):
+        anew = ("students", "export", "report")
+    return {name: value for name, value in seconds.items() if name not in anew}
+
+
+def _start_over_if_changed(settings: DemoSettings, console: Console) -> None:
+    """Clear the way for teachers who are about to be trained anew.
+
+    The store that the old ones wrote is removed, and what hangs on it moved aside: students name
+    their teachers by folders, so that those of the old teachers would pass for finished.
+    """
     configs = teacher_configs(settings)
     written = any((Path(config.out) / "result.json").is_file() for config in configs)
-    if written and any(finished_result(config) is None for config in configs):
-        shutil.rmtree(settings.store, ignore_errors=True)
+    if not (written and any(finished_result(config) is None for config in configs)):
+        return
+    shutil.rmtree(settings.store, ignore_errors=True)
+    students = [Path(config.out) for config in student_configs(settings)]
+    made = ("ablations", "export", "report.html", "report.json")
+    for path in (*students, *(settings.out / name for name in made)):
+        if path.exists():
+            console.print(
+                f"{path} is of other teachers; it is now {moved_aside(path)}", highlight=False
+            )
 
 
 def _teacher_folders(settings: DemoSettings) -> list[Path]:

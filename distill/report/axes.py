@@ -15,8 +15,9 @@ def nice_ticks(low: Number, high: Number, *, most: int = 6) -> list[Number]:
     """Round numbers that cover low..high: steps of 1, 2 or 5 times a power of ten."""
     if not high > low:
         # A flat curve still wants an axis around it.
-        pad = abs(low) * 0.1 or 1.0
-        low, high = low - pad, high + pad
+        pad = abs(low) * 0.1
+        # Nothing here is known to be below 0 when all of it is 0.
+        low, high = (low - pad, high + pad) if pad else (0.0, 1.0)
     rough = (high - low) / max(1, most - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Group = Literal["teachers", "equal steps", "equal compute"]
-GROUPS: tuple[Group, ...] = ("teachers", "equal steps", "equal compute")
+Group = Literal["teachers", "equal steps", "equal compute", "other steps"]
+GROUPS: tuple[Group, ...] = ("teachers", "equal steps", "equal compute", "other steps")
 _NEEDED = ("row", "metric", "mean", "standard_error", "seeds", "steps")
 _MINUS = "minus_"
 # How the ladder names a row that has the work of its base, not the steps.
@@ -81,7 +81,8 @@ def find_ladders(path: str | Path) -> list[Path]:
     if path.is_file():
         return [path]
     inside = sorted(path.glob("ladder-*.csv"))
-    beside = path.with_name(f"{path.name}.csv")
+    # Not with_name: "." has no name.
+    beside = path.parent / f"{path.name}.csv"
     found = inside or ([beside] if path.is_dir() and beside.is_file() else [])
     if not found:
         raise ValueError(
@@ -109,7 +110,8 @@ def read_ladder(path: Path) -> Ladder:
         named.setdefault(line["row"], []).append(line)
     bases = [head.removeprefix(_MINUS) for head in heads if head.startswith(_MINUS)]
     try:
-        rows = [_row(name, own, bases) for name, own in named.items()]
+        steps = _equal_steps(named, bases)
+        rows = [_row(name, own, bases, steps) for name, own in named.items()]
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is no ladder's table: {error}") from error
     metrics = list(dict.fromkeys(line["metric"] for own in named.values() for line in own))
@@ -117,16 +119,29 @@ def read_ladder(path: Path) -> Ladder:
     return Ladder(name=name, rows=rows, metrics=metrics, bases=bases, origin=origin)
 
 
-def _row(name: str, lines: Sequence[Mapping[str, str]], bases: Sequence[str]) -> LadderRow:
+def _equal_steps(
+    named: Mapping[str, Sequence[Mapping[str, str]]], bases: Sequence[str]
+) -> int | None:
+    """The steps of the first row that all are compared with; None where the table has none."""
+    base = next((named[name] for name in bases if name in named), None)
+    return int(base[0]["steps"]) if base else None
+
+
+def _row(
+    name: str, lines: Sequence[Mapping[str, str]], bases: Sequence[str], equal_steps: int | None
+) -> LadderRow:
     # A teacher is compared with nothing, and has been trained once.
     compared = any(line.get(key) for line in lines for key in line if key.startswith("verdict"))
     alone = not compared and not lines[0]["standard_error"]
-    group: Group = "equal compute" if name.endswith(_SAME_WORK) else "equal steps"
+    steps = int(lines[0]["steps"])
+    group: Group = "equal steps" if steps == (equal_steps or steps) else "other steps"
+    if name.endswith(_SAME_WORK):
+        group = "equal compute"
     return LadderRow(
         name=name,
         group="teachers" if alone else group,
         seeds=int(lines[0]["seeds"]),
-        steps=int(lines[0]["steps"]),
+        steps=steps,
         scores={line["metric"]: _score(line, bases) for line in lines},
         against={base: lines[0][base] for base in bases if lines[0].get(base)},
     )

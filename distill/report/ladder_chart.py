@@ -11,14 +11,14 @@ from distill.report.svg import WIDTH, add, drawing, mark, markup, shortened, tex
 from distill.report.wording import metric_name, split_name
 
 _STEP, _TOP, _LONGEST_NAME_PX = 24, 14, 190
-# What rows of the same work are compared with.
+# What rows of the same work, or of other steps, are held against.
 _REFERENCES = ("distilled", "vit")
 _KINDS: dict[str, Kind] = {"undistilled": "undistilled", "control": "control"}
 
 
 def ladder_chart(ladder: Ladder, groups: Sequence[Group], key: str) -> Markup:
     """Draw the rows of some groups on one metric; the first base's mean is a dashed rule."""
-    beside = _REFERENCES if "equal compute" in groups else ()
+    beside = () if "equal steps" in groups else _REFERENCES
     rows = [
         row
         for row in ladder.rows

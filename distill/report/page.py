@@ -181,10 +181,11 @@ def _curve_charts(data: ReportData) -> list[Chart]:
 
 
 def _ladder(ladder: Ladder) -> dict[str, Any]:
-    """Charts of equal steps and of equal compute; the teachers stand in the first."""
+    """Charts of equal steps, of equal compute and of neither; teachers stand in the first."""
     keys = [key for key in ladder.metrics if key.rpartition("/")[2] == "top1"] or ladder.metrics[:1]
     charts = []
-    for name, groups in (("Equal steps", GROUPS[:2]), ("Equal compute", GROUPS[2:])):
+    named = {"Equal steps": GROUPS[:2], "Equal compute": GROUPS[2:3], "Other steps": GROUPS[3:]}
+    for name, groups in named.items():
         if any(ladder.of(group) for group in groups):
             charts.append((name, [(key, ladder_chart(ladder, groups, key), "") for key in keys]))
     groups = [(group, ladder.of(group)) for group in GROUPS if ladder.of(group)]

@@ -78,10 +78,13 @@ def _cost_of(measured: Measured, cost: Cost) -> Number | None:
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """Those that no other matches at a lower cost, or beats at the same: cheapest first."""
+    """Those that no other matches at a lower cost, or beats at the same: cheapest first.
+
+    Of several with one cost and one score all stay.
+    """
     best: list[Point] = []
     for point in sorted(points, key=lambda p: (p.cost, -p.score)):
-        if not best or point.score > best[-1].score:
+        if not best or point.score > best[-1].score or point[2:] == best[-1][2:]:
             best.append(point)
     return best
 

@@ -14,9 +14,12 @@ from distill.report.wording import NOTHING, known, metric_name, percent, printab
 _STYLES = {"teacher": "dim", "distilled": "bold green", "control": "yellow", "undistilled": ""}
 
 
-def print_rows(rows: Sequence[Row], console: Console) -> None:
-    """Print teachers and students; scores and retention in percent, the best student marked."""
-    summary = summarise(ReportData(title="", rows=rows))
+def print_rows(rows: Sequence[Row], console: Console, *, reference: str = "") -> None:
+    """Print teachers and students; scores and retention in percent, the best student marked.
+
+    `reference` names the teacher that retention is relative to, as in `ReportData`.
+    """
+    summary = summarise(ReportData(title="", rows=rows, reference=reference))
     caption = "* best student. In %; in brackets the share kept of the teacher's score."
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=caption)
     table.add_column("model", overflow="fold")

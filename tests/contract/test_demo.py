@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,16 @@ import distill.demo.pipeline as pipeline
 from distill.cli import main
 from distill.demo import DemoSettings, run_demo
 from distill.demo.reporting import term_lines
-from distill.demo.settings import ADDED, LEFT_OUT, ablation_configs, student_configs
+from distill.demo.settings import (
+    ADDED,
+    LEFT_OUT,
+    ablation_configs,
+    student_configs,
+    teacher_configs,
+)
+from distill.run_log import write_json
 from distill.run_origins import file_sha256
+from distill.side_by_side import finished_result
 from reinforced_data import open_dataset
 from reinforced_data.testing import encoded, picture, sample, write_source
 
@@ -74,6 +83,37 @@ def demo(tmp_path_factory):
     assert again["rows"] == values["rows"]
     assert again["timings"]["teachers"] == values["timings"]["teachers"]
     return settings, values
+
+
+def test_other_teachers_leave_no_student_of_the_old_ones(tmp_path):
+    """A student's configuration names its teachers' folders, which do not change."""
+    first = DemoSettings(out=tmp_path / "demo", teacher_steps=6, student_steps=4)
+    students = [*student_configs(first), *ablation_configs(first)]
+    for config in [*teacher_configs(first), *students]:
+        folder = Path(config.out)
+        folder.mkdir(parents=True)
+        write_json(folder / "config.json", config.as_json())
+        write_json(folder / "result.json", {"name": folder.name})
+    seconds = {"glyphs": 5.0, "teachers": 70.0, "students": 90.0, "report": 1.0}
+    write_json(first.out / "report.json", {"timings": seconds})
+    quiet = Console(quiet=True)
+    pipeline._start_over_if_changed(first, quiet)
+    assert all(finished_result(config) for config in students)
+    assert pipeline._seconds_before(first) == seconds
+    longer = replace(first, student_steps=5)
+    assert pipeline._seconds_before(longer) == {"glyphs": 5.0, "teachers": 70.0}
+
+    other = replace(first, teacher_steps=7)
+    assert pipeline._seconds_before(other) == {"glyphs": 5.0}
+    pipeline._start_over_if_changed(other, quiet)
+    assert all(finished_result(config) is None for config in students)
+    aside = ("student-distilled", "ablations/without-feature", "report.json")
+    for name in aside:
+        assert not (first.out / name).exists()
+    kept = first.out / "student-distilled.before-1" / "result.json"
+    assert json.loads(kept.read_text()) == {"name": "student-distilled"}
+    assert (first.out / "ablations.before-1" / "without-feature" / "result.json").is_file()
+    assert (first.out / "report.json.before-1").is_file()
 
 
 def test_folders(demo):

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
 from browsing import needs_chromium, run_page
 
 from distill.cli import main
+from distill.evaluation import retention
 from reinforced_data import ViewPolicy, reinforce
 from reinforced_data.testing import TOKENIZER, encoded, sample, tiny_teacher, write_source
 from students import StudentSpec, TextSpec, build_student, load_student
@@ -135,6 +136,36 @@ def test_input_of_report_is_refused(place, tmp_path, capsys, run, options, says)
     assert says in " ".join(capsys.readouterr().err.split()) and not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("out", "options"),
+    [
+        ("run/result.html", []),
+        ("run/model.safetensors", []),
+        ("teacher.html", ["--evaluations", "teacher.json"]),
+        ("ladder-x.csv", ["--ladders", "."]),
+        ("page.json", []),
+    ],
+)
+def test_a_report_never_replaces_what_it_reads(tmp_path, monkeypatch, capsys, out, options):
+    monkeypatch.chdir(tmp_path)
+    files = [Path(name) for name in ("run/result.json", "run/config.json", "run/model.safetensors")]
+    files += [Path("teacher.json"), Path("ladder-x.csv")]
+    Path("run").mkdir()
+    for file in files:
+        file.write_text("{}")
+    assert main(["report", "run", "--out", out, *options]) == 2
+    assert f"--out {out}" in " ".join(capsys.readouterr().err.split())
+    assert {file.read_text() for file in files} == {"{}"} and len([*tmp_path.iterdir()]) == 3
+
+
+def test_a_report_beside_its_run_can_be_written_again(place, tmp_path, capsys):
+    run = tmp_path / "taught"
+    shutil.copytree(place / "taught", run)
+    for _ in range(2):
+        assert main(["report", str(run), "--out", str(run / "page.html"), "--health", "never"]) == 0
+    assert "rows" in json.loads((run / "page.json").read_text())
+
+
 @pytest.fixture(scope="module")
 def evaluated(place, tmp_path_factory):
     """What `distill evaluate` says of a run, with all tests but the probe, and of another model."""
@@ -204,10 +235,8 @@ def test_a_model_that_was_only_evaluated_can_be_the_reference(place, evaluated, 
     numbers = json.loads((tmp_path / "page.json").read_text())
     teacher, student = numbers["rows"]
     assert numbers["reference"] == teacher["name"] == "start"
-    shared = {key: x for key, x in teacher["metrics"].items() if x}
-    assert shared and student["retention"] == pytest.approx(
-        {key: student["metrics"][key] / x for key, x in shared.items()}
-    )
+    assert student["retention"] == retention(student["metrics"], teacher["metrics"])
+    assert student["retention"].keys() == teacher["metrics"].keys()
     assert "start" not in numbers["missing"].get("Learning curves", "")
 
 

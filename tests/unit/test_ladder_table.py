@@ -4,6 +4,7 @@ import csv
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import export_table
+import inheritance
 import ladder
 from ladder_rows import SWEEP
 from ladder_table import (
@@ -95,6 +98,26 @@ def test_rows_are_paired_seed_by_seed_and_the_table_says_so(tmp_path):
     assert found["distilled"]["verdict"] == "wins" and found["distilled"]["base"] == "control"
     assert float(found["distilled"]["minus_base"]) == pytest.approx(8.67)
     assert found["undistilled"]["minus_undistilled"] == ""
+
+
+def test_a_smaller_inheritance_leaves_the_committed_table(tmp_path):
+    committed = Path(ladder.__file__).parent / "results"
+    whole = (inheritance.STARTS, inheritance.SEEDS, inheritance.STEPS)
+    assert inheritance._results(tmp_path, *whole) == committed
+    for fewer in ((("random",), *whole[1:]), (whole[0], 1, whole[2]), (*whole[:2], 20)):
+        assert tmp_path in inheritance._results(tmp_path, *fewer).parents
+
+
+def test_a_partial_table_of_exports_leaves_the_committed_one(tmp_path, monkeypatch):
+    formats = {
+        "here": SimpleNamespace(packages=("csv",), write=("none", "int8")),
+        "elsewhere": SimpleNamespace(packages=("no_such_package",), write=("none",)),
+    }
+    monkeypatch.setattr(export_table, "FORMATS", formats)
+    assert export_table.left_out([]) == ["elsewhere:none"]
+    assert export_table.left_out(["here:int8"]) == ["here:none", "elsewhere:none"]
+    assert export_table.results_folder(tmp_path, ["here:none"]) == tmp_path
+    assert export_table.results_folder(tmp_path, []).parent.name == "benchmarks"
 
 
 def test_a_shorter_ladder_leaves_the_committed_rows(tmp_path):

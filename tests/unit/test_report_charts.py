@@ -50,6 +50,15 @@ def test_score_chart_places_marks_by_score():
     assert texts(chart, "value") == ["50.0", "100.0"]
 
 
+def test_scores_of_0_stay_in_the_frame():
+    """All of them: an axis around 0 would begin at -100 %, left of the names."""
+    chart = score_chart([row("none", 0.0), row("neither", 0.0)], "top1")
+    assert texts(chart, "tick")[0] == "0"
+    lines = [e for e in ET.fromstring(chart).iter("line")]
+    stem = next(e for e in lines if "stem" in e.get("class", ""))
+    assert min(float(e.get("x1")) for e in lines) == float(stem.get("x1"))
+
+
 def test_kinds_differ_in_shape_and_not_in_colour_alone():
     rows = [row("a", 0.1), row("b", 0.2, control=True), row("c", 0.3, distilled=True)]
     rows.append(Row(name="t", role="teacher", image_params=9, text_params=9, steps=1,

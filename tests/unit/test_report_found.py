@@ -12,6 +12,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 from test_evaluation_evaluator import NAMES, make_model, png, write
 
+from distill import retrieval_cases as retrieval_cases_module
 from distill import run_pictures
 from distill.evaluation import evaluate
 from distill.evaluation.confusions import confusions
@@ -156,6 +157,27 @@ def test_right_and_wrong_are_three_each_over_the_split(tmp_path):
     assert kinds[ImageToTextCase, True] == kinds[ImageToTextCase, False] == 3
     assert kinds[RetrievalCase, True] == kinds[RetrievalCase, False] == 3
     assert len({case.query_text for case in cases if isinstance(case, RetrievalCase)}) == 6
+
+
+def test_pictures_are_kept_encoded_and_embedded_in_batches(tmp_path, monkeypatch):
+    """A split's first thousand photographs, decoded, would not fit."""
+    monkeypatch.setattr(retrieval_cases_module, "_SEARCHED", 600)
+    source = write(tmp_path / "s", [sample(i % 8, text=NAMES[i % 8]) for i in range(700)])
+    model, sizes = make_model(torch.eye(8), torch.eye(8)), []
+    whole = model.encode_image
+    monkeypatch.setattr(model, "encode_image", lambda x: sizes.append(len(x)) or whole(x))
+    cases = retrieval_cases(model, str(source))
+    assert sum(sizes) == 600 and max(sizes) <= 256
+    assert {case.among for case in cases if isinstance(case, RetrievalCase)} == {600}
+    kept = retrieval_cases_module._captioned(str(source))
+    assert {type(pair.image) for pair in kept} == {bytes}
+
+
+@pytest.mark.parametrize(
+    ("count", "chosen"), [(5, [0, 1, 3]), (3, [0, 1, 2]), (2, [0, 1]), (0, []), (7, [0, 2, 4])]
+)
+def test_queries_are_spread_over_all_there_are(count, chosen):
+    assert list(retrieval_cases_module._spread(range(count), 3)) == chosen
 
 
 def test_pictures_without_a_caption_or_that_cannot_be_read_are_not_searched(tmp_path):

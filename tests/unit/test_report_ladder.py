@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from distill.report import find_ladders, read_ladder
+from distill.report.ladder import GROUPS
 from distill.report.ladder_chart import ladder_chart
+from distill.report.page import _ladder
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 HEAD = (
@@ -45,6 +47,18 @@ def test_rows_differences_and_groups_are_the_tables(table):
     assert scores["undistilled"].minus == {"control": (-2.0, "loses")}
     assert scores["vit-<b>"].error == 0.5
     assert scores["large"].error is None and scores["vit-<b>-same-work"].error is None
+
+
+def test_rows_of_other_steps_stand_apart(table):
+    """Fewer or more than the rows that all are compared with: their scores cost other work."""
+    early = "early,held/top1,30.00,0.50,3,29 30 31,-10.00,loses,-12.00,loses,0.004,100,9,9\n"
+    table.write_text(TABLE.replace("# commit", f"{early}# commit"))
+    ladder = read_ladder(table)
+    assert [row.name for row in ladder.of("other steps")] == ["early"]
+    assert [row.name for row in ladder.of("equal steps")] == ["undistilled", "vit-<b>"]
+    page = _ladder(ladder)
+    assert [name for name, _ in page["charts"]] == ["Equal steps", "Equal compute", "Other steps"]
+    assert [group for group, _ in page["groups"]] == list(GROUPS)
 
 
 def test_bars_are_two_errors_and_the_rule_is_the_first_base(table):

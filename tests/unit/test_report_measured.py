@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distill.report import Measured, TowerCost
-from distill.run_exports import Exported, read_profile, together
+from distill.run_exports import Exported, read_export, read_profile, together
 
 
 def tower(name, quantize, size, **more):
@@ -46,6 +46,14 @@ def profile(path, student, towers=None):
 def eager(name, form):
     return {"tower": name, "form": form, "bytes": 410, "latency_ms": 10.0, "latency_p95_ms": 12.0,
             "memory_bytes": None}  # fmt: skip
+
+
+@pytest.mark.parametrize("lacks", ["path", "tower", "format", "bytes"])
+def test_what_a_tower_of_an_export_lacks_is_said_with_the_file(tmp_path, lacks):
+    towers = [{key: x for key, x in tower("image", "none", 4).items() if key != lacks}]
+    (tmp_path / "metadata.json").write_text(json.dumps({"towers": towers, "files": {}}))
+    with pytest.raises(ValueError, match=f"metadata.json is no export's: .*'{lacks}'.*export"):
+        read_export(tmp_path, [])
 
 
 def test_each_form_has_its_costs_and_its_own_score():

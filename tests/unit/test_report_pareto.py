@@ -53,6 +53,18 @@ def test_the_frontier_is_what_nothing_beats_in_both():
     assert stair.get("d").count("H") == 2
 
 
+def test_two_of_one_cost_and_one_score_are_both_on_the_frontier():
+    places = [("a", 1, 0.2), ("b", 2, 0.5), ("c", 2, 0.5), ("d", 2, 0.4), ("e", 3, 0.5)]
+    points = [Point(name, "distilled", cost, score) for name, cost, score in places]
+    assert [point.name for point in frontier(points)] == ["a", "b", "c"]
+
+
+def test_scores_of_0_are_on_an_axis_from_0():
+    root = drawn([row("s", 0.0, 10), row("l", 0.0, 1000)])
+    ticks = [e.text for e in root.iter("text") if e.get("class") == "tick end"]
+    assert "0" in ticks and not any(tick.startswith("-") for tick in ticks)
+
+
 def test_measurements_take_the_score_of_their_row():
     rows = [row("s", 0.4), row("nothing", float("nan"))]
     measured = [

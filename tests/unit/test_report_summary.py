@@ -103,6 +103,14 @@ def test_a_curve_has_a_value_for_each_step():
         Curve(name="a", series="loss", steps=[1, 2], values=[0.5])
 
 
+def test_the_terminal_keeps_to_the_pages_reference():
+    """Of two teachers the given one, also where the other is larger."""
+    out = io.StringIO()
+    rows = [row("small", (0.9, 0.76), role="teacher", params=2_000_000), TEACHER, DISTILLED]
+    print_rows(rows, Console(file=out, width=80), reference="small")
+    assert "45.0 (50)" in out.getvalue() and "38.0 (50)" in out.getvalue()
+
+
 def test_the_terminal_shows_names_as_they_are():
     out = io.StringIO()
     rows = [*ROWS, row("[red]evil[/red] \x1b[31m", (0.1, 0.1))]

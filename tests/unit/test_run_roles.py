@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -26,13 +27,14 @@ LOCKED = [
 ]
 
 
-def written(folder, config):
+def written(folder, config, metrics=None):
     """What `distill train` leaves of a run, but for the weights."""
     folder.mkdir()
     values = json.loads(json.dumps(config.as_json()))
     values["data"]["store"] = str(folder / "gone")
     (folder / "config.json").write_text(json.dumps(values))
-    result = {"image_params": 9, "text_params": 8, "steps": 7, "seconds": 6.0, "metrics": {}}
+    result = {"image_params": 9, "text_params": 8, "steps": 7, "seconds": 6.0}
+    result["metrics"] = metrics or {}
     (folder / "result.json").write_text(json.dumps(result))
     return folder
 
@@ -48,6 +50,26 @@ def test_a_locked_recipe_is_no_undistilled_student(tmp_path, recipe, kind, sides
         for side, teacher, trained in sides
     ]
     assert all(step.facts["licence"] for step in steps)
+
+
+def test_runs_may_be_named_from_here_and_from_the_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    written(tmp_path / "runs" / "a", RunConfig())
+    written(tmp_path / "runs" / "b", RunConfig())
+    both = report_of_runs([Path("runs/a"), tmp_path / "runs" / "b"])
+    assert both.title == "Runs in runs"
+    monkeypatch.chdir(tmp_path / "runs" / "a")
+    assert report_of_runs([Path("."), Path("../b")]).title == f"Runs in {tmp_path / 'runs'}"
+
+
+def test_shares_are_those_of_evaluate(tmp_path):
+    """None of a teacher's 0, and no share of what is not better for being more."""
+    large = {"val/top1": 0.5, "val/top5": 0.0, "val/ece": 0.1}
+    teacher = written(tmp_path / "large", RunConfig(), large)
+    run = written(tmp_path / "run", RunConfig(), dict.fromkeys(large, 0.25))
+    row = report_of_runs([run], teachers=[teacher]).rows[1]
+    assert row.retention == {"val/top1": 0.5, "val/top5": None}
 
 
 def config(objective=None, **changes):

@@ -3,6 +3,7 @@
 import csv
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -12,6 +13,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import scaling
 
 WORK = 3.0
+
+
+def test_a_world_without_the_ladders_rows_says_what_makes_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, "RESULTS", tmp_path)
+    world = SimpleNamespace(name="new")
+    with pytest.raises(SystemExit, match=r"ladder-new has no row undistilled, distilled: run .*"):
+        scaling.trained(world, [25], 1, 1, Console(quiet=True))  # type: ignore[arg-type]
 
 
 def planted() -> list[dict]:
