@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from distill.evaluation import held_out_loss as module
 from distill.evaluation.held_out_loss import held_out_loss
@@ -47,6 +48,15 @@ def test_whole_batches_at_the_models_own_scale(kind, monkeypatch):
             each = -F.logsigmoid((2 * torch.eye(4) - 1) * logits).sum() / 4
         expected.append(float(each))
     assert found == pytest.approx(sum(expected) / 2, abs=1e-9)
+
+
+def test_a_scale_that_is_a_row_of_one_is_a_scale():
+    """`ClipModel` takes both; what undoes the logarithm, in one place, makes them the same."""
+    model = student("softmax").double()
+    names = [f"text {i}" for i in range(COUNT)]
+    expected = held_out_loss(model, rows(1), names, names, rows(2))
+    model.module.logit_scale = nn.Parameter(model.logit_scale.detach().reshape(1))
+    assert held_out_loss(model, rows(1), names, names, rows(2)) == expected
 
 
 def test_a_small_source_is_one_batch():
