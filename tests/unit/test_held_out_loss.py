@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from distill.evaluation import held_out_loss as module
 from distill.evaluation.held_out_loss import held_out_loss
 from students import StudentSpec, TextSpec, build_student
+from teachers.contract import Embeddings
 from teachers.tokenizers import WordTokenizer
 
 COUNT, DIM = 11, 16
@@ -50,13 +50,15 @@ def test_whole_batches_at_the_models_own_scale(kind, monkeypatch):
     assert found == pytest.approx(sum(expected) / 2, abs=1e-9)
 
 
-def test_a_scale_that_is_a_row_of_one_is_a_scale():
-    """`ClipModel` takes both; what undoes the logarithm, in one place, makes them the same."""
-    model = student("softmax").double()
+def test_the_scale_is_what_with_head_says(monkeypatch):
+    """It is the one place where the logarithm is undone."""
+    model, scale = student("softmax").double(), torch.tensor(3.0).double()
+    monkeypatch.setattr(model, "with_head", lambda image, text: Embeddings(image, text, scale))
     names = [f"text {i}" for i in range(COUNT)]
-    expected = held_out_loss(model, rows(1), names, names, rows(2))
-    model.module.logit_scale = nn.Parameter(model.logit_scale.detach().reshape(1))
-    assert held_out_loss(model, rows(1), names, names, rows(2)) == expected
+    found = held_out_loss(model, rows(1), names, names, rows(2))
+    logits, right = 3 * rows(1) @ rows(2).T, torch.arange(COUNT)
+    expected = (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
+    assert found == pytest.approx(float(expected), abs=1e-9)
 
 
 def test_a_small_source_is_one_batch():
