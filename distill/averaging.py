@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from distill.evaluation.embedding import first
 from reinforced_data.source import decode_image, open_source
 from students import Student
 
@@ -99,7 +100,7 @@ class _Both(nn.Module):
 
 def _batches(student: Student, source: str, limit: int) -> Iterator[dict[str, Tensor]]:
     """Pictures with a caption, as the student sees them; a last batch of one is left out."""
-    samples = itertools.islice((s for s in open_source(source) if s.captions), limit)
+    samples = first((s for s in open_source(source) if s.captions), limit)
     for part in _parts(samples):
         views = [student.preprocess.whole_view(decode_image(sample.image)) for sample in part]
         pixels = torch.stack([torch.from_numpy(view) for view in views])

@@ -100,7 +100,7 @@ def merge(
         ),
         validation=validation,
         statistics_on=statistics_on,
-        limit=limit or _STATISTICS,
+        limit=_STATISTICS if limit is None else limit,
         metric=metric,
         on_tried=on_tried,
     )

@@ -8,6 +8,7 @@ at equal x, as Cherti et al. 2023 compare data sets for CLIP. Left out: laws of 
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,11 +50,13 @@ class PowerLaw:
         """Return the error at `x`."""
         return self.floor + self.amount * (x / self.unit) ** -self.exponent
 
-    def needed(self, error: float) -> float:
-        """Return the x with this error; infinite where the law never gets there."""
+    def needed(self, error: float, *, within: float) -> float | None:
+        """Return the x with this error; None where that is above `within`, or nowhere at all."""
         if error <= self.floor or self.amount == 0:
-            return float("inf")
-        return self.unit * ((error - self.floor) / self.amount) ** (-1 / self.exponent)
+            return None
+        # As a logarithm: a flat law's x has more digits than a float's exponent can say.
+        times = (math.log(self.amount) - math.log(error - self.floor)) / self.exponent
+        return None if times > math.log(within / self.unit) else self.unit * math.exp(times)
 
 
 def check_points(x: Numbers, error: Numbers, of: str) -> None:
@@ -151,16 +154,22 @@ def resample(x: Numbers, error: Numbers, law: PowerLaw, draws: np.random.Generat
 
 
 def bootstrap(
-    x: Numbers, error: Numbers, *, draws: int = 300, seed: int = 0, of: str = "the points"
+    law: PowerLaw, x: Numbers, error: Numbers, *, draws: int = 300, seed: int = 0
 ) -> list[PowerLaw]:
-    """Fit the law `draws` times to runs drawn anew; their spread is the law's uncertainty.
+    """Fit `draws` laws to runs drawn anew from `law`; their spread is its uncertainty.
+
+    Args:
+        law: what `fit_power_law` found of x and error.
+        x: see there.
+        error: see there.
+        draws: how many.
+        seed: of the draws.
 
     Raises:
-        ValueError: see `check_points`; fewer than 20 draws have no 95 % interval.
+        ValueError: fewer than 20 draws have no 95 % interval.
     """
     if draws < 20:
         raise ValueError(f"an interval of 95 % needs at least 20 draws, got {draws}")
-    law = fit_power_law(x, error, of=of)
     generator = np.random.default_rng(seed)
     # Near the law is the best start for runs like these, and far from it the next best.
     here = (np.log(law.floor), np.log(law.amount), law.exponent)

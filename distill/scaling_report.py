@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from distill.scaling_law import (
+    MAX_REACH,
     PowerLaw,
     bootstrap,
     check_points,
@@ -31,11 +32,13 @@ class Fitted:
 
     Attributes:
         runs: how many were fitted.
+        largest: the largest x among them.
         law: the fit.
         draws: fits to runs drawn anew.
     """
 
     runs: int
+    largest: float
     law: PowerLaw
     draws: list[PowerLaw]
 
@@ -59,7 +62,8 @@ class Compared:
         low: of 95 %.
         high: of 95 %.
         equal_x: the x at which the second has the first's error, over `x`: 3 means that the second
-            needs three times as much; infinite where it never gets there.
+            needs three times as much; None where that is more than `MAX_REACH` times the largest
+            measured one, or nowhere.
     """
 
     first: str
@@ -68,7 +72,7 @@ class Compared:
     difference: float
     low: float
     high: float
-    equal_x: float
+    equal_x: float | None
 
     @property
     def verdict(self) -> str:
@@ -82,22 +86,26 @@ def read_runs(path: Path, x: str, y: str, by: str | None, kind: YKind) -> dict[s
     """Read x and error of every run, by recipe; of a score the error is what is missing of it.
 
     Raises:
-        ValueError: a column is not there, a cell holds no number, or a score is out of range.
+        ValueError: a column is not there, a cell holds no number, a score is out of range, or a
+            run has no recipe.
         FileNotFoundError: there is no such file.
     """
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    with path.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a mark before it
+        reader = csv.DictReader(file)
+        # The reader's own count: it passes over blank lines, and a quoted cell may have several.
+        rows = [(reader.line_num, row) for row in reader]
     if not rows:
         raise ValueError(f"{path} holds no runs: it needs a header and a line a run")
+    columns = reader.fieldnames or ()
     for name in filter(None, (x, y, by)):
-        if name not in rows[0]:
-            raise ValueError(f"{path} has no column {name!r}; it has: {', '.join(rows[0])}")
+        if name not in columns:
+            raise ValueError(f"{path} has no column {name!r}; it has: {', '.join(columns)}")
     found: dict[str, list[tuple[float, float]]] = {}
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         values = (_number(row[x], path, line, x), _number(row[y], path, line, y))
         if kind in _BEST:
             values = (values[0], _missing(values[1], _BEST[kind], path, line, y))
-        found.setdefault(row[by] if by else "all runs", []).append(values)
+        found.setdefault(_recipe(row[by], path, line, by) if by else "all runs", []).append(values)
     return {
         name: (np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs]))
         for name, pairs in found.items()
@@ -109,6 +117,15 @@ def _number(cell: str | None, path: Path, line: int, column: str) -> float:
         return float(cell or "")
     except ValueError:
         raise ValueError(f"{path}, line {line}: {column} is no number: {cell!r}") from None
+
+
+def _recipe(cell: str | None, path: Path, line: int, column: str) -> str:
+    if not (cell or "").strip():
+        raise ValueError(
+            f"{path}, line {line}: {column} is empty, so this run belongs to no recipe; "
+            "fill it in, or leave the line out"
+        )
+    return str(cell)
 
 
 def _missing(score: float, best: float, path: Path, line: int, column: str) -> float:
@@ -128,14 +145,12 @@ def fit_recipes(runs: Mapping[str, Runs], *, draws: int, seed: int) -> dict[str,
     """
     for name, (x, error) in runs.items():
         check_points(x, error, name)
-    return {
-        name: Fitted(
-            runs=len(x),
-            law=fit_power_law(x, error, of=name),
-            draws=bootstrap(x, error, draws=draws, seed=seed + number, of=name),
-        )
-        for number, (name, (x, error)) in enumerate(sorted(runs.items()))
-    }
+    found = {}
+    for number, (name, (x, error)) in enumerate(sorted(runs.items())):
+        law = fit_power_law(x, error, of=name)
+        laws = bootstrap(law, x, error, draws=draws, seed=seed + number)
+        found[name] = Fitted(runs=len(x), largest=float(x.max()), law=law, draws=laws)
+    return found
 
 
 def common_x(runs: Mapping[str, Runs], asked: Sequence[float]) -> tuple[float, ...]:
@@ -160,6 +175,7 @@ def compare(fitted: Mapping[str, Fitted], x: float) -> list[Compared]:
         drawn = zip(one.draws, other.draws, strict=True)
         low, high = interval([a.error(x) - b.error(x) for a, b in drawn])
         error = one.law.error(x)
+        needed = other.law.needed(error, within=MAX_REACH * other.largest)
         found.append(
             Compared(
                 first=first,
@@ -168,7 +184,7 @@ def compare(fitted: Mapping[str, Fitted], x: float) -> list[Compared]:
                 difference=error - other.law.error(x),
                 low=low,
                 high=high,
-                equal_x=other.law.needed(error) / x,
+                equal_x=None if needed is None else needed / x,
             )
         )
     return found

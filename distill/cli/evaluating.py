@@ -1,7 +1,7 @@
 """`distill evaluate`: scores of any model, and what else a student should be asked."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +14,12 @@ from distill.cli.outcome import Outcome
 from distill.cli.parsing import parse, read_class_names
 
 if TYPE_CHECKING:
+    from distill.evaluation.suite import Suite
     from teachers.clip_model import ClipModel
 
 # Of each list, on the terminal; --json and --out have all.
 _SHOWN = 5
+_Sentences = Mapping[str, Sequence[str]] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +81,17 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     from distill.model_loading import load_model
     from students.student import tower_params
 
-    names = _names_by_split(asked)
     model = load_model(asked.model, device=asked.device)
-    metrics = _metrics(asked, model, console)
-    reference = _reference(asked, console)
+    teacher, reference = _against(asked)
+    _check(asked, model, teacher)
+    names = _names_by_split(asked)
+    sentences = _sentences(asked, names, console)
+    metrics = _metrics(asked, model, teacher, sentences, console)
+    if teacher is not None:
+        # What compares the student with its teacher is nothing to compare the teacher by, and a
+        # teacher is not shipped: it may refuse a size that the student runs at.
+        tests = tuple(name for name in asked.tests if name not in ("agreement", "sizes"))
+        reference = _metrics(replace(asked, tests=tests), teacher, None, sentences, console)
     kept = retention(metrics, reference) if reference else None
     values: dict[str, Any] = {"model": asked.model, "metrics": metrics, "retention": kept}
     values |= {f"{tower}_params": count for tower, count in tower_params(model).items()}
@@ -94,7 +103,7 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
         table.add_row(name, f"{value:.4f}", *beside)
     console.print(table)
     if asked.alike or asked.leaks_from is not None:
-        values["audit"] = _audit(asked, model, names, console)
+        values["audit"] = _audit(asked, model, names, sentences, console)
     if asked.out is not None:
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         asked.out.write_text(json.dumps(values, indent=2))
@@ -102,38 +111,59 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     return Outcome(values=values, exit_code=3 if left_out else 0)
 
 
-def _metrics(asked: Evaluate, model: "ClipModel", console: Console) -> dict[str, float]:
-    """Evaluate on every split, then run the tests on each."""
-    from distill.evaluation.splits import evaluate_splits
-    from distill.evaluation.suite import Suite, run_suite
+def _check(asked: Evaluate, model: "ClipModel", teacher: "ClipModel | None") -> None:
+    """Refuse, before any pass over the pictures, what would be refused after some."""
+    from distill.evaluation.suite import check_suite
+    from reinforced_data.source import open_source
+
+    for source in (*_named_splits(asked.on).values(), *filter(None, (asked.leaks_from,))):
+        open_source(source)
+    check_suite(model, _suite(asked, "", teacher, None), asked.tests)
+
+
+def _suite(
+    asked: Evaluate, source: str, teacher: "ClipModel | None", sentences: _Sentences
+) -> "Suite":
+    from distill.evaluation.suite import Suite
     from distill.evaluation.zero_shot import named_templates
 
+    return Suite(
+        source=source,
+        classes=None if asked.classes is None else read_class_names(asked.classes),
+        templates=named_templates(asked.templates),
+        sentences=sentences,
+        severities=asked.severities,
+        resolutions=asked.resolutions,
+        sizes=asked.sizes,
+        teacher=teacher,
+        probe_train=asked.probe_train,
+        limit=asked.limit,
+    )
+
+
+def _metrics(
+    asked: Evaluate,
+    model: "ClipModel",
+    teacher: "ClipModel | None",
+    sentences: _Sentences,
+    console: Console,
+) -> dict[str, float]:
+    """Evaluate on every split, then run the tests on each."""
+    from distill.evaluation.splits import evaluate_splits
+    from distill.evaluation.suite import run_suite
+
     splits = _named_splits(asked.on)
-    classes = None if asked.classes is None else read_class_names(asked.classes)
-    sentences = _sentences(asked, classes, splits)
     metrics = evaluate_splits(
         model,
         splits,
         templates=asked.templates,
         sentences=sentences,
-        classes=classes,
+        classes=None if asked.classes is None else read_class_names(asked.classes),
         captions_from=asked.captions_from,
         limit=asked.limit,
     )
-    teacher = _teacher(asked) if "agreement" in asked.tests else None
     for split, source in splits.items():
-        suite = Suite(
-            source=source,
-            classes=classes,
-            templates=named_templates(asked.templates),
-            sentences=sentences,
-            severities=asked.severities,
-            resolutions=asked.resolutions,
-            sizes=asked.sizes,
-            teacher=teacher,
-            probe_train=asked.probe_train,
-            limit=asked.limit,
-        )
+        suite = _suite(asked, source, teacher, sentences)
         if asked.tests:
             console.print(f"[dim]{', '.join(asked.tests)} {split and f'on {split}'}[/]")
         found = run_suite(model, suite, asked.tests)
@@ -141,28 +171,38 @@ def _metrics(asked: Evaluate, model: "ClipModel", console: Console) -> dict[str,
     return metrics
 
 
-def _sentences(
-    asked: Evaluate, classes: Sequence[str] | None, splits: dict[str, str]
-) -> dict[str, list[str]] | None:
+def _sentences(asked: Evaluate, names: dict[str, list[str]], console: Console) -> _Sentences:
     """Read CuPL's file and the hierarchy; a class has the sentences of both."""
-    from distill.evaluation.prompt_files import hierarchy_sentences, read_hierarchy, read_sentences
-    from distill.evaluation.suite import class_names
+    from distill.evaluation import prompt_files
 
-    found = {} if asked.prompts is None else read_sentences(asked.prompts)
+    every = sorted({name for own in names.values() for name in own})
+    found: dict[str, list[str]] = {}
+    if asked.prompts is not None:
+        found = prompt_files.read_sentences(asked.prompts)
+        if without := prompt_files.classes_without(found, every):
+            console.print(f"{without} of {len(every)} classes have no sentences in {asked.prompts}")
     if asked.hierarchy is not None:
-        parents = read_hierarchy(asked.hierarchy)
-        names = classes or sorted({n for source in splits.values() for n in class_names(source)})
-        for name, texts in hierarchy_sentences(names, parents).items():
+        parents = prompt_files.read_hierarchy(asked.hierarchy)
+        for name, texts in prompt_files.hierarchy_sentences(every, parents).items():
             found[name] = [*found.get(name, []), *texts]
     return found or None
 
 
-def _teacher(asked: Evaluate) -> "ClipModel | None":
+def _against(asked: Evaluate) -> "tuple[ClipModel | None, dict[str, float]]":
+    """Load the teacher to compare with, or read its metrics from a file."""
     from distill.model_loading import load_model
 
-    if asked.against is None or asked.against.endswith(".json"):
-        return None
-    return load_model(asked.against, device=asked.device)
+    if asked.against is None:
+        return None, {}
+    if not asked.against.endswith(".json"):
+        return load_model(asked.against, device=asked.device), {}
+    try:
+        return None, json.loads(Path(asked.against).read_text())["metrics"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"--against {asked.against} holds no metrics ({error!r}); write it with `distill "
+            f"evaluate TEACHER --on ... --out {asked.against}`"
+        ) from error
 
 
 def _names_by_split(asked: Evaluate) -> dict[str, list[str]]:
@@ -170,7 +210,8 @@ def _names_by_split(asked: Evaluate) -> dict[str, list[str]]:
     from distill.evaluation.suite import class_names
     from distill.evaluation.zero_shot import names_to_choose
 
-    if not (asked.alike or asked.leaks_from is not None or asked.out is not None):
+    asking = (asked.leaks_from, asked.out, asked.prompts, asked.hierarchy)
+    if not asked.alike and all(option is None for option in asking):
         return {}  # labels cost a pass over the source
     given = None if asked.classes is None else read_class_names(asked.classes)
     names = {}
@@ -200,18 +241,20 @@ def _what_was_asked(asked: Evaluate, names: dict[str, list[str]]) -> dict[str, A
 
 
 def _audit(
-    asked: Evaluate, model: "ClipModel", names: dict[str, list[str]], console: Console
+    asked: Evaluate,
+    model: "ClipModel",
+    names: dict[str, list[str]],
+    sentences: _Sentences,
+    console: Console,
 ) -> dict[str, Any]:
     """List class names that are hardly told apart, and pictures that were trained on."""
     from distill.evaluation.class_audit import alike_classes
     from distill.evaluation.zero_shot import named_templates
 
     found: dict[str, Any] = {}
-    templates, every = named_templates(asked.templates), {n for own in names.values() for n in own}
-    sentences = _sentences(asked, sorted(every), {}) if every else None
     for split, source in _named_splits(asked.on).items():
         own = names[split]
-        rows = {"templates": templates, "sentences": sentences}
+        rows = {"templates": named_templates(asked.templates), "sentences": sentences}
         alike = alike_classes(model, own, **rows) if own else []
         console.print(
             f"{split or source}: {len(alike)} pairs of alike class names", highlight=False
@@ -246,28 +289,12 @@ def _named_splits(sources: Sequence[str]) -> dict[str, str]:
     splits: dict[str, str] = {}
     for text in sources:
         name, equals, source = text.partition("=")
-        name, source = (name, source) if equals else ("", text)
+        # The = of a path, as in s3://b/date=2024/, begins no name.
+        if not equals or "/" in name or ":" in name:
+            name, source = "", text
         if name in splits:
             raise ValueError(
                 f"--on names the split {name!r} twice; with several sources write NAME=SHARDS"
             )
         splits[name] = source
     return splits
-
-
-def _reference(asked: Evaluate, console: Console) -> dict[str, float]:
-    if asked.against is None:
-        return {}
-    teacher = _teacher(asked)
-    if teacher is not None:
-        # What compares the student with its teacher is nothing to compare the teacher by, and a
-        # teacher is not shipped: it may refuse a size that the student runs at.
-        tests = tuple(name for name in asked.tests if name not in ("agreement", "sizes"))
-        return _metrics(replace(asked, tests=tests), teacher, console)
-    try:
-        return json.loads(Path(asked.against).read_text())["metrics"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"--against {asked.against} holds no metrics ({error!r}); write it with `distill "
-            f"evaluate TEACHER --on ... --out {asked.against}`"
-        ) from error

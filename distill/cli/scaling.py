@@ -111,11 +111,11 @@ def _with_interval(value: float, low: float, high: float) -> str:
 
 def _print_compared(compared: Sequence[Compared], console: Console) -> None:
     for pair in compared:
-        never = pair.equal_x == float("inf")
-        needs = "never gets there" if never else f"needs {pair.equal_x:.2g} times as much"
+        needs = f"what {pair.second} needs for {pair.first}'s error is beyond what was measured"
+        if pair.equal_x is not None:
+            needs = f"{pair.second} needs {pair.equal_x:.2g} times as much for {pair.first}'s error"
         console.print(
             f"at {pair.x:g}: {pair.first} minus {pair.second} "
-            f"{_with_interval(pair.difference, pair.low, pair.high)}: {pair.verdict}; "
-            f"{pair.second} {needs} for {pair.first}'s error",
+            f"{_with_interval(pair.difference, pair.low, pair.high)}: {pair.verdict}; {needs}",
             highlight=False,
         )

@@ -101,13 +101,13 @@ def leaks(
         train: source that was learnt from.
         test: source that is measured on.
         min_cosine: below this two pictures are not listed.
-        limit: stop after so many samples of each.
+        limit: stop after so many samples of `test`; what was learnt from is searched whole.
 
     Raises:
         ValueError: a source has no usable sample.
     """
     trained, tested = _Keyed(train), _Keyed(test)
-    train_rows = embed_source(model, trained, limit=limit).images
+    train_rows = embed_source(model, trained).images
     test_rows = embed_source(model, tested, limit=limit).images
     known = {digest: key for key, digest in trained.seen}
     step = max(1, _PER_SLICE // len(train_rows))
@@ -145,4 +145,5 @@ class _Keyed:
 
 def _spelling(name: str) -> str:
     folded = unicodedata.normalize("NFKC", name).casefold()
-    return "".join(letter for letter in folded if letter.isalnum())
+    # A name of signs alone is its signs: folded away, "+" and "-" would be one spelling.
+    return "".join(filter(str.isalnum, folded)) or "".join(folded.split())

@@ -1,6 +1,6 @@
 """A source's pictures as unit rows, and what belongs to them; pixels are never kept."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -69,11 +69,11 @@ def embed_source(
         on_batch: called with the number of samples done.
 
     Raises:
-        ValueError: no sample could be used, or rows are not finite.
+        ValueError: no sample could be used, rows are not finite, or a limit below 1.
     """
     samples = _samples(source, captions_from)
     with evaluating(model), torch.no_grad():
-        found = _embed(model, islice(samples, limit), batch_size, change, on_batch)
+        found = _embed(model, first(samples, limit), batch_size, change, on_batch)
     if isinstance(samples, Source):
         found.skipped += samples.skipped.total()
     if not found.rows:
@@ -83,6 +83,17 @@ def embed_source(
         )
     check_finite(found.images, model, "images")
     return found
+
+
+def first(samples: Iterable[Sample], limit: int | None) -> Iterator[Sample]:
+    """Return the first `limit` samples, or all.
+
+    Raises:
+        ValueError: a limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"a limit must be at least 1 sample, got {limit}; leave it out for all")
+    return islice(samples, limit)
 
 
 def source_name(source: object) -> str:
@@ -110,13 +121,13 @@ def _samples(source: AnySource, captions_from: str | None) -> Iterable[Sample]:
 
 def _embed(
     model: ClipModel,
-    samples: Iterable[Sample],
+    samples: Iterator[Sample],
     batch_size: int,
     change: Change | None,
     on_batch: Callable[[int], None] | None,
 ) -> Embedded:
     """Decode in threads (decoders release the lock) and embed batch by batch."""
-    found, remaining = Embedded(), iter(samples)
+    found = Embedded()
 
     def view(sample: Sample) -> np.ndarray | None:
         try:
@@ -126,7 +137,7 @@ def _embed(
         return pixels if change is None else change(pixels, sample)
 
     with ThreadPoolExecutor(4) as pool:
-        while batch := list(islice(remaining, batch_size)):
+        while batch := list(islice(samples, batch_size)):
             views = zip(batch, pool.map(view, batch), strict=True)
             usable = [(sample, pixels) for sample, pixels in views if pixels is not None]
             found.skipped += len(batch) - len(usable)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from distill.ops.image_text import image_text_loss
 from teachers.clip_model import ClipModel
-from teachers.contract import Embeddings
 
 # The loss grows with the logarithm of the batch: figures are comparable at this size only.
 BATCH_SIZE = 256
@@ -44,9 +43,7 @@ def held_out_loss(
     own = text_rows[[index[caption] for caption in captions]]
     size = min(BATCH_SIZE, len(captions))
     losses = [
-        image_text_loss(
-            Embeddings(image, text, model.logit_scale.exp(), model.logit_bias), kind=model.kind
-        ).contrastive
+        image_text_loss(model.with_head(image, text), kind=model.kind).contrastive
         for image, text in zip(images.split(size), own.split(size), strict=True)
         if len(image) == size
     ]

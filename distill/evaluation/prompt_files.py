@@ -62,6 +62,22 @@ def hierarchy_sentences(
     return sentences
 
 
+def classes_without(sentences: Mapping[str, Sequence[str]], class_names: Sequence[str]) -> int:
+    """Count the classes that have no sentence.
+
+    Raises:
+        ValueError: none has one.
+    """
+    without = sum(name not in sentences for name in class_names)
+    if without == len(class_names):
+        raise ValueError(
+            f"none of the {len(class_names)} classes has a sentence: class names are "
+            f"{', '.join(class_names[:3])}, sentences are for {', '.join(list(sentences)[:3])}; "
+            "spell them alike"
+        )
+    return without
+
+
 def _ways(
     name: str, parents: Mapping[str, Sequence[str]], below: tuple[str, ...]
 ) -> list[tuple[str, ...]]:

@@ -6,13 +6,12 @@ own, so pictures are never kept.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 import torch
 
 from distill.evaluation.agreement import agreement
 from distill.evaluation.calibration import calibration
-from distill.evaluation.embedding import Change, embed_source
+from distill.evaluation.embedding import Change, embed_source, first
 from distill.evaluation.evaluator import evaluate
 from distill.evaluation.probing import linear_probe
 from distill.evaluation.sizes import at_size, check_size
@@ -70,17 +69,35 @@ def run_suite(model: ClipModel, suite: Suite, tests: Sequence[str]) -> dict[str,
     Raises:
         ValueError: an unknown test, one that lacks what it needs, or see `evaluate`.
     """
-    for name in tests:
-        if name not in TESTS:
-            raise unknown_name("test", name, TESTS)
-    _check_needs(suite, tests)
-    # Now, not after the passes of the tests before it.
-    for size in suite.sizes if "sizes" in tests else ():
-        check_size(model, size)
+    check_suite(model, suite, tests)
     scores: dict[str, float] = {}
     for name in tests:
         scores |= TESTS[name](model, suite)
     return scores
+
+
+def check_suite(model: ClipModel, suite: Suite, tests: Sequence[str]) -> None:
+    """Refuse, before the first pass, what a test would refuse after the passes of others.
+
+    Raises:
+        ValueError: an unknown test, one that lacks what it needs, or a severity, resolution, size
+            or source to learn from that there is not.
+    """
+    for name in tests:
+        if name not in TESTS:
+            raise unknown_name("test", name, TESTS)
+    _check_needs(suite, tests)
+    if "corruptions" in tests:
+        for severity in suite.severities:
+            corruption(next(iter(CORRUPTIONS)), severity)
+    if "resolutions" in tests:
+        for size in suite.resolutions:
+            lower_resolution(size)
+    if "sizes" in tests:
+        for size in suite.sizes:
+            check_size(model, size)
+    if "probe" in tests:
+        open_source(suite.probe_train or "")
 
 
 def _check_needs(suite: Suite, tests: Sequence[str]) -> None:
@@ -140,7 +157,8 @@ def _typographic(model: ClipModel, suite: Suite) -> dict[str, float]:
     names = names_to_choose(labels, suite.classes)
 
     def renamed() -> Iterator[Sample]:
-        for sample in open_source(suite.source):
+        # Limited here, so that both scores are of the same samples: some have no label.
+        for sample in first(open_source(suite.source), suite.limit):
             if sample.label is not None:
                 yield replace(sample, label=written_class(sample, names))
 
@@ -151,7 +169,6 @@ def _typographic(model: ClipModel, suite: Suite) -> dict[str, float]:
         classes=names,
         templates=suite.templates,
         sentences=suite.sentences,
-        limit=suite.limit,
         change=lambda pixels, sample: write_on(pixels, str(sample.label), sample.key),
     )
     top1 = _top1(model, replace(suite, classes=names), typographic_attack(names))
@@ -160,7 +177,7 @@ def _typographic(model: ClipModel, suite: Suite) -> dict[str, float]:
 
 def class_names(source: str, limit: int | None = None) -> list[str]:
     """Return the labels of a source, or of its first `limit` samples, sorted."""
-    labels = {sample.label for sample in islice(open_source(source), limit)}
+    labels = {sample.label for sample in first(open_source(source), limit)}
     return sorted(label for label in labels if label is not None)
 
 
@@ -169,7 +186,8 @@ def _calibration(model: ClipModel, suite: Suite) -> dict[str, float]:
     names = names_to_choose(labels, suite.classes)
     with evaluating(model), torch.no_grad():
         rows = embed_classes(model, names, suite.templates, sentences=suite.sentences)
-    return calibration(images, labels, names, rows, float(model.logit_scale.detach().exp()))
+        scale = model.with_head(images, rows).logit_scale
+    return calibration(images, labels, names, rows, float(scale))
 
 
 def _agreement(model: ClipModel, suite: Suite) -> dict[str, float]:

@@ -100,7 +100,9 @@ def phi_s(moments: Moments) -> Standardization:
     return Standardization(mean=moments.mean.clone(), rotation=rotation, deviation=deviation)
 
 
-def standardize(rows: Float[Tensor, "n d"], to: Standardization) -> Float[Tensor, "n d"]:
+def standardize(
+    rows: Float[Tensor, "n d"], to: "Standardization | Standardize"
+) -> Float[Tensor, "n d"]:
     """Apply `to`, in the dtype of the rows."""
     return (rows - to.mean.to(rows)) @ to.matrix.to(rows).T
 
@@ -124,4 +126,4 @@ class Standardize(nn.Module):
 
     def forward(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Standardise, in the dtype of the buffers."""
-        return (rows.to(self.mean.dtype) - self.mean) @ self.matrix.T
+        return standardize(rows.to(self.mean.dtype), self)

@@ -253,6 +253,16 @@ def test_json_is_all_that_stdout_holds(capfd, monkeypatch):
     assert all(text in printed.err for text in ("loading ...", "a C library", "a child"))
 
 
+def test_json_has_null_where_a_number_is_none(capsys, monkeypatch):
+    """A diverged run's loss, say: `NaN` and `Infinity` are Python's, and no JSON."""
+    values = {"loss": float("nan"), "runs": [(1.5, float("inf")), {"deep": -float("inf")}]}
+    diverged = Verb(summary="", run=lambda *_: Outcome(values=values))
+    monkeypatch.setitem(VERBS, "diverged", diverged)
+    assert main(["diverged", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert printed == {"loss": None, "runs": [[1.5, None], {"deep": None}]}
+
+
 @pytest.mark.parametrize(
     ("error", "code", "traced"),
     [

@@ -159,16 +159,38 @@ def test_what_codecs_lose():
 def test_times_of_fewer_tokens():
     rows = read(RESULTS / "token-dropping.csv")[0]
     page = " ".join((ROOT / "docs" / "tokens.md").read_text().split())
-    for row in rows[1:]:
-        assert f"{float(row['share_of_time']):.2f}" in page, row["policy"]
+    said = page[page.index("At half of the patches") : page.index("All of it: [Results]")]
+    for words, policy in (
+        ("`attentive` by the store", "`attentive, stored`"),
+        ("`attentive` by the moving average", "`attentive, ema`"),
+        ("`random` at a quarter", "`random, quarter`"),
+    ):
+        said = said.replace(words, policy)
+    # A number belongs to the policies named since the number before it.
+    stated = {
+        policy: share
+        for words, share in re.findall(r"(.*?)(\d\.\d\d)", said)
+        for policy in re.findall("`(.*?)`", words)
+    }
+    assert stated == {row["policy"]: f"{float(row['share_of_time']):.2f}" for row in rows[1:]}
 
 
 def test_the_rates_of_views():
     rows = read(RESULTS / "views.csv")[0]
     page = " ".join((ROOT / "docs" / "views.md").read_text().split())
-    for contender in ("ours, view", "ours, 10 views", "open_clip"):
-        times = [row["times_the_better_peer"] for row in rows if row["contender"] == contender]
-        assert f"{min(times, key=float)} to {max(times, key=float)}" in page, contender
+
+    def rates(contender: str, **where: str) -> str:
+        times = [
+            row["times_the_better_peer"]
+            for row in rows
+            if row["contender"] == contender and all(row[k] == v for k, v in where.items())
+        ]
+        return f"{min(times, key=float)} to {max(times, key=float)}"
+
+    one, ten, peer = (rates(name) for name in ("ours, view", "ours, 10 views", "open_clip"))
+    assert f"one view is {one} times as fast, ten views of one picture {ten} times per view" in page
+    assert f"open_clip's transform reaches {peer} of torchvision's rate" in page
+    assert f"(at 256 px {rates('ours, view', jpeg_pixels='256')})" in page
 
 
 @pytest.mark.parametrize("data", ["glyphs", "emoji64"])

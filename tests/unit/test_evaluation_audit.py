@@ -93,6 +93,23 @@ def test_a_picture_saved_again_is_found_and_a_new_one_is_not(
     assert 0.99 <= near.cosine < 1.0
 
 
+def test_a_limit_is_of_the_test_pictures_alone(planted, tmp_path):
+    pictures = [encoded(photograph(seed, 40, 40)) for seed in range(6)]
+    for name, order in (("train", pictures), ("test", pictures[::-1])):
+        samples = [{"__key__": f"{name}{i}", "png": x, "txt": "a"} for i, x in enumerate(order)]
+        write_shards(tmp_path / name, samples, samples_per_shard=4)
+    found = leaks(planted, str(tmp_path / "train"), str(tmp_path / "test"), limit=2)
+    same = [(leak.test_key, leak.train_key) for leak in found if leak.same_bytes]
+    assert same == [("test0", "train5"), ("test1", "train4")]
+
+
+def test_names_of_signs_alone_are_spelt_by_their_signs():
+    signs = ["+", "-", "\N{CAT FACE}", "\N{DOG FACE}", ": )", ":)", "C 3", "c-3"]
+    spelt = [class_audit._spelling(name) for name in signs]
+    assert len(set(spelt[:4])) == 4
+    assert spelt[4] == spelt[5] and spelt[6] == spelt[7] == "c3"
+
+
 def row_of(image: Image.Image) -> np.ndarray:
     small = np.asarray(image.resize((16, 16), Image.Resampling.BICUBIC), float).ravel()
     small -= small.mean()

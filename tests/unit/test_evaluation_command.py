@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from distill.cli import main
-from distill.evaluation import Suite, alike_classes, run_suite
+from distill.cli.evaluating import _named_splits
+from distill.evaluation import Suite, alike_classes, embedding, run_suite
 from reinforced_data.shard_writer import write_shards
 from reinforced_data.testing import encoded, photograph
 from students import Student, StudentSpec, TextSpec, build_student
@@ -86,6 +87,49 @@ def test_agreement_with_a_teacher(place, capsys):
     assert "top1" in values["retention"]
     code, values = asked(capsys, place, "--tests", "agreement")
     assert code == 2 and "--against" in values["error"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--tests", "typografic"], "did you mean 'typographic'"),
+        (["--tests", "probe"], "--probe-train"),
+        (["--tests", "probe", "--probe-train", "nowhere"], "'nowhere' does not exist"),
+        (["--tests", "agreement"], "--against"),
+        (["--tests", "sizes", "--sizes", 0], "a size must be at least 1 pixel"),
+        (["--tests", "resolutions", "--resolutions", 0], "a resolution must be at least 1 pixel"),
+        (["--tests", "corruptions", "--severities", 3, 9], "severity must be one of"),
+        (["--against", "missing.json"], "missing.json"),
+        (["--leaks-from", "nowhere"], "'nowhere' does not exist"),
+        (["--limit", -1], "a limit must be at least 1 sample, got -1"),
+        (["--limit", 0, "--alike"], "a limit must be at least 1 sample, got 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_first_pass(place, capsys, monkeypatch, flags, says):
+    def embedded(*_: object) -> None:
+        raise AssertionError("the pictures were embedded first")
+
+    monkeypatch.setattr(embedding, "_embed", embedded)
+    code, values = asked(capsys, place, *flags)
+    assert says in values["error"] and code == 2
+
+
+def test_the_name_of_a_split_is_no_part_of_a_path():
+    on = ("val=s3://b/date=2024/{0..9}.tar", "s3://b/date=2024/{0..9}.tar")
+    assert _named_splits(on) == {"val": "s3://b/date=2024/{0..9}.tar", "": on[1]}
+    assert _named_splits(["date=2024/0.tar"]) == {"date": "2024/0.tar"}
+    with pytest.raises(ValueError, match="twice"):
+        _named_splits(["a/b=1.tar", "a/b=2.tar"])
+
+
+def test_prompts_for_other_classes_are_refused_and_gaps_are_said(place, capsys, tmp_path):
+    (tmp_path / "cupl.json").write_text(json.dumps({"Blue Bar": ["it is red"]}))
+    code, values = asked(capsys, place, "--prompts", tmp_path / "cupl.json")
+    assert code == 2 and "none of the 4 classes has a sentence" in values["error"]
+    (tmp_path / "cupl.json").write_text(json.dumps({"blue bar": ["it is red"]}))
+    given = [str(place / "student"), "--on", str(place / "test"), "--limit", "4"]
+    assert main(["evaluate", *given, "--prompts", str(tmp_path / "cupl.json")]) == 0
+    assert "3 of 4 classes have no sentences" in capsys.readouterr().out
 
 
 def test_prompts_are_used_and_the_file_says_what_was_asked(place, capsys, tmp_path):

@@ -113,6 +113,16 @@ def test_pixelate_averages_blocks():
     np.testing.assert_allclose(got, blocks.repeat(2, 0).repeat(2, 1), atol=1.01)
 
 
+@pytest.mark.parametrize(("size", "few"), [(64, 25), (224, 89)])
+def test_pixelate_cuts_a_size_that_is_no_whole_number(size, few):
+    """0.4 of 64 and of 224: 25.6 and 89.6, of which ImageNet-C takes int."""
+    pixels = np.array(photograph(1, size, size))
+    got = corruption("pixelate", 3)(pixels, bare("a"))
+    # Neighbours of one block are equal; a photograph's blocks differ.
+    borders = (np.diff(got.astype(int), axis=1) != 0).any((0, 2)).sum()
+    assert borders == few - 1
+
+
 def test_jpeg_quantises_cosines_of_quality_15():
     grey = np.array(photograph(1, 64, 64).convert("L"))
     steps = np.array(K1.split(), float).reshape(8, 8)

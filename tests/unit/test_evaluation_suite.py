@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distill.evaluation import TESTS, Suite, evaluate, linear_probe, run_suite
 from distill.evaluation.calibration import calibration, expected_calibration_error
-from distill.evaluation.probing import fit_probe
+from distill.evaluation.probing import fit_probe, held_out_tenth
 from distill.evaluation.prompt_files import hierarchy_sentences, read_hierarchy, read_sentences
 from distill.evaluation.stress import CORRUPTIONS
 from distill.evaluation.zero_shot import embed_classes
@@ -113,6 +113,12 @@ def test_a_probe_learns_what_the_rows_hold(student, source):
         linear_probe(student, islice(open_source(source), 6), source)
 
 
+def test_the_penalty_is_chosen_on_all_classes_of_shards_where_they_take_turns():
+    held_out = held_out_tenth(1000)
+    assert held_out.sum() == 100 and torch.equal(held_out, held_out_tenth(1000))
+    assert len({*(held_out.nonzero() % 10).flatten().tolist()}) == 10
+
+
 def test_the_whole_suite_and_what_it_needs(student, source):
     suite = Suite(
         source=source,
@@ -125,7 +131,7 @@ def test_the_whole_suite_and_what_it_needs(student, source):
     )
     found = run_suite(student, suite, tuple(TESTS))
     # A model agrees with itself, and a size of its own changes nothing.
-    assert found["agreement"] == 1.0 and found.get("kept_right", 1.0) == 1.0
+    assert found["agreement"] == 1.0 and found["kept_right"] == 1.0
     assert found["size/16/top1"] == evaluate(student, source, limit=20)["top1"]
     assert {f"corrupted/{name}/top1" for name in CORRUPTIONS} <= found.keys()
     each = [found[f"corrupted/{name}/top1"] for name in CORRUPTIONS]
@@ -196,6 +202,25 @@ def test_a_model_is_fooled_as_often_as_it_reads(greys):
     assert found == pytest.approx({"typographic/top1": 0.7, "typographic/fooled": 0.3})
     blind = run_suite(reader(55), Suite(source=greys), ("typographic",))
     assert blind == {"typographic/top1": 1.0, "typographic/fooled": 0.0}
+
+
+def test_both_scores_of_the_attack_are_of_the_same_samples(tmp_path):
+    """Every other picture has no label; of the first six, 10, 30 and 50 have, and two are fooled.
+
+    Where the limit counted labelled pictures alone, 70, 90 and 110 would be asked, too.
+    """
+    samples = [
+        {
+            "__key__": f"{i:03d}",
+            "png": encoded(Image.new("RGB", (48, 48), (10 * (i + 1),) * 3)),
+            **({"txt": "a grey"} if i % 2 else {"cls": "i" if i < 5 else "wwww"}),
+        }
+        for i in range(12)
+    ]
+    write_shards(tmp_path / "half", samples, samples_per_shard=4)
+    suite = Suite(source=str(tmp_path / "half"), classes=("i", "wwww"), limit=6)
+    found = run_suite(reader(55, dark=35), suite, ("typographic",))
+    assert found == pytest.approx({"typographic/top1": 1 / 3, "typographic/fooled": 2 / 3})
 
 
 def test_agreement_counts_samples_and_what_was_kept(greys):

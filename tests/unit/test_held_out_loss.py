@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from distill.evaluation import held_out_loss as module
 from distill.evaluation.held_out_loss import held_out_loss
 from students import StudentSpec, TextSpec, build_student
+from teachers.contract import Embeddings
 from teachers.tokenizers import WordTokenizer
 
 COUNT, DIM = 11, 16
@@ -47,6 +48,17 @@ def test_whole_batches_at_the_models_own_scale(kind, monkeypatch):
             each = -F.logsigmoid((2 * torch.eye(4) - 1) * logits).sum() / 4
         expected.append(float(each))
     assert found == pytest.approx(sum(expected) / 2, abs=1e-9)
+
+
+def test_the_scale_is_what_with_head_says(monkeypatch):
+    """It is the one place where the logarithm is undone."""
+    model, scale = student("softmax").double(), torch.tensor(3.0).double()
+    monkeypatch.setattr(model, "with_head", lambda image, text: Embeddings(image, text, scale))
+    names = [f"text {i}" for i in range(COUNT)]
+    found = held_out_loss(model, rows(1), names, names, rows(2))
+    logits, right = 3 * rows(1) @ rows(2).T, torch.arange(COUNT)
+    expected = (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
+    assert found == pytest.approx(float(expected), abs=1e-9)
 
 
 def test_a_small_source_is_one_batch():

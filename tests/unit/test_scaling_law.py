@@ -5,6 +5,7 @@ import pytest
 
 from distill.cli import main
 from distill.scaling_law import PowerLaw, bootstrap, check_reach, fit_power_law, interval
+from distill.scaling_report import compare, fit_recipes, read_runs
 
 X = np.array([1e6, 3e6, 1e7, 3e7, 1e8])
 LAW = PowerLaw(floor=20.0, amount=25.0, exponent=0.3, unit=1e7)
@@ -30,8 +31,16 @@ def test_points_on_a_law_give_the_law(law):
 
 
 def test_needed_turns_error_around():
-    assert LAW.needed(LAW.error(7e7)) == pytest.approx(7e7)
-    assert LAW.needed(20.0) == LAW.needed(3.0) == float("inf")
+    assert LAW.needed(LAW.error(7e7), within=1e8) == pytest.approx(7e7)
+    assert LAW.needed(LAW.error(7e7), within=6e7) is None
+    assert LAW.needed(20.0, within=1e9) is LAW.needed(3.0, within=1e9) is None
+
+
+def test_a_flat_law_needs_more_than_a_float_can_say():
+    x = np.array([25.0, 50.0, 100.0, 200.0, 400.0])
+    flat = fit_power_law(x, np.array([70.0, 69.9, 70.05, 69.95, 69.9]))
+    good = fit_power_law(x, np.array([64.0, 60.0, 57.0, 55.0, 54.0]))
+    assert flat.needed(good.error(400.0), within=4e3) is None
 
 
 @pytest.mark.slow
@@ -40,7 +49,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     x, truth, held = np.repeat(X, 3), LAW.error(1e8), 0
     for trial in range(12):
         noisy = errors(LAW, x) * np.exp(0.02 * generator.normal(size=len(x)))
-        laws = bootstrap(x, noisy, draws=24, seed=trial)
+        laws = bootstrap(fit_power_law(x, noisy), x, noisy, draws=24, seed=trial)
         low, high = interval([law.error(1e8) for law in laws])
         assert low < high
         held += low <= truth <= high
@@ -54,7 +63,8 @@ def test_noise_widens_the_interval_and_equal_seeds_give_it_again():
     x = np.repeat(X, 3)
 
     def width(amount: float) -> float:
-        laws = bootstrap(x, errors(LAW, x) * np.exp(amount * noise), draws=40)
+        noisy = errors(LAW, x) * np.exp(amount * noise)
+        laws = bootstrap(fit_power_law(x, noisy), x, noisy, draws=40)
         low, high = interval([law.error(1e8) for law in laws])
         return high - low
 
@@ -111,9 +121,37 @@ def test_the_command_compares_recipes_at_equal_x(tmp_path, capsys):
     assert (first["first"], first["second"], last["x"]) == ("distilled", "plain", 1e8)
     assert first["verdict"] == last["verdict"] == "distilled is better"
     assert first["difference"] == pytest.approx(better.error(1e7) - LAW.error(1e7), rel=0.1)
-    assert first["equal_x"] == pytest.approx(LAW.needed(better.error(1e7)) / 1e7, rel=0.3)
+    needed = LAW.needed(better.error(1e7), within=1e9)
+    assert needed and first["equal_x"] == pytest.approx(needed / 1e7, rel=0.3)
+    # The better one ends below the other's floor, or so near that nobody has measured it.
+    assert last["equal_x"] is None
     assert main([*asked, *options]) == 0
-    assert "plain needs" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "plain needs" in printed
+    assert "what plain needs for distilled's error is beyond what was measured" in printed
+
+
+def test_an_equal_x_is_not_beyond_ten_times_what_was_measured(tmp_path):
+    steep = PowerLaw(floor=1e-6, amount=40.0, exponent=0.2, unit=1e7)
+    for share, reached in ((0.95, True), (0.6, False)):
+        lower = PowerLaw(floor=1e-6, amount=40.0 * share, exponent=0.2, unit=1e7)
+        write_runs(tmp_path / "runs.csv", {"plain": steep, "distilled": lower})
+        runs = read_runs(tmp_path / "runs.csv", "samples", "top1", "recipe", "percent")
+        (pair,) = compare(fit_recipes(runs, draws=20, seed=0), 1e8)
+        # 1.3 and 12.9 times the largest x.
+        assert (pair.equal_x is not None) == reached
+        assert not reached or pair.equal_x == pytest.approx(share**-5, rel=0.05)
+
+
+def test_a_table_that_excel_wrote(tmp_path):
+    write_runs(tmp_path / "runs.csv", {"plain": LAW})
+    plain = (tmp_path / "runs.csv").read_bytes()
+    (tmp_path / "excel.csv").write_bytes(b"\xef\xbb\xbf" + plain.replace(b"\n", b"\r\n"))
+    found = [
+        read_runs(tmp_path / name, "samples", "top1", "recipe", "percent")["plain"]
+        for name in ("runs.csv", "excel.csv")
+    ]
+    np.testing.assert_array_equal(*found)
 
 
 def test_equal_recipes_are_noise(tmp_path, capsys):
@@ -132,6 +170,10 @@ def test_equal_recipes_are_noise(tmp_path, capsys):
         ("samples,top1\n1,much\n", [], "line 2: top1 is no number: 'much'"),
         ("samples,top1\n1,2\n", ["--y-is", "fraction"], "must be at least 0 and below 1, got 2"),
         ("samples,top1\n1,2\n2,3\n", [], "2 different x"),
+        # Named by its place in the file, the blank line counted.
+        ("samples,top1,who\n1,2,a\n\n2,3,\n", ["--by", "who"], "line 4: who is empty"),
+        ("samples,top1,who\n1,2,a\n2,3\n", ["--by", "who"], "line 3: who is empty"),
+        ("samples,score\n1,2,3\n", [], "no column 'top1'; it has: samples, score"),
         ("samples,top1\n1,2\n2,3\n", ["--at", "50"], "at most 10 times the largest"),
     ],
 )

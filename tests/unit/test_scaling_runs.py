@@ -38,7 +38,7 @@ def planted() -> list[dict]:
 def test_the_laws_of_planted_runs(tmp_path):
     runs, last = tmp_path / "runs.csv", WORK * 400
     scaling._write(runs, planted(), "commit abc")
-    rows = scaling.fitted(runs, [last, 2 * last, 4 * last], Console(quiet=True), draws=20)
+    rows = scaling.fitted(runs, [last / 4, last, 2 * last], Console(quiet=True), draws=20)
     scaling._write(tmp_path / "laws.csv", rows, "commit abc")
     with (tmp_path / "laws.csv").open() as file:
         found = {(line["recipe"], line["at_gmacs"]): line for line in csv.DictReader(file)}
@@ -49,5 +49,8 @@ def test_the_laws_of_planted_runs(tmp_path):
     assert float(base["exponent"]) == pytest.approx(0.5, rel=0.1)
     assert float(distilled["minus_undistilled"]) == pytest.approx(-10, rel=0.05)
     assert distilled["verdict"] == "distilled is better"
-    assert float(distilled["undistilled_needs"]) > 2
+    # At 100 steps the distilled ones miss 50, as the others do at 400; at 400 they miss what the
+    # others always miss.
+    assert float(found["distilled", "300"]["undistilled_needs"]) == pytest.approx(4, rel=0.2)
+    assert distilled["undistilled_needs"] == ""
     assert base["verdict"] == base["undistilled_needs"] == ""
