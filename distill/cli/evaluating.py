@@ -31,8 +31,8 @@ class Evaluate:
     Attributes:
         model: a student's folder, or a teacher: open_clip name/tag, hf-hub:ID, local folder.
         on: sources to evaluate on; `NAME=SHARDS` gives a split its name in the results.
-        templates: a set by name (plain, photo, photo7), or prompts with {} for the class name;
-            class vectors are averaged over them.
+        templates: a set by name (plain, photo, photo7, imagenet), or prompts with {} for the
+            class name; class vectors are averaged over them.
         prompts: a JSON file of sentences for each class (CuPL), beside the templates.
         hierarchy: a JSON file of each name's parent or parents; classes get a sentence for each way
             up (SHiNe), beside the templates.
@@ -45,7 +45,8 @@ class Evaluate:
         leaks_from: training shards; pictures of a source that are in them, or nearly, are listed,
             and what --alike lists.
         against: a teacher to compare with: another model, or metrics written by --out.
-        classes: a text file of class names, one a line; by default the labels of the source.
+        classes: a text file of class names, one a line; by default the labels of the source, which
+            must be names and not numbers (distill pack --class-names).
         captions_from: the member or JSON field that holds the captions.
         limit: stop after so many samples of each source.
         device: where the model runs: cpu, cuda, cuda:1, mps.
@@ -176,7 +177,7 @@ def _names_by_split(asked: Evaluate) -> dict[str, list[str]]:
     names = {}
     for split, source in _named_splits(asked.on).items():
         labels = class_names(source, asked.limit) if given is None else ()
-        names[split] = names_to_choose(labels, given)
+        names[split] = names_to_choose(labels, given, source)
         if asked.alike and not names[split]:
             raise ValueError(
                 f"--alike compares class names, and {source} has no labels (cls members); give "

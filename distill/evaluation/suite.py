@@ -14,6 +14,7 @@ from distill.evaluation.agreement import agreement
 from distill.evaluation.calibration import calibration
 from distill.evaluation.embedding import Change, embed_source
 from distill.evaluation.evaluator import evaluate
+from distill.evaluation.label_checks import no_labels
 from distill.evaluation.probing import linear_probe
 from distill.evaluation.sizes import at_size, check_size
 from distill.evaluation.stress import (
@@ -136,8 +137,10 @@ def _sizes(model: ClipModel, suite: Suite) -> dict[str, float]:
 
 def _typographic(model: ClipModel, suite: Suite) -> dict[str, float]:
     """Accuracy with another class's name on the picture, and how often that name is believed."""
-    labels = class_names(suite.source, suite.limit) if suite.classes is None else ()
-    names = names_to_choose(labels, suite.classes)
+    labels = class_names(suite.source, suite.limit)
+    if not labels:
+        raise no_labels(suite.source, "typographic")
+    names = names_to_choose(labels, suite.classes, suite.source)
 
     def renamed() -> Iterator[Sample]:
         for sample in open_source(suite.source):
@@ -165,8 +168,8 @@ def class_names(source: str, limit: int | None = None) -> list[str]:
 
 
 def _calibration(model: ClipModel, suite: Suite) -> dict[str, float]:
-    images, labels = embed_source(model, suite.source, limit=suite.limit).labelled()
-    names = names_to_choose(labels, suite.classes)
+    images, labels = embed_source(model, suite.source, limit=suite.limit).labelled("calibration")
+    names = names_to_choose(labels, suite.classes, suite.source)
     with evaluating(model), torch.no_grad():
         rows = embed_classes(model, names, suite.templates, sentences=suite.sentences)
     return calibration(images, labels, names, rows, float(model.logit_scale.detach().exp()))
