@@ -109,7 +109,8 @@ def fitted(runs: Path, at: list[float], console: Console, draws: int = 300) -> l
                 ends = (pair["difference"], pair["low"], pair["high"])
                 row |= _interval(f"minus_{UNDISTILLED}", ends)
                 row["verdict"] = pair["verdict"]
-                row[f"{UNDISTILLED}_needs"] = f"{pair['equal_x']:.2f}"
+                times = pair["equal_x"]  # None is beyond what was measured
+                row[f"{UNDISTILLED}_needs"] = "" if times is None else f"{times:.2f}"
             rows.append(row)
     return rows
 

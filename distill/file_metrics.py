@@ -3,6 +3,7 @@
 from itertools import islice
 
 from distill.evaluation import evaluate
+from distill.evaluation.label_checks import check_labels_before_training
 from reinforced_data.source import open_source
 from students.exporters.judging import Metric
 from teachers.clip_model import ClipModel
@@ -21,13 +22,15 @@ def metric_on(source: str, name: str | None = None, *, limit: int | None = None)
         limit: stop after so many samples.
 
     Raises:
-        ValueError: an unknown name, or a source that cannot be read.
+        ValueError: an unknown name, a source that cannot be read, or labels that are no names.
     """
     if name is None:
         labelled = any(sample.label is not None for sample in islice(open_source(source), 1))
         name = "top1" if labelled else "image_to_text_r1"
     if name not in METRICS:
         raise unknown_name("metric", name, METRICS)
+    if name == "top1":
+        check_labels_before_training(source)  # exporting takes minutes, too
     task = "zero_shot" if name == "top1" else "retrieval"
 
     def measure(model: ClipModel) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from distill.config import RunConfig
 from distill.diverging import DivergedError
 from distill.evaluation import retention
+from distill.evaluation.label_checks import check_labels_before_training
 from distill.evaluation.splits import evaluate_splits
 from distill.fit_result import FitResult
 from distill.locked_students import without_locked_encoders
@@ -18,7 +19,7 @@ from distill.recipes import find_recipe
 from distill.run_log import write_json
 from distill.tracking import check_tracker
 from distill.trainer import fit, fit_several
-from reinforced_data import ReinforcedDataset, expand_sources, open_dataset
+from reinforced_data import ReinforcedDataset, open_dataset
 from students import Student
 from students.composing import PartialStudent
 from teachers import ClipModel
@@ -235,7 +236,7 @@ def _check_weights(config: RunConfig) -> None:
 def _check_evaluation(config: RunConfig) -> None:
     """Find out before training whether what is read after it is there."""
     for source in config.evaluate_on.values():
-        expand_sources(source)
+        check_labels_before_training(source)
     if config.compare_to is not None and not Path(config.compare_to).is_file():
         raise ValueError(
             f"compare_to: {config.compare_to} does not exist; write it with `distill evaluate "

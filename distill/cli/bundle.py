@@ -22,7 +22,8 @@ class BundleArguments:
         out: the folder to write, one folder a format in it.
         formats: which of the export's; by default all of them. onnx.int8: one in a precision.
         labels: a text file of class names, one a line: their text embeddings come along.
-        templates: a set by name (plain, photo, photo7), or prompts with {} for the class name.
+        templates: a set by name (plain, photo, photo7, imagenet), or prompts with {} for the
+            class name.
         run: the training run's folder: teachers, data, recipe and scores for the model card.
         licence: the student's own, as Hugging Face writes it (apache-2.0, mit, other).
         ort_web: the npm package onnxruntime-web, for a web page that loads nothing from elsewhere.

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from distill.evaluation.suite import Suite
     from teachers.clip_model import ClipModel
 
-# Of each list, on the terminal; --json and --out have all.
-_SHOWN = 5
 _Sentences = Mapping[str, Sequence[str]] | None
 
 
@@ -33,8 +31,8 @@ class Evaluate:
     Attributes:
         model: a student's folder, or a teacher: open_clip name/tag, hf-hub:ID, local folder.
         on: sources to evaluate on; `NAME=SHARDS` gives a split its name in the results.
-        templates: a set by name (plain, photo, photo7), or prompts with {} for the class name;
-            class vectors are averaged over them.
+        templates: a set by name (plain, photo, photo7, imagenet), or prompts with {} for the
+            class name; class vectors are averaged over them.
         prompts: a JSON file of sentences for each class (CuPL), beside the templates.
         hierarchy: a JSON file of each name's parent or parents; classes get a sentence for each way
             up (SHiNe), beside the templates.
@@ -47,7 +45,8 @@ class Evaluate:
         leaks_from: training shards; pictures of a source that are in them, or nearly, are listed,
             and what --alike lists.
         against: a teacher to compare with: another model, or metrics written by --out.
-        classes: a text file of class names, one a line; by default the labels of the source.
+        classes: a text file of class names, one a line; by default the labels of the source, which
+            must be names and not numbers (distill pack --class-names).
         captions_from: the member or JSON field that holds the captions.
         limit: stop after so many samples of each source.
         device: where the model runs: cpu, cuda, cuda:1, mps.
@@ -109,6 +108,32 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
         asked.out.write_text(json.dumps(values, indent=2))
     left_out = any(value for name, value in metrics.items() if name.endswith("skipped"))
     return Outcome(values=values, exit_code=3 if left_out else 0)
+
+
+def _audit(
+    asked: Evaluate,
+    model: "ClipModel",
+    names: dict[str, list[str]],
+    sentences: _Sentences,
+    console: Console,
+) -> dict[str, Any]:
+    from distill.cli.class_audit import audit_split
+    from distill.evaluation.zero_shot import named_templates
+
+    rows = {"templates": named_templates(asked.templates), "sentences": sentences}
+    return {
+        split: audit_split(
+            model,
+            source,
+            names[split],
+            rows,
+            console,
+            called=split or source,
+            train=asked.leaks_from,
+            limit=asked.limit,
+        )
+        for split, source in _named_splits(asked.on).items()
+    }
 
 
 def _check(asked: Evaluate, model: "ClipModel", teacher: "ClipModel | None") -> None:
@@ -217,7 +242,7 @@ def _names_by_split(asked: Evaluate) -> dict[str, list[str]]:
     names = {}
     for split, source in _named_splits(asked.on).items():
         labels = class_names(source, asked.limit) if given is None else ()
-        names[split] = names_to_choose(labels, given)
+        names[split] = names_to_choose(labels, given, source)
         if asked.alike and not names[split]:
             raise ValueError(
                 f"--alike compares class names, and {source} has no labels (cls members); give "
@@ -238,50 +263,6 @@ def _what_was_asked(asked: Evaluate, names: dict[str, list[str]]) -> dict[str, A
     flags["templates"] = named_templates(asked.templates)
     counts = {split: len(own) for split, own in names.items()}
     return {"asked": flags, "class_counts": counts, "provenance": provenance()}
-
-
-def _audit(
-    asked: Evaluate,
-    model: "ClipModel",
-    names: dict[str, list[str]],
-    sentences: _Sentences,
-    console: Console,
-) -> dict[str, Any]:
-    """List class names that are hardly told apart, and pictures that were trained on."""
-    from distill.evaluation.class_audit import alike_classes
-    from distill.evaluation.zero_shot import named_templates
-
-    found: dict[str, Any] = {}
-    for split, source in _named_splits(asked.on).items():
-        own = names[split]
-        rows = {"templates": named_templates(asked.templates), "sentences": sentences}
-        alike = alike_classes(model, own, **rows) if own else []
-        console.print(
-            f"{split or source}: {len(alike)} pairs of alike class names", highlight=False
-        )
-        for pair in alike[:_SHOWN]:
-            console.print(f"  {pair.first!r} and {pair.second!r}: {pair.cosine:.3f}")
-        found[split] = {"alike": [asdict(pair) for pair in alike]}
-        if asked.leaks_from is not None:
-            seen = _leaks(asked.leaks_from, model, source, asked.limit, console)
-            found[split]["leaks"] = seen
-    return found
-
-
-def _leaks(
-    train: str, model: "ClipModel", source: str, limit: int | None, console: Console
-) -> list[dict[str, Any]]:
-    from distill.evaluation.class_audit import leaks
-
-    seen = leaks(model, train, source, limit=limit)
-    equal = sum(leak.same_bytes for leak in seen)
-    console.print(
-        f"{source}: {equal} pictures that are in {train}, {len(seen) - equal} more that nearly are",
-        highlight=False,
-    )
-    for leak in seen[:_SHOWN]:
-        console.print(f"  {leak.test_key} is {leak.train_key}: {leak.cosine:.3f}")
-    return [asdict(leak) for leak in seen]
 
 
 def _named_splits(sources: Sequence[str]) -> dict[str, str]:

@@ -24,7 +24,8 @@ class Merge:
             make it better.
         alphas: shares of the second student that wise-ft tries.
         metric: what to compare, as `distill evaluate` names it.
-        templates: a set by name (plain, photo, photo7), or prompts with {} for the class name.
+        templates: a set by name (plain, photo, photo7, imagenet), or prompts with {} for the
+            class name.
         statistics_on: shards of training pictures, for students with BatchNorm.
         limit: so many samples at most.
         report_on: test shards, on which the chosen student is measured once.

@@ -26,7 +26,10 @@ class Pack:
         split: of a Hugging Face dataset that has several.
         captions: the column of captions; of img2dataset's tars json:FIELD or an extension.
         images: the column of paths or pictures.
-        labels: the column of class names.
+        labels: the column of labels, which are taken as the classes' names.
+        class_names: what labels that are numbers or ids are called: a text file of one name a line
+            (label 0 is the first), a .json object of labels and names, or imagenet, for the numbers
+            0 to 999 and WordNet ids.
         root: where relative paths start; by default beside the table.
         template: the caption of a picture that has a class and no column of captions.
         samples_per_shard: pictures in each shard.
@@ -46,6 +49,7 @@ class Pack:
     captions: str | None = None
     images: str | None = None
     labels: str | None = None
+    class_names: str | None = None
     root: str | None = None
     template: str = "a photo of a {}"
     samples_per_shard: int = 1000

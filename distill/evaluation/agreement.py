@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from distill.evaluation.embedding import AnySource, embed_source
+from distill.evaluation.embedding import AnySource, embed_source, source_name
 from distill.evaluation.zero_shot import embed_classes, names_to_choose
 from teachers.clip_model import ClipModel, evaluating
 
@@ -32,8 +32,8 @@ def agreement(
     """
     names, chosen, right = [], [], []
     for model in (student, teacher):
-        images, labels = embed_source(model, source, limit=limit).labelled()
-        names = names_to_choose(labels, classes)
+        images, labels = embed_source(model, source, limit=limit).labelled("agreement")
+        names = names_to_choose(labels, classes, source_name(source))
         with evaluating(model), torch.no_grad():
             rows = embed_classes(model, names, templates, sentences=sentences)
         picks = [names[place] for place in (images @ rows.T).argmax(1).tolist()]

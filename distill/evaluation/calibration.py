@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from distill.evaluation.label_checks import label_places
+
 _BINS = 15
 
 
@@ -41,6 +43,9 @@ def calibration(
 ) -> dict[str, float]:
     """Return `ece` and the mean `confidence` in the class that is chosen; both fractions.
 
+    Raises:
+        ValueError: a label is no class.
+
     Args:
         images: unit rows.
         labels: of each; all are class names.
@@ -48,8 +53,7 @@ def calibration(
         class_rows: unit rows.
         scale: what similarities are multiplied with, not its logarithm.
     """
-    index = {name: place for place, name in enumerate(class_names)}
-    targets = torch.tensor([index[label] for label in labels], device=images.device)
+    targets = torch.tensor(label_places(labels, class_names), device=images.device)
     probabilities = (scale * images.double() @ class_rows.double().T).softmax(1)
     return {
         "ece": expected_calibration_error(probabilities, targets),

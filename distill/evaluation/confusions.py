@@ -71,7 +71,7 @@ def confusions(
     found = embed_source(model, source, limit=limit)
     if not any(label is not None for label in found.labels):
         return Confusions(pairs=[], classes=[], shares=[], labelled=0)
-    images, labels = found.labelled()
+    images, labels = found.labelled("confusions")
     names = sorted(set(labels))
     with evaluating(model), torch.no_grad():
         rows = embed_classes(model, names, templates)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from distill.evaluation.label_checks import no_labels
 from reinforced_data.source import Sample, Source, UnreadableImage, decode_image, open_source
 from teachers.clip_model import ClipModel, evaluating
 
@@ -29,21 +30,29 @@ class Embedded:
         captions: of each row.
         labels: of each row.
         skipped: samples that could not be used.
+        source: what messages call the source.
     """
 
     rows: list[Tensor] = field(default_factory=list)
     captions: list[tuple[str, ...]] = field(default_factory=list)
     labels: list[str | None] = field(default_factory=list)
     skipped: int = 0
+    source: str = "the source"
 
     @property
     def images(self) -> Float[Tensor, "n d"]:
         """All rows."""
         return torch.cat(self.rows)
 
-    def labelled(self) -> tuple[Float[Tensor, "m d"], list[str]]:
-        """Return the rows that have a label, and the labels."""
+    def labelled(self, task: str = "this") -> tuple[Float[Tensor, "m d"], list[str]]:
+        """Return the rows that have a label, and the labels.
+
+        Raises:
+            ValueError: there are none, which `task` needs.
+        """
         places = [place for place, label in enumerate(self.labels) if label is not None]
+        if not places:
+            raise no_labels(self.source, task)
         return self.images[places], [label for label in self.labels if label is not None]
 
 
@@ -74,11 +83,12 @@ def embed_source(
     samples = _samples(source, captions_from)
     with evaluating(model), torch.no_grad():
         found = _embed(model, first(samples, limit), batch_size, change, on_batch)
+    found.source = source_name(source)
     if isinstance(samples, Source):
         found.skipped += samples.skipped.total()
     if not found.rows:
         raise ValueError(
-            f"no image of {source_name(source)} could be used ({found.skipped} skipped), so "
+            f"no image of {found.source} could be used ({found.skipped} skipped), so "
             f"there is nothing to evaluate {model.name} on"
         )
     check_finite(found.images, model, "images")

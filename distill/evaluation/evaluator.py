@@ -71,7 +71,8 @@ def evaluate(
 
     Raises:
         ValueError: an unknown task or template, a source without usable samples, a task asked for
-            that the source cannot give, or embeddings that are not finite.
+            that the source cannot give, labels that are numbers or ids or none of `classes`, or
+            embeddings that are not finite.
     """
     prompts = prompts_of(templates)
     if tasks is not None and (not tasks or set(tasks) - set(TASKS)):
@@ -146,8 +147,8 @@ def _zero_shot(
     batch_size: int,
 ) -> dict[str, float]:
     """Classify the samples that have a label."""
-    images, labels = found.labelled()
-    names = names_to_choose(labels, classes)
+    images, labels = found.labelled("zero_shot")
+    names = names_to_choose(labels, classes, found.source)
     rows = embed_classes(model, names, prompts, batch_size, sentences)
     check_finite(rows, model, "class names")
     return zero_shot(images, labels, names, rows)

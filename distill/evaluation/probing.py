@@ -34,16 +34,14 @@ def linear_probe(
         ValueError: a source without labels, fewer than two classes or ten samples to learn from,
             or a label that `train` does not have.
     """
-    rows, labels = embed_source(model, train).labelled()
+    rows, labels = embed_source(model, train).labelled("probe")
     names = sorted(set(labels))
     if len(names) < 2 or len(labels) < 10:
         raise ValueError(
             f"a probe needs at least 2 classes and 10 labelled samples to learn from, got "
             f"{len(names)} and {len(labels)}"
         )
-    test_rows, test_labels = embed_source(model, test, limit=limit).labelled()
-    if not test_labels:
-        raise ValueError("a probe needs labelled samples to be tested on (a cls member)")
+    test_rows, test_labels = embed_source(model, test, limit=limit).labelled("probe")
     unknown = sorted(set(test_labels) - set(names))
     if unknown:
         raise ValueError(

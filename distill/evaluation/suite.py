@@ -13,6 +13,7 @@ from distill.evaluation.agreement import agreement
 from distill.evaluation.calibration import calibration
 from distill.evaluation.embedding import Change, embed_source, first
 from distill.evaluation.evaluator import evaluate
+from distill.evaluation.label_checks import no_labels
 from distill.evaluation.probing import linear_probe
 from distill.evaluation.sizes import at_size, check_size
 from distill.evaluation.stress import (
@@ -153,8 +154,10 @@ def _sizes(model: ClipModel, suite: Suite) -> dict[str, float]:
 
 def _typographic(model: ClipModel, suite: Suite) -> dict[str, float]:
     """Accuracy with another class's name on the picture, and how often that name is believed."""
-    labels = class_names(suite.source, suite.limit) if suite.classes is None else ()
-    names = names_to_choose(labels, suite.classes)
+    labels = class_names(suite.source, suite.limit)
+    if not labels:
+        raise no_labels(suite.source, "typographic")
+    names = names_to_choose(labels, suite.classes, suite.source)
 
     def renamed() -> Iterator[Sample]:
         # Limited here, so that both scores are of the same samples: some have no label.
@@ -182,8 +185,8 @@ def class_names(source: str, limit: int | None = None) -> list[str]:
 
 
 def _calibration(model: ClipModel, suite: Suite) -> dict[str, float]:
-    images, labels = embed_source(model, suite.source, limit=suite.limit).labelled()
-    names = names_to_choose(labels, suite.classes)
+    images, labels = embed_source(model, suite.source, limit=suite.limit).labelled("calibration")
+    names = names_to_choose(labels, suite.classes, suite.source)
     with evaluating(model), torch.no_grad():
         rows = embed_classes(model, names, suite.templates, sentences=suite.sentences)
         scale = model.with_head(images, rows).logit_scale

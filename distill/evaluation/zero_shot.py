@@ -3,17 +3,18 @@
 A class is the normalised mean of the unit embeddings of its name in every template.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from distill.evaluation.label_checks import label_places, refuse_ids
 from distill.evaluation.ranking import recall_at, worst_ranks
 from teachers.clip_model import ClipModel, unit_rows
-from teachers.suggestions import did_you_mean
 
-TEMPLATES: dict[str, tuple[str, ...]] = {
+_OWN: dict[str, tuple[str, ...]] = {
     "plain": ("{}",),
     "photo": ("a photo of a {}.",),
     # The subset of the 80 ImageNet templates that CLIP's authors found to be enough.
@@ -29,9 +30,48 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 
 
-def names_to_choose(labels: Sequence[str], classes: Sequence[str] | None) -> list[str]:
-    """Return the given classes, each once, or all labels, sorted."""
-    return sorted(set(labels)) if classes is None else list(dict.fromkeys(classes))
+class _Templates(Mapping[str, tuple[str, ...]]):
+    """Sets by name; ImageNet's is loaded when it is asked for."""
+
+    def __getitem__(self, name: str) -> tuple[str, ...]:
+        return _imagenet() if name == "imagenet" else _OWN[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*_OWN, "imagenet"))
+
+    def __len__(self) -> int:
+        return len(_OWN) + 1
+
+
+@cache
+def _imagenet() -> tuple[str, ...]:
+    """The 80 prompts that published ImageNet scores are made with."""
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+
+
+TEMPLATES = _Templates()
+
+
+def names_to_choose(
+    labels: Sequence[str], classes: Sequence[str] | None, source: str = "the source"
+) -> list[str]:
+    """Return the given classes, each once, or all labels, sorted.
+
+    Args:
+        labels: of the samples.
+        classes: the names to choose from, if they were given.
+        source: what messages call the source.
+
+    Raises:
+        ValueError: a label is none of the given classes, or labels are numbers or ids.
+    """
+    names = sorted(set(labels)) if classes is None else list(dict.fromkeys(classes))
+    if classes is None or not set(labels) <= set(names):
+        refuse_ids(labels, source)
+    label_places(labels, names)
+    return names
 
 
 def named_templates(given: Sequence[str]) -> tuple[str, ...]:
@@ -51,12 +91,7 @@ def zero_shot(
     Raises:
         ValueError: a label is no class.
     """
-    index = {name: i for i, name in enumerate(class_names)}
-    for label in labels:
-        if label not in index:
-            hint = did_you_mean(label, class_names)
-            raise ValueError(f"the label {label!r} is none of the {len(index)} classes{hint}")
-    targets = torch.tensor([index[label] for label in labels], device=images.device)
+    targets = torch.tensor(label_places(labels, class_names), device=images.device)
     right = torch.stack([torch.arange(len(targets), device=images.device), targets])
     ranks = worst_ranks(images, class_rows, right)
     return {"top1": recall_at(ranks, 1), "top5": recall_at(ranks, 5)}

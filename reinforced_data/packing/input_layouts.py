@@ -87,7 +87,7 @@ def _parts(
     if layout == "img2dataset":
         shards = tar_shards(input) or folder_shards(input)
         files = [file for shard in shards for file in (shard, *side_files(shard))]
-        return img2dataset_parts(shards, asked.captions), files
+        return img2dataset_parts(shards, asked), files
     if input.suffix.lower() in TEXT_TABLES:
         return [text_table_part(input, asked)], [input]
     files = parquet_files(input)

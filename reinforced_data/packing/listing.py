@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from reinforced_data.packing.class_names import ClassNames
 from reinforced_data.sample_texts import MAX_TEXT_BYTES
 from reinforced_data.shard_reader import IMAGE_EXTENSIONS, MAX_IMAGE_BYTES
 
@@ -62,6 +63,7 @@ class Asked:
         images, captions, labels: names of columns, or None for the usual one if it is there.
         root: where relative paths start; None for beside the table.
         template: the caption of a picture that has a class and no text.
+        class_names: what labels are called; None where they are names.
     """
 
     images: str | None = None
@@ -69,6 +71,7 @@ class Asked:
     labels: str | None = None
     root: Path | None = None
     template: str = "a photo of a {}"
+    class_names: ClassNames | None = None
 
     def __post_init__(self) -> None:
         """Refuse a template that would give every class the same caption."""
@@ -76,6 +79,13 @@ class Asked:
             raise ValueError(
                 f"the template needs {{}} where the class name goes, got {self.template!r}"
             )
+
+    def named(self, label: str | None) -> tuple[str | None, str | None]:
+        """A label's class name and None; or None and why its row cannot be used."""
+        if label is None or self.class_names is None:
+            return label, None
+        name = self.class_names.find(label)
+        return name, "label without a name" if name is None else None
 
     def from_label(self, label: str) -> tuple[str, ...]:
         """The caption made of a class; underscores are spaces."""
@@ -88,7 +98,7 @@ def folder_part(folder: Path, found: list[Path]) -> Part:
 
 
 def classes_part(folder: Path, found: list[Path], asked: Asked) -> Part:
-    """The pictures of class folders; underscores in a class name become spaces."""
+    """The pictures of class folders; underscores in a folder's name become spaces."""
     return _part_of(found, partial(_class_row, folder, asked))
 
 
@@ -113,7 +123,11 @@ def _class_row(folder: Path, asked: Asked, path: Path) -> Listed:
     name = "/".join(parts)
     if len(parts) == 1:
         return Listed(name=name, problem="not in a class folder")
-    label = parts[0].replace("_", " ").strip()
+    label, problem = asked.named(parts[0])
+    if label is None:
+        return Listed(name=name, problem=problem)
+    if asked.class_names is None:
+        label = label.replace("_", " ").strip()
     captions = asked.from_label(label)
     return Listed(name=name, read=reader_of(path), captions=captions, label=label)
 

@@ -203,11 +203,11 @@ def _rows(batch: pa.RecordBatch, where: str, first: int, chosen: _Chosen) -> Ite
     for row in range(batch.num_rows):
         name, read = _picture(images, row, chosen.root)
         name = name or f"{where} {first + row}"
-        label = _label(labels[row], chosen.class_names) if labels else None
+        label, problem = _named(labels[row], chosen) if labels else (None, None)
         texts = texts_of(captions[row]) if captions else ()
         if chosen.captions is None and label is not None:
             texts = chosen.asked.from_label(label)
-        problem = "row has no picture" if read is None else None
+        problem = "row has no picture" if read is None else problem
         yield Listed(name=name, read=read, captions=texts, label=label, problem=problem)
 
 
@@ -231,6 +231,17 @@ def _bytes(value: Any) -> bytes:
     if len(data) > MAX_IMAGE_BYTES:
         raise ValueError(f"a picture of {len(data)} bytes; the limit is {MAX_IMAGE_BYTES}")
     return data
+
+
+def _named(value: object, chosen: _Chosen) -> tuple[str | None, str | None]:
+    """A label's class name, or why its row cannot be used."""
+    label, problem = chosen.asked.named(_label(value, chosen.class_names))
+    names = chosen.asked.class_names
+    same_classes = names is not None and len(names.numbered) == len(chosen.class_names)
+    if problem is not None and same_classes and isinstance(value, int):
+        # The hub's ImageNet has numbers whose ClassLabel names are other words for the classes.
+        return chosen.asked.named(str(value))
+    return label, problem
 
 
 def _label(value: object, class_names: Sequence[str]) -> str | None:

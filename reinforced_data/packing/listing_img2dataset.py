@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from reinforced_data.packing.listing import (
     ROW_BYTES,
+    Asked,
     Listed,
     Part,
     pictures,
@@ -48,13 +49,13 @@ def folder_shards(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and side_files(path))
 
 
-def img2dataset_parts(shards: list[Path], captions_from: str | None) -> list[Part]:
-    """One part per shard; `captions_from`: see `read_shard`, for tars alone."""
+def img2dataset_parts(shards: list[Path], asked: Asked) -> list[Part]:
+    """One part per shard; `asked.captions` is as in `read_shard`, for tars alone."""
     parts = []
     for shard in shards:
         expected = _expected_rows(shard)
         part = Part(
-            rows=partial(_rows, shard, captions_from),
+            rows=partial(_rows, shard, asked),
             num_rows=expected,
             num_bytes=ROW_BYTES * (expected or _USUAL_ROWS),
             exact=False,
@@ -75,20 +76,21 @@ def _expected_rows(shard: Path) -> int | None:
     return None
 
 
-def _rows(shard: Path, captions_from: str | None) -> Iterator[Listed]:
-    yield from _folder_rows(shard) if shard.is_dir() else _tar_rows(shard, captions_from)
+def _rows(shard: Path, asked: Asked) -> Iterator[Listed]:
+    yield from _folder_rows(shard) if shard.is_dir() else _tar_rows(shard, asked)
     yield from _failed_rows(shard)
 
 
-def _tar_rows(shard: Path, captions_from: str | None) -> Iterator[Listed]:
+def _tar_rows(shard: Path, asked: Asked) -> Iterator[Listed]:
     try:
-        for sample in scan_shard(shard, captions_from=captions_from, with_images=False):
+        for sample in scan_shard(shard, captions_from=asked.captions, with_images=False):
+            label, problem = asked.named(sample.label)
             yield Listed(
                 name=f"{shard.name}:{sample.key}",
                 read=partial(_read_range, shard, sample.offset, sample.size),
                 captions=sample.captions,
-                label=sample.label,
-                problem=sample.problem,
+                label=label,
+                problem=sample.problem or problem,
             )
     except BrokenShard:
         yield Listed(name=shard.name, problem="broken-shard")

@@ -41,11 +41,12 @@ def text_table_part(table: Path, asked: Asked) -> Part:
                 problem = "row has no path" if fields is not None else "line is not a JSON object"
                 yield Listed(name=f"{table.name}:{number}", problem=problem)
                 continue
-            label = label_of(fields.get(labels)) if labels else None
+            label, problem = asked.named(label_of(fields.get(labels)) if labels else None)
             texts = texts_of(fields.get(captions)) if captions else ()
             if captions is None and label is not None:
                 texts = asked.from_label(label)
-            yield Listed(name=name, read=reader_of(root / name), captions=texts, label=label)
+            read = reader_of(root / name)
+            yield Listed(name=name, read=read, captions=texts, label=label, problem=problem)
 
     return Part(rows=listed, num_rows=num_rows, num_bytes=ROW_BYTES * num_rows)
 

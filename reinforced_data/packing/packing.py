@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from reinforced_data.packing.bar import PackingBar
+from reinforced_data.packing.class_names import open_class_names
 from reinforced_data.packing.deduplicating import Deduplicate, Merged, merge_copies
 from reinforced_data.packing.input_layouts import Input, open_input
 from reinforced_data.packing.listing import Asked
@@ -72,6 +73,7 @@ def pack(
     captions: str | None = None,
     images: str | None = None,
     labels: str | None = None,
+    class_names: str | Path | None = None,
     root: str | Path | None = None,
     template: str = "a photo of a {}",
     samples_per_shard: int = 1000,
@@ -97,7 +99,8 @@ def pack(
             or `title`. Of tars: "json:FIELD", or the extension of a text member.
         images: the column of files or encoded pictures; by default one of pictures, else `path`,
             `file`, `filepath` or `image`.
-        labels: the column of class names; by default `label`, if there is one.
+        labels: the column of labels; by default `label`, if there is one.
+        class_names: what labels that are numbers or ids are called: see `open_class_names`.
         root: where relative paths start; by default beside the table.
         template: the caption of a picture that has a class and no column of texts.
         samples_per_shard: pictures in each tar.
@@ -130,6 +133,7 @@ def pack(
         labels=labels,
         root=None if root is None else Path(root),
         template=template,
+        class_names=None if class_names is None else open_class_names(class_names),
     )
     found = open_input(input, layout, split, asked)
     packer = Packer(

@@ -139,9 +139,11 @@ def _check_settings(folder: Path, out: Path, settings: Mapping[str, Any]) -> Non
         for leftover in folder.glob("*.json"):
             leftover.unlink()
         write_durably(path, json.dumps(wanted).encode())
-    elif begun != wanted:
-        names = [name for name in wanted if begun.get(name) != wanted[name]]
-        changes = [f"{name} was {begun.get(name)!r}, now {wanted[name]!r}" for name in names]
+        return
+    # A setting that an older version did not know is as good as None.
+    names = [name for name in begun | wanted if begun.get(name) != wanted.get(name)]
+    if names:
+        changes = [f"{name} was {begun.get(name)!r}, now {wanted.get(name)!r}" for name in names]
         raise ValueError(
             f"{folder} holds an unfinished pack of {out} that was begun differently: "
             f"{'; '.join(changes)}. Give the same settings and files to go on, or remove that "

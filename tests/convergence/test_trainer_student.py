@@ -10,7 +10,7 @@ from distill import Objective, train
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from distill.recipes import find_recipe
 from reinforced_data import reinforce
-from reinforced_data.testing import TOKENIZER, write_source
+from reinforced_data.testing import TOKENIZER, sample, write_source
 from students import StudentSpec, TextSpec, build_student
 
 RECIPE = RunConfig(
@@ -56,6 +56,25 @@ def test_the_sigmoid_loss_on_a_student_without_a_bias_is_refused_before_training
     with pytest.raises(ValueError, match=r"my-softmax has none: build it with .*kind='sigmoid'"):
         losses(store, tmp_path / "out", "softmax", Objective(kind="sigmoid"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("labels", [("207", "3"), ("n01440764", "n01443537")])
+def test_labels_that_are_no_names_are_refused_before_the_first_step(store, tmp_path, labels):
+    samples = [sample(number, cls=labels[number % 2]) for number in range(4)]
+    write_source(tmp_path / "held", samples)
+    steps = []
+
+    def count(*_):
+        steps.append(1)
+        return torch.zeros(())
+
+    goal = Objective(custom={"count": (0.0, count)})
+    run = {"recipe": replace(RECIPE, objective=goal), "out": tmp_path / "out", "show": False}
+    with pytest.raises(ValueError, match=r"labels of .*held look like numbers or ids"):
+        train(student("softmax"), store, evaluate_on={"held": str(tmp_path / "held")}, **run)
+    assert not steps and not (tmp_path / "out").exists()
+    train(student("softmax"), store, **run)
+    assert len(steps) == 2  # what would have been taken
 
 
 def test_a_run_names_the_student_it_trained_and_not_the_recipes(store, tmp_path):
