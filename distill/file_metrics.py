@@ -3,7 +3,7 @@
 from itertools import islice
 
 from distill.evaluation import evaluate
-from distill.evaluation.label_checks import check_labels_before_training
+from distill.evaluation.label_checks import check_first_labels
 from reinforced_data.source import open_source
 from students.exporters.judging import Metric
 from teachers.clip_model import ClipModel
@@ -30,7 +30,7 @@ def metric_on(source: str, name: str | None = None, *, limit: int | None = None)
     if name not in METRICS:
         raise unknown_name("metric", name, METRICS)
     if name == "top1":
-        check_labels_before_training(source)  # exporting takes minutes, too
+        check_first_labels(source)  # exporting takes minutes, too
     task = "zero_shot" if name == "top1" else "retrieval"
 
     def measure(model: ClipModel) -> float:

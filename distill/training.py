@@ -8,7 +8,7 @@ from pathlib import Path
 from distill.config import RunConfig
 from distill.diverging import DivergedError
 from distill.evaluation import retention
-from distill.evaluation.label_checks import check_labels_before_training
+from distill.evaluation.label_checks import check_first_labels
 from distill.evaluation.splits import evaluate_splits
 from distill.fit_result import FitResult
 from distill.locked_students import without_locked_encoders
@@ -236,7 +236,7 @@ def _check_weights(config: RunConfig) -> None:
 def _check_evaluation(config: RunConfig) -> None:
     """Find out before training whether what is read after it is there."""
     for source in config.evaluate_on.values():
-        check_labels_before_training(source)
+        check_first_labels(source)
     if config.compare_to is not None and not Path(config.compare_to).is_file():
         raise ValueError(
             f"compare_to: {config.compare_to} does not exist; write it with `distill evaluate "

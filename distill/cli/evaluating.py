@@ -77,12 +77,14 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     """Evaluate, compare, print, write."""
     asked = parse(Evaluate, "evaluate", arguments)
     from distill.evaluation import retention
+    from distill.evaluation.suite import check_suite
     from distill.model_loading import load_model
     from students.student import tower_params
 
+    _check_sources(asked)
     model = load_model(asked.model, device=asked.device)
     teacher, reference = _against(asked)
-    _check(asked, model, teacher)
+    check_suite(model, _suite(asked, "", teacher, None), asked.tests)
     names = _names_by_split(asked)
     sentences = _sentences(asked, names, console)
     metrics = _metrics(asked, model, teacher, sentences, console)
@@ -136,14 +138,16 @@ def _audit(
     }
 
 
-def _check(asked: Evaluate, model: "ClipModel", teacher: "ClipModel | None") -> None:
-    """Refuse, before any pass over the pictures, what would be refused after some."""
-    from distill.evaluation.suite import check_suite
+def _check_sources(asked: Evaluate) -> None:
+    """Refuse, before a model is loaded, what would be refused after a pass over the pictures."""
+    from distill.evaluation.label_checks import check_first_labels
     from reinforced_data.source import open_source
 
-    for source in (*_named_splits(asked.on).values(), *filter(None, (asked.leaks_from,))):
+    splits = _named_splits(asked.on).values()
+    for source in (*splits, *filter(None, (asked.leaks_from,))):
         open_source(source)
-    check_suite(model, _suite(asked, "", teacher, None), asked.tests)
+    for source in splits if asked.classes is None else ():
+        check_first_labels(source)
 
 
 def _suite(

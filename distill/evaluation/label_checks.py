@@ -12,8 +12,8 @@ from reinforced_data.source import expand_sources, scan_shard
 from teachers.suggestions import did_you_mean
 
 _ID = re.compile(r"-?[0-9]+|n[0-9]{8}")
-# How far is looked before training: so many samples until one has a label, and so many labels until
-# one is a name, since a sorted source's first class may well be called "747".
+# How far is looked before work begins: so many samples until one has a label, and so many labels
+# until one is a name, since a sorted source's first class may well be called "747".
 _FOR_A_LABEL, _FOR_A_NAME = 16, 1000
 
 
@@ -31,7 +31,7 @@ def label_places(labels: Sequence[str], class_names: Sequence[str]) -> list[int]
     return [index[label] for label in labels]
 
 
-def check_labels_before_training(source: str) -> None:
+def check_first_labels(source: str) -> None:
     """Look at the first labels of a source that will be evaluated without given classes.
 
     Raises:

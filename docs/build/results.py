@@ -153,8 +153,9 @@ LADDERS: dict[str, Measured] = {
     "emoji64": Measured(
         title="The ladder on emoji64",
         command="make ladder DATA=emoji64",
-        text="Five artists' emoji and their names to train on; the test is a sixth artist's. Teachers "
-        "were trained in bfloat16: a first round of some rows, and the only one of the small ViT's.",
+        text="Five artists' emoji and their names to train on; the test is a sixth artist's. "
+        "Teachers were trained in bfloat16: a first round of some rows, and the only one of the "
+        "small ViT's.",
     ),
     "emoji64-fp32": Measured(
         title="The ladder on emoji64, float32 teachers",

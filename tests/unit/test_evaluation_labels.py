@@ -8,7 +8,7 @@ from open_clip import OPENAI_IMAGENET_TEMPLATES
 
 from distill.cli import main
 from distill.evaluation import TEMPLATES, Suite, evaluate, run_suite
-from distill.evaluation.label_checks import check_labels_before_training
+from distill.evaluation.label_checks import check_first_labels
 from distill.evaluation.zero_shot import named_templates
 from distill.file_metrics import metric_on
 from reinforced_data.testing import sample, tiny_teacher, write_source
@@ -46,12 +46,12 @@ def test_one_label_that_is_no_number_makes_names_of_all(tmp_path):
 
 
 def test_the_check_before_training_reads_on_until_a_label_is_a_name(tmp_path):
-    check_labels_before_training(write(tmp_path / "names", ["747"] * 40 + ["Airbus"]))
-    check_labels_before_training(write(tmp_path / "none", [None] * 40))
+    check_first_labels(write(tmp_path / "names", ["747"] * 40 + ["Airbus"]))
+    check_first_labels(write(tmp_path / "none", [None] * 40))
     with pytest.raises(ValueError, match=WORDLESS.format("0")):
-        check_labels_before_training(write(tmp_path / "ids", [str(n) for n in range(40)]))
+        check_first_labels(write(tmp_path / "ids", [str(n) for n in range(40)]))
     with pytest.raises(ValueError, match=WORDLESS.format("7")):
-        check_labels_before_training(write(tmp_path / "later", [None, None, "7"]))
+        check_first_labels(write(tmp_path / "later", [None, None, "7"]))
 
 
 def test_the_metric_of_exported_files_is_refused_before_they_are_made(tmp_path):
