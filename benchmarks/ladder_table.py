@@ -157,7 +157,7 @@ def print_table(world: World, rows: list[Finished], console: Console) -> None:
     for result in world.teacher_results():
         table.add_row(result["name"], *(f"{100 * result['metrics'][key]:.1f}" for key in keys))
     for row in rows:
-        cells = ["{:.1f} +- {:.1f}".format(*mean_and_error(row.scores(key))) for key in keys]
+        cells = [_said(*mean_and_error(row.scores(key))) for key in keys]
         for name in ("undistilled", "control"):
             differences = [paired(row, key, rows, name) for key in keys]
             cells.append(
@@ -165,6 +165,10 @@ def print_table(world: World, rows: list[Finished], console: Console) -> None:
             )
         table.add_row(row.name, *cells, f"{row.rate:g}")
     console.print(table)
+
+
+def _said(mean: float, error: float) -> str:
+    return f"{mean:.1f}" if math.isnan(error) else f"{mean:.1f} +- {error:.1f}"
 
 
 def _keys(world: World) -> list[str]:

@@ -1,6 +1,7 @@
 """The ladder's statistics on planted scores, and where its rows are kept."""
 
 import csv
+import io
 import math
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -15,11 +17,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import export_table
 import inheritance
 import ladder
+import ladder_world
 from ladder_rows import SWEEP
 from ladder_table import (
     Finished,
     mean_and_error,
     paired,
+    print_table,
     read_rows,
     verdict,
     write_row,
@@ -130,3 +134,23 @@ def test_a_shorter_ladder_leaves_the_committed_rows(tmp_path):
     assert place() == committed
     for fewer in ({"steps": 50}, {"seeds": 1}, {"sweep": SWEEP[:1]}):
         assert tmp_path in place(**fewer).parents
+
+
+def test_one_seed_is_printed_without_an_error():
+    console = Console(record=True, width=200, quiet=False, file=io.StringIO())
+    print_table(WORLD, [row("undistilled", 0.25), row("distilled", 0.5)], console)
+    said = console.export_text()
+    assert "50.0" in said and "+25.0 one seed" in said and "nan" not in said
+
+
+def test_a_quick_ladder_has_lesser_teachers_in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(ladder_world, "_write_part", lambda *args: None)
+    for split in ("train", "heldout"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+    whole, quick = (
+        ladder_world.own_source(str(tmp_path / "data"), tmp_path / "runs", quick=quick)
+        for quick in (False, True)
+    )
+    steps = [world.teachers[0].schedule.num_steps for world in (whole, quick)]
+    assert steps == [2_700, 900]
+    assert whole.folder != quick.folder and whole.name != quick.name
