@@ -81,8 +81,8 @@ def run(arguments: Sequence[str], console: Console) -> Outcome:
     from distill.model_loading import load_model
     from students.student import tower_params
 
-    _check_sources(asked)
     model = load_model(asked.model, device=asked.device)
+    _check_sources(asked)
     teacher, reference = _against(asked)
     check_suite(model, _suite(asked, "", teacher, None), asked.tests)
     names = _names_by_split(asked)
@@ -139,7 +139,7 @@ def _audit(
 
 
 def _check_sources(asked: Evaluate) -> None:
-    """Refuse, before a model is loaded, what would be refused after a pass over the pictures."""
+    """Refuse, before a pass over the pictures, what would be refused after one."""
     from distill.evaluation.label_checks import check_first_labels
     from reinforced_data.source import open_source
 

@@ -89,10 +89,10 @@ def test_a_probe_needs_labels_on_both_sides(tmp_path):
             run_suite(tiny_teacher(), Suite(source=on, probe_train=train), ("probe",))
 
 
-def test_the_command_names_the_source_and_what_to_do(tmp_path, capsys):
+def test_the_command_names_the_source_and_what_to_do(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("distill.model_loading.load_model", lambda *_, **__: tiny_teacher())
     source = write(tmp_path, ["0", "1"])
-    tiny = tmp_path / "gone"
-    code = main(["evaluate", str(tiny), "--on", source, "--out", str(tmp_path / "m.json")])
+    code = main(["evaluate", "tiny", "--on", source, "--out", str(tmp_path / "m.json")])
     assert code == 2
     said = capsys.readouterr()
     text = " ".join((said.out + said.err).split())
