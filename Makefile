@@ -2,7 +2,8 @@
 # make test   the test suite          make test-full   with the long proofs
 # make check  format, lint, types, layers
 # make docs   the site of documentation, in build/site; broken links are errors
-# make ladder every method's row (hours), on glyphs or DATA=FOLDER; make ladder-quick: three rows
+# make ladder every method's row (two and a half hours; STEPS=400: six), on glyphs or DATA=FOLDER;
+#             make ladder-quick: three rows
 PYTHON ?= python3
 BIN := .venv/bin
 # Two threads on two busy cores are often slower than one; raise it on a
@@ -67,8 +68,9 @@ format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .
 
 DATA ?= glyphs
+STEPS ?= 100
 ladder: .venv/.installed
-	$(BIN)/python benchmarks/ladder.py --data $(DATA)
+	$(BIN)/python benchmarks/ladder.py --data $(DATA) --steps $(STEPS)
 
 ladder-quick: .venv/.installed
 	$(BIN)/python benchmarks/ladder.py --data $(DATA) --quick

@@ -1,7 +1,8 @@
 """The ladder: one small student, one change of recipe a row, paired seeds, equal steps.
 
-    make ladder                                   # glyphs
+    make ladder                                   # glyphs, 100 steps a training
     make ladder DATA=FOLDER                       # shards in FOLDER/train and FOLDER/heldout
+    make ladder DATA=FOLDER STEPS=400             # what most of the committed tables are
     python benchmarks/ladder.py --rows distilled sigmoid --data FOLDER
 
 Per data set two teachers are trained once, the reinforced dataset is written once, and every row
@@ -51,6 +52,8 @@ from distill.side_by_side import train_side_by_side
 # A seed's runs read the same pictures: of so many rows each picture is decoded once.
 ROWS_A_PASS = 4
 SEEDS, STEPS = 3, 400
+# Of a whole ladder within 150 minutes on two cores.
+SHORT_STEPS = 100
 QUICK_ROWS = ("undistilled", "control", "distilled")
 ALL_ROWS = ROWS | TOKEN_ROWS
 
@@ -91,6 +94,7 @@ def main() -> None:
         processes=asked.processes,
     )
     teaching = teaching_steps(world)
+    world = _of_length(world, effort.steps)
     results = asked.results or _results(asked.out, effort)
     names = asked.rows or (QUICK_ROWS if asked.quick else in_order())
     # So many rows at once that no process idles at the end of one row's seeds.
@@ -106,9 +110,15 @@ def main() -> None:
 
 def _results(out: Path, effort: Effort) -> Path:
     """Where rows go: the committed ones are of the whole effort, and no other replaces them."""
-    if (effort.steps, effort.seeds, effort.sweep) == (STEPS, SEEDS, SWEEP):
+    whole = (effort.seeds, effort.sweep) == (SEEDS, SWEEP)
+    if whole and effort.steps in (STEPS, SHORT_STEPS):
         return Path(__file__).parent / "results"
-    return out / f"results-{effort.steps}-steps-{effort.seeds}-seeds"
+    return out / f"results-{effort.seeds}-seeds"
+
+
+def _of_length(world: World, steps: int) -> World:
+    """Name another number of steps than the usual: its rows are a table of their own."""
+    return world if steps == STEPS else replace(world, name=f"{world.name}-{steps}-steps")
 
 
 def in_order() -> list[str]:

@@ -171,10 +171,10 @@ class World:
 
         The teachers are convolutional and have no attention to store.
         """
-        scorer = self.folder / "attention-teacher"
+        scorer = self.folder / f"{steps}-steps" / "attention-teacher"
         config = replace(vit(self.place(), steps), out=str(scorer))
         train_side_by_side([config], processes=processes, console=console)
-        store = self.store.with_name(f"{self.store.name}-attended")
+        store = self.store.with_name(f"{self.store.name}-attended-{steps}-steps")
         teachers = [*self._folders, scorer]
         self._reinforce(teachers, processes, console, store=store, attention=scorer.name)
         return store

@@ -131,9 +131,14 @@ def test_a_shorter_ladder_leaves_the_committed_rows(tmp_path):
         whole = {"steps": 400, "seeds": 3, "sweep": SWEEP, "processes": 1} | changes
         return ladder._results(tmp_path, ladder.Effort(**whole))
 
-    assert place() == committed
+    assert place() == place(steps=100) == committed
     for fewer in ({"steps": 50}, {"seeds": 1}, {"sweep": SWEEP[:1]}):
         assert tmp_path in place(**fewer).parents
+
+
+def test_rows_of_another_length_are_a_table_of_their_own():
+    named = [ladder._of_length(WORLD, steps).name for steps in (400, 100, 50)]
+    assert named == ["planted", "planted-100-steps", "planted-50-steps"]
 
 
 def test_one_seed_is_printed_without_an_error():
