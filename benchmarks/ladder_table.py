@@ -187,9 +187,15 @@ def provenance() -> str:
 
 
 def append_row(path: Path, row: Mapping[str, object]) -> None:
-    """Add a line to a CSV table of runs; a new table begins with the names."""
+    """Add a line to a CSV table of runs; a new table begins with the names.
+
+    Raises:
+        SystemExit: the table has other columns.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
+    if not new and path.read_text().splitlines()[:1] != [",".join(row)]:
+        raise SystemExit(f"{path} has other columns than {', '.join(row)}: move it away first")
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, row)
         if new:

@@ -251,11 +251,11 @@ def own_source(data: str, out: Path, *, quick: bool = False) -> World:
         if not (source / split).is_dir():
             raise SystemExit(f"{source} has no folder {split!r} with shards in it")
     name = f"{source.name}-quick" if quick else source.name
-    folder = out / name
-    _write_part(source / "train", folder / "source" / "validation", range(0, 10))
-    _write_part(source / "train", folder / "source" / "train", range(10, 100))
-    _write_part(source / "heldout", folder / "source" / "heldout", range(0, 100))
-    splits = {split: str(folder / "source" / split) for split in ("validation", "heldout")}
+    folder, parts = out / name, out / source.name / "source"
+    _write_part(source / "train", parts / "validation", range(0, 10))
+    _write_part(source / "train", parts / "train", range(10, 100))
+    _write_part(source / "heldout", parts / "heldout", range(0, 100))
+    splits = {split: str(parts / split) for split in ("validation", "heldout")}
     steps = _QUICK_TEACHER_STEPS if quick else _OWN_TEACHER_STEPS
     settings = DemoSettings(out=folder, teacher_steps=steps)
     views = str(folder / "teacher-views")
@@ -266,7 +266,7 @@ def own_source(data: str, out: Path, *, quick: bool = False) -> World:
     return World(
         name=results_name(name),
         folder=folder,
-        train=str(folder / "source" / "train"),
+        train=str(parts / "train"),
         store=settings.store,
         teachers=teachers,
         splits=splits,

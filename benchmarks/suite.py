@@ -50,6 +50,7 @@ from distill.evaluation.embedding import embed_source
 from distill.evaluation.probing import linear_probe
 from distill.evaluation.suite import Suite, class_names, run_suite
 from distill.evaluation.zero_shot import embed_classes, names_to_choose
+from distill.retrieval_cases import evenly
 from distill.worker_processes import end_with_launcher, process_context
 from reinforced_data.source import Sample, open_source
 from students import Student, load_student
@@ -91,7 +92,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="the ladder's folder of shards")
     parser.add_argument("--out", type=Path, default=Path("runs/ladder"), help="the ladder's")
     parser.add_argument("--rows", nargs="*", default=ROWS)
-    parser.add_argument("--limit", type=int, help="samples of each split, to try it")
+    parser.add_argument("--limit", type=int, help="samples of each split, no probe: to try it")
     parser.add_argument("--processes", type=int, default=max(1, int(usable_cores())))
     parser.add_argument("--results", type=Path, help="benchmarks/results, or in --out if less")
     asked = parser.parse_args()
@@ -152,7 +153,8 @@ def answers(asked: Asked) -> dict[str, float]:
         clean = scores["top1"] or math.nan
         scores[f"{name}/kept"] = scores[f"{name}/top1"] / clean
     scores["ece_fitted"] = _fitted_calibration(model, asked)
-    scores["probe_top1"] = linear_probe(model, *_probed(asked))["probe_top1"]
+    if asked.limit is None:
+        scores["probe_top1"] = linear_probe(model, *_probed(asked))["probe_top1"]
     names = class_names(asked.heldout, asked.limit)
     pairs = alike_classes(model, names)
     scores["alike"] = len({name for pair in pairs for name in (pair.first, pair.second)})
@@ -163,7 +165,7 @@ def answers(asked: Asked) -> dict[str, float]:
 def _fitted_calibration(model: Student, asked: Asked) -> float:
     """Return the ece at the scale with the least cross-entropy on validation (Guo et al. 2017)."""
     images, targets, rows, _, _ = _classified(model, asked.validation, asked.limit)
-    own = float(model.logit_scale.detach().exp())
+    own = float(model.with_head(images, rows).logit_scale)
     cosines = images @ rows.T
     scale = min(
         (own * factor for factor in _FACTORS),
@@ -192,12 +194,6 @@ def _probed(asked: Asked) -> tuple[list[Sample], list[Sample]]:
     chosen = set(evenly(enough, PROBED))
     learnt = [sample for sample in train if sample.label in chosen]
     return learnt, [sample for sample in test if sample.label in chosen]
-
-
-def evenly(names: Sequence[str], most: int) -> list[str]:
-    """Choose `most` of the names, from the first to near the last; all where there are fewer."""
-    count = min(most, len(names))
-    return [names[i * len(names) // count] for i in range(count)]
 
 
 def write_table(path: Path, rows: list[Finished], made_by: str) -> Path:

@@ -5,13 +5,14 @@ What is not there any more is left out, never guessed.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from distill.evaluation.evaluator import NOT_SCORES
 from distill.objective import TERMS
 from distill.run_roles import head, locked, locked_tower
+from reinforced_data.store.columns import Column
 from reinforced_data.store.layout import open_store
 from students.bundling.card import CardFacts, Origin
 from teachers.catalog import licence_of
@@ -42,19 +43,17 @@ def card_facts(run: Path | None, *, licence: str = "") -> CardFacts:
 
 def _origins(config: Mapping[str, Any], store: Path) -> Iterator[Origin]:
     columns = open_store(store).columns() if (store / "columns").is_dir() else []
-    licences = {
-        str(column.identity["teacher"]): column.facts.get("teacher", {}).get("licence")
-        for column in columns
-        if column.identity.get("teacher")
-    }
+    licences = recorded_licences(columns)
 
     def origin(name: str, role: str) -> Origin:
         return Origin(
             name=_short(name), role=role, licence=licences.get(name) or known_licence(name)
         )
 
-    for name, role in _given(config):
+    for name, role in given_weights(config["student"]):
         yield origin(name, role)
+    for side, name in locked(config).items():
+        yield origin(name, f"locked {side} encoder")
     wanted = config["data"].get("teachers")
     for column in columns:
         teacher = column.identity.get("teacher")
@@ -64,14 +63,21 @@ def _origins(config: Mapping[str, Any], store: Path) -> Iterator[Origin]:
             yield Origin(name=_short(str(column.identity["captioner"])), role="captioner")
 
 
-def _given(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Weights that the student has without having learned them, and what they are in it."""
-    student = config["student"]
+def recorded_licences(columns: Iterable[Column]) -> dict[str, str]:
+    """Return the licences that a store's columns name, by teacher."""
+    found = (
+        (str(column.identity.get("teacher")), column.facts.get("teacher", {}).get("licence"))
+        for column in columns
+    )
+    return {name: licence for name, licence in found if licence}
+
+
+def given_weights(student: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Weights that a student starts from, of a config's "student", and what they are in it."""
     # A name with a slash comes with weights: published ones, or a trained student's folder.
     start = str(student.get("name") or "")
     named = {"start": start if "/" in start else "", "donor": student.get("donor")}
     named["donor of the text tower"] = student.get("text_from")
-    named |= {f"locked {side} encoder": name for side, name in locked(config).items()}
     yield from ((str(name), role) for role, name in named.items() if name)
 
 

@@ -2,6 +2,8 @@
 
 import io
 from collections.abc import Sequence
+from itertools import islice
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -12,9 +14,11 @@ from distill.evaluation.ranking import TIE
 from distill.evaluation.retrieval import unique_texts
 from distill.evaluation.zero_shot import embed_texts
 from distill.report import ImageToTextCase, RetrievalCase
-from reinforced_data.source import Sample, UnreadableImage, decode_image, open_source
+from reinforced_data.source import Sample, decode_image, open_source
 from teachers import ClipModel
 from teachers.clip_model import evaluating
+
+Item = TypeVar("Item")
 
 _SEARCHED = 1_000
 _SHOWN = 8
@@ -33,10 +37,12 @@ def retrieval_cases(model: ClipModel, source: str) -> list[RetrievalCase | Image
     pairs = _captioned(source)
     if not pairs:
         return []
-    images, captions = [pair.image for pair in pairs], [pair.captions[0] for pair in pairs]
-    texts = unique_texts([[caption] for caption in captions])
     with evaluating(model), torch.no_grad():
-        scores = embed_source(model, pairs).images @ embed_texts(model, texts).T
+        found = embed_source(model, pairs)
+        pairs = [pairs[place] for place in found.places]
+        images, captions = [pair.image for pair in pairs], [pair.captions[0] for pair in pairs]
+        texts = unique_texts([[caption] for caption in captions])
+        scores = found.images @ embed_texts(model, texts).T
     hits = torch.tensor([[text == own for text in texts] for own in captions], device=scores.device)
     cases: list[RetrievalCase | ImageToTextCase] = []
     order, ranks = _ranked(scores.T, hits.T)
@@ -61,20 +67,9 @@ def retrieval_cases(model: ClipModel, source: str) -> list[RetrievalCase | Image
 
 
 def _captioned(source: str) -> list[Sample]:
-    """The first samples whose picture can be read and has a caption; still encoded."""
-    pairs: list[Sample] = []
-    for sample in open_source(source):
-        if not sample.captions:
-            continue
-        try:
-            # Only to see that it can be: a thousand decoded photographs are 36 GB.
-            decode_image(sample.image)
-        except UnreadableImage:
-            continue
-        pairs.append(sample)
-        if len(pairs) == _SEARCHED:
-            break
-    return pairs
+    """The first samples with a caption, still encoded: a thousand decoded photographs are 36 GB."""
+    captioned = (sample for sample in open_source(source) if sample.captions)
+    return list(islice(captioned, _SEARCHED))
 
 
 def _ranked(
@@ -91,12 +86,13 @@ def _right_and_wrong(ranks: Sequence[int]) -> list[int]:
     wrong = [query for query, rank in enumerate(ranks) if rank > 1]
     # Where there are few of one, more of the other.
     wanted = [max(_EACH, 2 * _EACH - len(other)) for other in (wrong, right)]
-    return [*_spread(right, wanted[0]), *_spread(wrong, wanted[1])]
+    return [*evenly(right, wanted[0]), *evenly(wrong, wanted[1])]
 
 
-def _spread(queries: Sequence[int], most: int) -> Sequence[int]:
-    count = min(most, len(queries))
-    return [queries[i * len(queries) // count] for i in range(count)]
+def evenly(items: Sequence[Item], most: int) -> list[Item]:
+    """Choose `most` of the items, from the first to near the last; all where there are fewer."""
+    count = min(most, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _png(image: bytes) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.lineage import known_licence, recipe_facts
+from distill.lineage import given_weights, known_licence, recipe_facts, recorded_licences
 from distill.report import Step
 from distill.run_exports import Exported
 from distill.run_roles import head, locked, locked_tower
@@ -20,15 +20,17 @@ from students.bundling.card import Origin
 from students.student import WEIGHTS_FILE
 
 _UNKNOWN = "not recorded"
+_GIVEN = {"start": "weights it started from", "donor": "donor of weights"}
 
 
 def origins(run: Path, exports: Sequence[Exported] = ()) -> list[Step]:
     """The steps from the source's shards to the exported files of a run, in order."""
     config, result = _json(run / "config.json"), _json(run / "result.json")
+    licences = _licences(config["data"])
     return [
         *_data(config["data"]),
-        *_given(config["student"]),
-        *_locked(config),
+        *_given(config["student"], licences),
+        *_locked(config, licences),
         _recipe(run, config),
         _code(result),
         _student(run, config, result),
@@ -75,12 +77,11 @@ def _source(store: Store) -> Step:
 
 def _teacher(column: Column) -> Step:
     said, name = column.facts.get("teacher", {}), str(column.identity["teacher"])
-    licence = said.get("licence") or known_licence(name)
     return Step(
         what="teacher",
         which=name,
         facts={
-            **_licence(Origin(name=name, licence=licence)),
+            **_licence(name, {name: said.get("licence")}),
             "weights and preprocessing": _hash(column.identity.get("teacher_fingerprint")),
             "precision": str(said.get("precision") or _UNKNOWN),
             "column": f"{column.name}, {column.identity.get('codec') or _UNKNOWN}",
@@ -88,25 +89,26 @@ def _teacher(column: Column) -> Step:
     )
 
 
-def _given(student: Mapping[str, Any]) -> Iterator[Step]:
-    for key, what in (("donor", "donor of weights"), ("text_from", "donor of the text tower")):
-        if student.get(key):
-            name = str(student[key])
-            yield Step(
-                what=what,
-                which=name,
-                facts=_licence(Origin(name=name, licence=known_licence(name))),
-            )
+def _licences(data: Mapping[str, Any]) -> dict[str, str]:
+    try:
+        return recorded_licences(open_store(str(data["store"])).columns())
+    except (ValueError, OSError):
+        return {}
 
 
-def _locked(config: Mapping[str, Any]) -> Iterator[Step]:
+def _given(student: Mapping[str, Any], licences: Mapping[str, str]) -> Iterator[Step]:
+    for name, role in given_weights(student):
+        yield Step(what=_GIVEN.get(role, role), which=name, facts=_licence(name, licences))
+
+
+def _locked(config: Mapping[str, Any], licences: Mapping[str, str]) -> Iterator[Step]:
     """What does not learn: a teacher's stored rows, or a tower of the student's own."""
     for side, name in locked(config).items():
         kind = head(config, side)
         yield Step(
             what=f"locked {side} encoder, from the store",
             which=name,
-            facts=_licence(Origin(name=name, licence=known_licence(name)))
+            facts=_licence(name, licences)
             | {"trained on its rows": f"a head ({kind})" if kind else "nothing"},
         )
     side = locked_tower(config)
@@ -117,7 +119,8 @@ def _locked(config: Mapping[str, Any]) -> Iterator[Step]:
         yield Step(what=f"locked {side} tower", which=str(start), facts={"stays": "as it starts"})
 
 
-def _licence(origin: Origin) -> dict[str, str]:
+def _licence(name: str, licences: Mapping[str, str | None]) -> dict[str, str]:
+    origin = Origin(name=name, licence=licences.get(name) or known_licence(name))
     limits = " (limits use: read it before you ship)" if origin.limited else ""
     return {"licence": (origin.licence or "not known: ask who made it") + limits}
 

@@ -9,17 +9,16 @@ to stderr.
 
 import contextlib
 import json
-import math
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
 from distill.cli.outcome import Failed, Outcome
 from distill.cli.verbs import VERBS
+from distill.finite_json import without_nan
 from teachers.suggestions import unknown_name
 
 _USAGE = "usage: distill VERB [ARGUMENTS] [--json]\n\n"
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with _reserved_stdout() if as_json else contextlib.nullcontext():
         outcome = _run(given, as_json)
     if as_json:
-        values = _without_nan(outcome.values)
+        values = without_nan(outcome.values)
         print(json.dumps(values, indent=2, default=str, allow_nan=False))
     return outcome.exit_code
 
@@ -77,15 +76,6 @@ def _failed(error: Exception | str, code: int) -> Outcome:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print("[bold red]error:[/]", _escape(said))
     return Outcome(values={"error": said}, exit_code=code)
-
-
-def _without_nan(value: Any) -> Any:
-    """Put null for NaN and infinity, which JSON cannot say: a diverged run's loss is one."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {name: _without_nan(inner) for name, inner in value.items()}
-    return [_without_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _escape(text: str) -> str:

@@ -120,9 +120,12 @@ def _audit(
     console: Console,
 ) -> dict[str, Any]:
     from distill.cli.class_audit import audit_split
+    from distill.evaluation.class_audit import known_pictures
     from distill.evaluation.zero_shot import named_templates
 
+    train = asked.leaks_from
     rows = {"templates": named_templates(asked.templates), "sentences": sentences}
+    trained = None if train is None else (train, known_pictures(model, train))
     return {
         split: audit_split(
             model,
@@ -131,7 +134,7 @@ def _audit(
             rows,
             console,
             called=split or source,
-            train=asked.leaks_from,
+            train=trained,
             limit=asked.limit,
         )
         for split, source in _named_splits(asked.on).items()
@@ -205,6 +208,11 @@ def _sentences(asked: Evaluate, names: dict[str, list[str]], console: Console) -
     from distill.evaluation import prompt_files
 
     every = sorted({name for own in names.values() for name in own})
+    if not every and (asked.prompts or asked.hierarchy):
+        raise ValueError(
+            "--prompts and --hierarchy are of class names, and no source has labels (cls members): "
+            "give the names with --classes FILE, or leave both out"
+        )
     found: dict[str, list[str]] = {}
     if asked.prompts is not None:
         found = prompt_files.read_sentences(asked.prompts)

@@ -27,7 +27,8 @@ def parse(
 def read_class_names(path: Path) -> list[str]:
     """Read a --classes file: one name a line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: it also splits where no editor shows a new line.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"--classes {path} is not UTF-8 text: {error}") from error
     names = [line.strip() for line in lines if line.strip()]

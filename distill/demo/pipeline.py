@@ -51,9 +51,10 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
     with stages.timed("reinforce", "Writing the teachers' knowledge down"):
         _reinforce(train_source, settings, _teacher_folders(settings), console)
     with stages.timed("captions", "Saying every caption another way, by rules"):
-        _caption(settings, console)
+        living = _teachers(settings)
+        _caption(settings, living, console)
     with stages.timed("audit", "Checking the store against the living teachers"):
-        _audit(settings, console)
+        _audit(settings, living, console)
     students, ablations = student_configs(settings), ablation_configs(settings)
     title = f"Training three students, {settings.student_steps} steps each, and the best one again"
     with stages.timed("students", f"{title} with {len(ablations)} things changed, one at a time"):
@@ -137,14 +138,14 @@ def _reinforce(
     launch(work, "processes", workers=workers, progress=progress)
 
 
-def _caption(settings: DemoSettings, console: Console) -> None:
+def _caption(settings: DemoSettings, teachers: Sequence[Teacher], console: Console) -> None:
     """Add one rewritten caption a picture, and the teachers' rows for it."""
     caption(
         settings.store,
         "rules",
         name="rules",
         num_captions=1,
-        teachers=_teachers(settings),
+        teachers=teachers,
         progress=not console.quiet,
     )
 
@@ -193,9 +194,9 @@ def _teachers(settings: DemoSettings) -> list[Teacher]:
     ]
 
 
-def _audit(settings: DemoSettings, console: Console) -> None:
+def _audit(settings: DemoSettings, teachers: Sequence[Teacher], console: Console) -> None:
     """Fail when the store does not say what its teachers say."""
-    report = audit(settings.store, teachers=_teachers(settings), replay=64, progress=False)
+    report = audit(settings.store, teachers=teachers, replay=64, progress=False)
     if not report.ok:
         raise RuntimeError("the store does not pass its audit: " + "; ".join(report.problems))
     console.print("  rows, checksums and 64 re-embedded samples agree", style="dim")

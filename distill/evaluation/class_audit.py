@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from distill.evaluation.embedding import embed_source
 from distill.evaluation.zero_shot import embed_classes
-from reinforced_data.source import Sample, UnreadableImage, decode_image, open_source
+from reinforced_data.source import Sample, open_source
 from teachers.clip_model import ClipModel, evaluating
 
 _PER_SLICE = 2**23
@@ -91,14 +93,54 @@ def alike_classes(
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class KnownPictures:
+    """A source's pictures as a model sees them; `known_pictures` makes them.
+
+    Attributes:
+        rows: unit rows.
+        keys: of each row's sample.
+        digests: SHA-256 of each one's bytes.
+    """
+
+    rows: Float[Tensor, "n d"]
+    keys: Sequence[str]
+    digests: Sequence[str]
+
+
+def known_pictures(model: ClipModel, source: str, *, limit: int | None = None) -> KnownPictures:
+    """Embed a source's pictures, and keep what tells them apart.
+
+    Raises:
+        ValueError: it has no usable sample.
+    """
+    seen: list[tuple[str, str]] = []
+
+    def noted() -> Iterator[Sample]:
+        for sample in open_source(source):
+            seen.append((sample.key, hashlib.sha256(sample.image).hexdigest()))
+            yield sample
+
+    found = embed_source(model, noted(), limit=limit)
+    kept = [seen[place] for place in found.places]
+    return KnownPictures(
+        rows=found.images, keys=[key for key, _ in kept], digests=[digest for _, digest in kept]
+    )
+
+
 def leaks(
-    model: ClipModel, train: str, test: str, *, min_cosine: float = 0.99, limit: int | None = None
+    model: ClipModel,
+    train: str | KnownPictures,
+    test: str,
+    *,
+    min_cosine: float = 0.99,
+    limit: int | None = None,
 ) -> list[Leak]:
     """List test pictures whose bytes, or nearly whose row, a training picture has.
 
     Args:
         model: whose image rows.
-        train: source that was learnt from.
+        train: source that was learnt from, or its pictures where several tests are asked about.
         test: source that is measured on.
         min_cosine: below this two pictures are not listed.
         limit: stop after so many samples of `test`; what was learnt from is searched whole.
@@ -106,41 +148,23 @@ def leaks(
     Raises:
         ValueError: a source has no usable sample.
     """
-    trained, tested = _Keyed(train), _Keyed(test)
-    train_rows = embed_source(model, trained).images
-    test_rows = embed_source(model, tested, limit=limit).images
-    known = {digest: key for key, digest in trained.seen}
-    step = max(1, _PER_SLICE // len(train_rows))
+    trained = known_pictures(model, train) if isinstance(train, str) else train
+    tested = known_pictures(model, test, limit=limit)
+    known = dict(zip(trained.digests, trained.keys, strict=True))
+    step = max(1, _PER_SLICE // len(trained.rows))
     found = []
-    for start in range(0, len(test_rows), step):
-        best, nearest = (test_rows[start : start + step] @ train_rows.T).max(1)
+    for start in range(0, len(tested.rows), step):
+        best, nearest = (tested.rows[start : start + step] @ trained.rows.T).max(1)
         for place, (cosine, other) in enumerate(zip(best.tolist(), nearest.tolist(), strict=True)):
-            key, digest = tested.seen[start + place]
+            key, digest = tested.keys[start + place], tested.digests[start + place]
             same = digest in known
             if same or cosine >= min_cosine:
-                train_key = known[digest] if same else trained.seen[other][0]
+                train_key = known[digest] if same else trained.keys[other]
                 cosine = 1.0 if same else cosine
                 found.append(
                     Leak(test_key=key, train_key=train_key, cosine=cosine, same_bytes=same)
                 )
     return sorted(found, key=lambda leak: (-leak.same_bytes, -leak.cosine))
-
-
-class _Keyed:
-    """A source that remembers key and hash of what it gave; unreadable pictures are left out."""
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-        self.seen: list[tuple[str, str]] = []
-
-    def __iter__(self) -> Iterator[Sample]:
-        for sample in open_source(self._source):
-            try:
-                decode_image(sample.image)
-            except UnreadableImage:
-                continue
-            self.seen.append((sample.key, hashlib.sha256(sample.image).hexdigest()))
-            yield sample
 
 
 def _spelling(name: str) -> str:

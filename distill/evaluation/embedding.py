@@ -29,6 +29,7 @@ class Embedded:
         rows: unit rows, one tensor a batch.
         captions: of each row.
         labels: of each row.
+        places: of each row, the number of its sample among those that were read.
         skipped: samples that could not be used.
         source: what messages call the source.
     """
@@ -36,6 +37,7 @@ class Embedded:
     rows: list[Tensor] = field(default_factory=list)
     captions: list[tuple[str, ...]] = field(default_factory=list)
     labels: list[str | None] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     skipped: int = 0
     source: str = "the source"
 
@@ -149,14 +151,19 @@ def _embed(
     with ThreadPoolExecutor(4) as pool:
         while batch := list(islice(samples, batch_size)):
             views = zip(batch, pool.map(view, batch), strict=True)
-            usable = [(sample, pixels) for sample, pixels in views if pixels is not None]
+            usable = [
+                (place, sample, pixels)
+                for place, (sample, pixels) in enumerate(views, len(found.labels) + found.skipped)
+                if pixels is not None
+            ]
             found.skipped += len(batch) - len(usable)
             if usable:
-                pixels = torch.from_numpy(np.stack([pixels for _, pixels in usable]))
+                pixels = torch.from_numpy(np.stack([pixels for *_, pixels in usable]))
                 pixels = model.preprocess.normalize(pixels.to(model.device))
                 found.rows.append(model.encode_image(pixels))
-            found.captions += [sample.captions for sample, _ in usable]
-            found.labels += [sample.label for sample, _ in usable]
+            found.places += [place for place, *_ in usable]
+            found.captions += [sample.captions for _, sample, _ in usable]
+            found.labels += [sample.label for _, sample, _ in usable]
             if on_batch is not None:
                 on_batch(len(found.labels) + found.skipped)
     return found

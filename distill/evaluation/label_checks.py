@@ -12,8 +12,8 @@ from reinforced_data.source import expand_sources, scan_shard
 from teachers.suggestions import did_you_mean
 
 _ID = re.compile(r"-?[0-9]+|n[0-9]{8}")
-# How far is looked before work begins: so many samples until one has a label, and so many labels
-# until one is a name, since a sorted source's first class may well be called "747".
+# How far is looked before work begins: so many samples until one has a label, and so many labels,
+# of two classes or more, until one is a name: a sorted source's first may well be called "747".
 _FOR_A_LABEL, _FOR_A_NAME = 16, 1000
 
 
@@ -37,15 +37,17 @@ def check_first_labels(source: str) -> None:
     Raises:
         ValueError: they are numbers or ids.
     """
-    labels = []
+    labels, seen = 0, set[str]()
     shards = (scan_shard(shard, with_images=False) for shard in expand_sources(source))
     for number, sample in enumerate(chain.from_iterable(shards)):
         if sample.label is not None:
-            labels.append(sample.label)
-        named = bool(labels) and not _ID.fullmatch(labels[-1])
-        if named or len(labels) == _FOR_A_NAME or (number >= _FOR_A_LABEL and not labels):
+            labels += 1
+            seen.add(sample.label)
+            if not _ID.fullmatch(sample.label):
+                return
+        if (labels >= _FOR_A_NAME and len(seen) > 1) or (number >= _FOR_A_LABEL and not seen):
             break
-    refuse_ids(labels, source)
+    refuse_ids(seen, source)
 
 
 def no_labels(source: str, task: str) -> ValueError:

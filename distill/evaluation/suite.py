@@ -6,6 +6,7 @@ own, so pictures are never kept.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 
@@ -25,7 +26,7 @@ from distill.evaluation.stress import (
     written_class,
 )
 from distill.evaluation.zero_shot import embed_classes, names_to_choose
-from reinforced_data.source import Sample, open_source
+from reinforced_data.source import Sample, expand_sources, open_source, scan_shard
 from teachers.clip_model import ClipModel, evaluating
 from teachers.suggestions import unknown_name
 
@@ -180,7 +181,9 @@ def _typographic(model: ClipModel, suite: Suite) -> dict[str, float]:
 
 def class_names(source: str, limit: int | None = None) -> list[str]:
     """Return the labels of a source, or of its first `limit` samples, sorted."""
-    labels = {sample.label for sample in first(open_source(source), limit)}
+    shards = (scan_shard(shard, with_images=False) for shard in expand_sources(source))
+    usable = (sample for sample in chain.from_iterable(shards) if sample.problem is None)
+    labels = {sample.label for sample in first(usable, limit)}
     return sorted(label for label in labels if label is not None)
 
 

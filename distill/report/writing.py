@@ -4,12 +4,11 @@ Both are written beside their name and renamed, so that a reader never sees half
 """
 
 import json
-import math
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from distill.finite_json import without_nan
 from distill.report.data import ReportData
 from distill.report.page import render
 from distill.report.summary import summarise
@@ -47,15 +46,7 @@ def write_report_json(path: str | Path, data: ReportData) -> Path:
         "notes": list(data.notes),
         "skipped": dict(data.skipped),
     }
-    return write_page(Path(path), json.dumps(_finite(record), indent=2, allow_nan=False) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return write_page(Path(path), json.dumps(without_nan(record), indent=2, allow_nan=False) + "\n")
 
 
 def write_page(path: Path, text: str) -> Path:

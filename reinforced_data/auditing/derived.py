@@ -10,6 +10,7 @@ from typing import TypeVar
 from reinforced_data.auditing.files import FileFindings
 from reinforced_data.auditing.findings import Finding
 from reinforced_data.auditing.sources import MOST_SEARCHED
+from reinforced_data.imported_views import is_imported
 from reinforced_data.source import BrokenShard, scan_shard
 from reinforced_data.store.column_rows import IndexRows, ViewRows
 from reinforced_data.store.columns import ORIGINAL, Column
@@ -27,7 +28,7 @@ def check_views(
 ) -> None:
     """Draw the views of the chosen samples again."""
     for entry in found.of_kind("views"):
-        if {"policy", "seed"} <= entry.column.identity.keys():
+        if not is_imported(entry.column):
             for shard in sorted(entry.sound & chosen.keys()):
                 _check_views(store, found, index, entry.column, shard, chosen[shard])
 

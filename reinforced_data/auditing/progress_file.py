@@ -127,6 +127,8 @@ class ProgressFile:
                 self.read += 1
             except OSError as error:
                 self.failed = str(error)
+                # What it says would be believed by an audit after this one has ended.
+                self._remove()
                 self.close()
 
     def said(self) -> str:
@@ -157,8 +159,11 @@ class ProgressFile:
         ours = self._begun and not self.failed
         self.close()
         if ours:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+            self._remove()
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):
+            self.path.unlink()
 
     def close(self) -> None:
         """Write no more."""

@@ -30,6 +30,7 @@ from reinforced_data.auditing.sources import choose_rows, read_pictures
 from reinforced_data.auditing.teachers import replay_column
 from reinforced_data.captions.caption_work import CaptionWork
 from reinforced_data.captions.plan import CaptionPlan
+from reinforced_data.imported_views import is_imported
 from reinforced_data.plan import Plan, TeacherColumns
 from reinforced_data.resampling import check_render_version
 from reinforced_data.shard_pass import reinforce_shard
@@ -177,7 +178,7 @@ class _Repair:
         elif is_written(column):
             plan = self._plan_of_set(column)
             why = plan if isinstance(plan, str) else ""
-        elif kind == "views" and not {"policy", "seed"} <= identity.keys():
+        elif kind == "views" and is_imported(column):
             why = IMPORTED
         elif kind not in ("index", "captions", "views"):
             why = f"is of the kind {kind}, which only its maker can write again"

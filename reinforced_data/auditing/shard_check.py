@@ -148,6 +148,8 @@ class ShardCheck:
         except FileNotFoundError as error:
             raise ValueError(f"{where} is missing though it was committed") from error
         except OSError as error:
+            if not self._store.storage.local:
+                raise  # as of a record
             raise ValueError(f"{where} cannot be read: {error}") from error
         if digest != commit.sha256:
             raise ValueError(

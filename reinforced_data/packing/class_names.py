@@ -24,7 +24,7 @@ class ClassNames:
     Attributes:
         numbered: the name of each number, from 0; "" where there is none.
         by_label: the names of other labels.
-        origin: where they come from and what they are, for messages and for resuming.
+        origin: "imagenet", or a file's name and hash, wherever it lies.
     """
 
     numbered: Sequence[str]
@@ -39,7 +39,7 @@ class ClassNames:
         return name or None
 
     def __str__(self) -> str:
-        """What a stopped pack compares: the names themselves, as a hash."""
+        """What a stopped pack compares."""
         return self.origin
 
 
@@ -73,7 +73,7 @@ def open_class_names(given: str | Path) -> ClassNames:
     if not any(lines) and not by_label:
         raise ValueError(f"class_names: {path} names no class; write one a line")
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return ClassNames(numbered=lines, by_label=by_label, origin=f"{path} ({digest[:16]})")
+    return ClassNames(numbered=lines, by_label=by_label, origin=f"{path.name} ({digest[:16]})")
 
 
 def imagenet_names() -> ClassNames:

@@ -237,9 +237,11 @@ def _named(value: object, chosen: _Chosen) -> tuple[str | None, str | None]:
     """A label's class name, or why its row cannot be used."""
     label, problem = chosen.asked.named(_label(value, chosen.class_names))
     names = chosen.asked.class_names
-    same_classes = names is not None and len(names.numbered) == len(chosen.class_names)
-    if problem is not None and same_classes and isinstance(value, int):
-        # The hub's ImageNet has numbers whose ClassLabel names are other words for the classes.
+    if problem is None or names is None or not isinstance(value, int):
+        return label, problem
+    # The hub's ImageNet has numbers whose ClassLabel names are other words for the classes.
+    same_classes = len(names.numbered) == len(chosen.class_names)
+    if same_classes or str(value) in names.by_label:
         return chosen.asked.named(str(value))
     return label, problem
 

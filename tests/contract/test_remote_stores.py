@@ -17,7 +17,7 @@ from distill.testing import in_a_process
 from reinforced_data import ViewPolicy, audit, open_dataset, reinforce
 from reinforced_data.auditing.files import check_files
 from reinforced_data.auditing.progress_file import ProgressFile
-from reinforced_data.store.layout import create_store, open_store
+from reinforced_data.store.layout import Store, create_store, open_store
 from reinforced_data.store.storage import Storage
 from reinforced_data.testing import TOKENIZER, tiny_teacher, write_source
 from teachers import Preprocess
@@ -101,6 +101,20 @@ def test_in_memory(local):
     assert again.shards_already_done == 3
     assert audit(f"{url}/store", teachers=tiny_teacher()).problems == ()
     assert batches(f"{url}/store") == batches(str(local / "store"))
+
+
+@pytest.mark.parametrize("read", ["commit", "hashed_buffer"])
+def test_a_server_that_fails_is_no_damage(local, monkeypatch, read):
+    """A repair would embed again what it thinks is damaged."""
+    url = f"memory://{uuid.uuid4().hex}"
+    reinforce(upload(local, url), f"{url}/store", teachers=tiny_teacher(), **SETTINGS)
+
+    def fails(*arguments):
+        raise TimeoutError("the server is busy")
+
+    monkeypatch.setattr(Store if read == "commit" else Storage, read, fails)
+    with pytest.raises(TimeoutError, match="busy"):
+        audit(f"{url}/store", progress=False)
 
 
 def test_on_s3(local, s3, capsys, tmp_path, monkeypatch):

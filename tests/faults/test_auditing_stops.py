@@ -23,6 +23,7 @@ from distill.testing import end, in_a_process, start
 from reinforced_data import ViewPolicy, audit, reinforce, repair
 from reinforced_data.auditing.columns import read_columns
 from reinforced_data.auditing.progress_file import ProgressFile, usual_progress_file
+from reinforced_data.auditing.shard_check import ShardFindings
 from reinforced_data.store.layout import open_store
 from reinforced_data.store.storage import Storage
 from reinforced_data.testing import tiny_teacher, write_source
@@ -246,6 +247,21 @@ def test_an_audit_does_not_fail_for_its_progress_file(made, tmp_path):
     report = audit(made / "store", replay=0, progress=False, progress_file=tmp_path / "file/kept")
     equal(report, calm)
     assert "would have begun again" in report.notes[0] and "file" in report.notes[0]
+
+
+def test_a_progress_file_that_cannot_grow_is_not_left_behind(made, tmp_path):
+    """Else the next audit would believe, for a week, the shards that are in it."""
+    store, kept = open_store(made / "store"), tmp_path / "kept"
+    progress = ProgressFile(kept)
+    progress.begin(store, read_columns(store)[0])
+    progress.add(ShardFindings(shard=0))
+    assert kept_shards(kept) == {0}
+    os.truncate(kept, 0)
+    # Every write to this device says that it is full.
+    os.dup2(os.open("/dev/full", os.O_WRONLY), progress._file.fileno())
+    progress.add(ShardFindings(shard=1))
+    assert "No space left" in progress.note() and not kept.exists()
+    progress.finished()
 
 
 def test_the_usual_file_is_in_the_cache_and_each_store_has_its_own(made, tmp_path, monkeypatch):

@@ -76,9 +76,11 @@ def test_a_picture_saved_again_is_found_and_a_new_one_is_not(
     monkeypatch.setattr(class_audit, "_PER_SLICE", per_slice)
     pictures = [photograph(seed, 40, 40) for seed in range(12)]
     train = [{"__key__": f"t{i}", "png": encoded(x), "txt": "a"} for i, x in enumerate(pictures)]
+    train.insert(3, {"__key__": "broken", "png": b"no picture", "txt": "a"})
     again = io.BytesIO()
     pictures[5].save(again, "JPEG", quality=85)
     test = [
+        {"__key__": "broken", "png": b"no picture", "txt": "a"},
         {"__key__": "new", "png": encoded(photograph(99, 40, 40)), "txt": "a"},
         {"__key__": "again", "jpg": again.getvalue(), "txt": "a"},
         {"__key__": "same", "png": encoded(pictures[7]), "txt": "a"},

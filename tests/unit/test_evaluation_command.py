@@ -9,7 +9,7 @@ from PIL import Image
 
 from distill.cli import main
 from distill.cli.evaluating import _named_splits
-from distill.evaluation import Suite, alike_classes, embedding, run_suite
+from distill.evaluation import Suite, alike_classes, class_audit, embedding, run_suite
 from reinforced_data.shard_writer import write_shards
 from reinforced_data.testing import encoded, photograph
 from students import Student, StudentSpec, TextSpec, build_student
@@ -193,6 +193,36 @@ def test_alike_names_without_training_shards(place, capsys, tmp_path):
     # The last --on is what counts.
     code, values = asked(capsys, place, "--alike", "--on", tmp_path / "bare")
     assert code == 2 and "--classes" in values["error"] and "--alike" in values["error"]
+
+
+def test_training_shards_are_embedded_once_for_all_splits(place, capsys, monkeypatch):
+    read = []
+    whole = class_audit.known_pictures
+    monkeypatch.setattr(
+        class_audit, "known_pictures", lambda *a, **k: read.append(a[1]) or whole(*a, **k)
+    )
+    train, test = str(place / "train"), str(place / "test")
+    splits = ["--on", f"a={test}", f"b={train}"]
+    code, values = asked(capsys, place, "--leaks-from", train, *splits)
+    assert code == 0 and sorted(read) == sorted([train, test, train])
+    assert len(values["audit"]["b"]["leaks"]) == 24
+
+
+def test_sentences_without_names_to_say_them_of_are_refused(place, capsys, tmp_path):
+    bare = {"__key__": "a", "png": encoded(Image.new("RGB", (9, 9))), "txt": "it is"}
+    write_shards(tmp_path / "bare", [bare], samples_per_shard=8)
+    (tmp_path / "cupl.json").write_text(json.dumps({"blue bar": ["it is red"]}))
+    for flag in ("--prompts", "--hierarchy"):
+        code, values = asked(capsys, place, flag, tmp_path / "cupl.json", "--on", tmp_path / "bare")
+        assert code == 2 and "no source has labels" in values["error"], flag
+
+
+def test_a_file_of_classes_may_begin_with_a_mark_and_keep_odd_spaces(place, capsys, tmp_path):
+    """Windows' editors write the mark; U+2028 is no new line to them."""
+    names = [*NAMES, "odd\u2028name"]
+    (tmp_path / "names.txt").write_text("\r\n".join(names) + "\r\n\r\n", encoding="utf-8-sig")
+    code, values = asked(capsys, place, "--classes", tmp_path / "names.txt", "--alike")
+    assert code == 0 and values["class_counts"] == {"": 5}
 
 
 def test_a_hierarchy_s_sentences_are_used(place, capsys, tmp_path):

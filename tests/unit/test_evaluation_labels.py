@@ -47,6 +47,7 @@ def test_one_label_that_is_no_number_makes_names_of_all(tmp_path):
 
 def test_the_check_before_training_reads_on_until_a_label_is_a_name(tmp_path):
     check_first_labels(write(tmp_path / "names", ["747"] * 40 + ["Airbus"]))
+    check_first_labels(write(tmp_path / "many", ["747"] * 1_001 + ["Airbus"]))
     check_first_labels(write(tmp_path / "none", [None] * 40))
     with pytest.raises(ValueError, match=WORDLESS.format("0")):
         check_first_labels(write(tmp_path / "ids", [str(n) for n in range(40)]))

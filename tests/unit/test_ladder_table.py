@@ -18,9 +18,10 @@ import export_table
 import inheritance
 import ladder
 import ladder_world
-from ladder_rows import SWEEP
+from ladder_rows import SWEEP, Place
 from ladder_table import (
     Finished,
+    append_row,
     mean_and_error,
     paired,
     print_table,
@@ -136,9 +137,47 @@ def test_a_shorter_ladder_leaves_the_committed_rows(tmp_path):
         assert tmp_path in place(**fewer).parents
 
 
+def test_rows_train_at_the_best_rate_of_the_one_they_vary_and_sweeps_side_by_side(monkeypatch):
+    best = {"distilled": 8e-3, "undistilled": 2e-3}
+    calls = []
+
+    def trained(runs, **_):
+        calls.append([(Path(run.out).parent.name, Path(run.out).name) for run in runs])
+        lost = [abs(float(name.split("-")[1]) - best.get(row, 0)) for row, name in calls[-1]]
+        return [
+            {"metrics": {"validation/top1": -each}, "run": run}
+            for each, run in zip(lost, runs, strict=True)
+        ]
+
+    place = Place(store="store", donor="a/b", other="a/c", splits={}, runs=Path("runs"))
+    world = SimpleNamespace(store=Path("store"), place=lambda *_: place)
+    monkeypatch.setattr(ladder, "train_side_by_side", trained)
+    effort = ladder.Effort(steps=100, seeds=2, sweep=SWEEP, processes=2)
+    names = ["sigmoid", "undistilled", "one-view"]
+    found = ladder.run_rows(world, names, effort, 0.0, Console(quiet=True))
+    sweeps, rows = calls
+    assert [row for row, _ in sweeps] == ["distilled"] * 4 + ["undistilled"] * 4
+    assert rows == [
+        (name, f"lr-{rate:g}-seed-{seed}")
+        for name, rate in zip(names, (8e-3, 2e-3, 8e-3), strict=True)
+        for seed in range(2)
+    ]
+    assert [(row.name, row.rate) for row in found] == [*zip(names, (8e-3, 2e-3, 8e-3), strict=True)]
+    assert [run["run"].seed for row in found for run in row.runs] == [0, 1] * 3
+
+
 def test_rows_of_another_length_are_a_table_of_their_own():
     named = [ladder._of_length(WORLD, steps).name for steps in (400, 100, 50)]
     assert named == ["planted", "planted-100-steps", "planted-50-steps"]
+
+
+def test_a_table_of_other_columns_is_not_written_to(tmp_path):
+    path = tmp_path / "new" / "t.csv"
+    for value in (1, 2):
+        append_row(path, {"a": value, "b": "x, y"})
+    assert path.read_text().splitlines() == ["a,b", '1,"x, y"', '2,"x, y"']
+    with pytest.raises(SystemExit, match=r"t.csv has other columns than a, between, b"):
+        append_row(path, {"a": 3, "between": 0, "b": "x"})
 
 
 def test_one_seed_is_printed_without_an_error():

@@ -186,6 +186,10 @@ def test_a_classlabel_of_other_words_goes_by_its_numbers_if_there_are_as_many(tm
     same = dataset(tmp_path / "same", ("vulpes", "milvus"))
     pack(same, tmp_path / "out", class_names=names)
     assert {sample.label for sample in open_source(tmp_path / "out")} == set(NAMES)
+    # A JSON file says of each number what it is.
+    (tmp_path / "names.json").write_text(json.dumps(dict(enumerate(NAMES))))
+    pack(same, tmp_path / "by number", class_names=tmp_path / "names.json")
+    assert {sample.label for sample in open_source(tmp_path / "by number")} == set(NAMES)
     # Ten of a thousand classes, say: their numbers are others.
     fewer = dataset(tmp_path / "fewer", ("milvus", "felis", "vulpes"), range(2))
     with pytest.raises(ValueError, match=f"nothing of .*: 2 x {NO_NAME}"):

@@ -177,7 +177,7 @@ def test_pictures_are_kept_encoded_and_embedded_in_batches(tmp_path, monkeypatch
     ("count", "chosen"), [(5, [0, 1, 3]), (3, [0, 1, 2]), (2, [0, 1]), (0, []), (7, [0, 2, 4])]
 )
 def test_queries_are_spread_over_all_there_are(count, chosen):
-    assert list(retrieval_cases_module._spread(range(count), 3)) == chosen
+    assert retrieval_cases_module.evenly(range(count), 3) == chosen
 
 
 def test_pictures_without_a_caption_or_that_cannot_be_read_are_not_searched(tmp_path):

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from distill import run_origins
 from distill.config import RunConfig
+from distill.lineage import recorded_licences
 from distill.lock_config import LockConfig
 from distill.objective import Objective
 from distill.recipes.locked import lit, llm2clip, locked_text, sail
 from distill.run_origins import origins
 from distill.run_report import report_of_runs
 from distill.run_roles import is_given, is_taught
+from reinforced_data.store.columns import Column
 
 DINO = "timm/vit_large_patch14_dinov2.lvd142m"
 MPNET = "hf-text:sentence-transformers/all-mpnet-base-v2"
@@ -109,6 +112,31 @@ def test_every_term_is_in_the_lineage(tmp_path):
     run = written(tmp_path / "run", replace(RunConfig(), objective=terms))
     (recipe,) = [step for step in origins(run) if step.what == "recipe"]
     assert recipe.facts["objective"] == "1 contrastive + 2 relational + 0.5 mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"name": "ViT-B-16/openai"}, "weights it started from"),
+        ({"donor": LARGE}, "donor of weights"),
+        ({"text_from": BASE}, "donor of the text tower"),
+    ],
+)
+def test_what_it_started_from_is_in_the_lineage_with_the_licence_that_the_store_knows(
+    tmp_path, monkeypatch, changes, what
+):
+    base = RunConfig()
+    run = written(tmp_path / "run", replace(base, student=replace(base.student, **changes)))
+    (name,) = changes.values()
+    (step,) = [step for step in origins(run) if step.which == name]
+    assert step.what == what
+    facts = {"teacher": {"licence": "of my own"}}
+    identity = {"teacher": name}
+    column = Column(name="x", kind="x", fingerprint="", identity=identity, facts=facts)
+    assert recorded_licences([column]) == {name: "of my own"}
+    monkeypatch.setattr(run_origins, "_licences", lambda data: recorded_licences([column]))
+    (step,) = [step for step in origins(run) if step.which == name]
+    assert step.facts["licence"].startswith("of my own")
 
 
 def test_a_configuration_from_before_locks():
