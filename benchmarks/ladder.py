@@ -18,7 +18,7 @@ adds a row (benchmarks/ladder_rows.py, ladder_tokens.py).
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -130,7 +130,8 @@ def run_rows(
     world: World, names: Sequence[str], effort: Effort, teaching: float, console: Console
 ) -> list[Finished]:
     """Train each row at its rate, or at the best rate of the row it varies; all side by side."""
-    rates = [_best_rate(world, rate_from(name), effort, teaching, console) for name in names]
+    swept = _best_rates(world, {rate_from(name): None for name in names}, effort, teaching, console)
+    rates = [swept[rate_from(name)] for name in names]
     runs = []
     for name, rate in zip(names, rates, strict=True):
         place = world.place(_store(world, name, effort, console), teaching)
@@ -142,12 +143,22 @@ def run_rows(
     ]
 
 
-def _best_rate(world: World, base: str, effort: Effort, teaching: float, console: Console) -> float:
-    place = world.place(_store(world, base, effort, console), teaching)
-    swept = [config_of(place, base, effort, rate, 0) for rate in effort.sweep]
-    found = _trained(swept, -(-len(swept) // effort.processes), effort, console)
-    scores = [result["metrics"]["validation/top1"] for result in found]
-    return effort.sweep[scores.index(max(scores))]
+def _best_rates(
+    world: World, bases: Iterable[str], effort: Effort, teaching: float, console: Console
+) -> dict[str, float]:
+    """Sweep each of these rows, all side by side."""
+    runs: dict[str, list[RunConfig]] = {}
+    for base in bases:
+        place = world.place(_store(world, base, effort, console), teaching)
+        runs[base] = [config_of(place, base, effort, rate, 0) for rate in effort.sweep]
+    swept = [run for each in runs.values() for run in each]
+    sharing = min(ROWS_A_PASS, -(-len(swept) // effort.processes))
+    found = iter(_trained(swept, sharing, effort, console))
+    rates = {}
+    for base in runs:
+        scores = [next(found)["metrics"]["validation/top1"] for _ in effort.sweep]
+        rates[base] = effort.sweep[scores.index(max(scores))]
+    return rates
 
 
 def _trained(

@@ -95,7 +95,7 @@ def train_quietly(configs: Sequence[RunConfig]) -> None:
 
 
 def _passes(configs: Sequence[RunConfig], most: int) -> list[list[RunConfig]]:
-    """Put runs together that read the same, at most `most` of them, in order."""
+    """Put runs together that read the same, at most `most` of them; the longest passes first."""
     passes: list[list[RunConfig]] = []
     for config in configs:
         fitting = (
@@ -108,7 +108,8 @@ def _passes(configs: Sequence[RunConfig], most: int) -> list[list[RunConfig]]:
             passes.append([config])
         else:
             found.append(config)
-    return passes
+    # A long one that began last would train while the other processes idle.
+    return sorted(passes, key=lambda found: -sum(c.schedule.num_steps for c in found))
 
 
 def _sharing(config: RunConfig) -> tuple[Any, ...]:
