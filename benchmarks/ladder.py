@@ -52,7 +52,7 @@ from distill.side_by_side import train_side_by_side
 # A seed's runs read the same pictures: of so many rows each picture is decoded once.
 ROWS_A_PASS = 4
 SEEDS, STEPS = 3, 400
-# Of a whole ladder within 150 minutes on two cores.
+# Of a whole ladder in under three hours on two cores (docs/results.md).
 SHORT_STEPS = 100
 QUICK_ROWS = ("undistilled", "control", "distilled")
 ALL_ROWS = ROWS | TOKEN_ROWS

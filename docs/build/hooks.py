@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import command_line
+import ladder_lengths
 import recipes
 import results
 from markdown_text import DOCS, ROOT, links, map_links
@@ -23,6 +24,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "command line": command_line.as_markdown,
     "recipes": recipes.as_markdown,
     "results": results.as_markdown,
+    "short ladder": ladder_lengths.as_markdown,
 }
 
 _GENERATED = re.compile(r"^<!-- generated: ([\w ]+) -->$", re.MULTILINE)
