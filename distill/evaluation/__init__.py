@@ -1,6 +1,6 @@
 """Scores of teachers and students, by one evaluator."""
 
-from distill.evaluation.class_audit import alike_classes, leaks
+from distill.evaluation.class_audit import KnownPictures, alike_classes, known_pictures, leaks
 from distill.evaluation.evaluator import evaluate, retention
 from distill.evaluation.probing import linear_probe
 from distill.evaluation.prompt_files import hierarchy_sentences, read_hierarchy, read_sentences
@@ -14,6 +14,7 @@ from distill.evaluation.zero_shot import TEMPLATES, zero_shot
 __all__ = [
     "TEMPLATES",
     "TESTS",
+    "KnownPictures",
     "Suite",
     "alike_classes",
     "at_size",
@@ -21,6 +22,7 @@ __all__ = [
     "corruption",
     "evaluate",
     "hierarchy_sentences",
+    "known_pictures",
     "leaks",
     "linear_probe",
     "lower_resolution",
