@@ -51,8 +51,7 @@ def run_demo(settings: DemoSettings, console: Console) -> dict[str, Any]:
     with stages.timed("reinforce", "Writing the teachers' knowledge down"):
         _reinforce(train_source, settings, _teacher_folders(settings), console)
     with stages.timed("captions", "Saying every caption another way, by rules"):
-        living = _teachers(settings)
-        _caption(settings, living, console)
+        _caption(settings, living := _teachers(settings), console)
     with stages.timed("audit", "Checking the store against the living teachers"):
         _audit(settings, living, console)
     students, ablations = student_configs(settings), ablation_configs(settings)

@@ -82,8 +82,10 @@ class Storage:
         """Names of the files of a folder that end in `suffix`, sorted; [] without the folder."""
         if self.local:
             # Far faster than fsspec where there are many commits.
-            full = self._path(folder)
-            names = os.listdir(full) if os.path.isdir(full) else []
+            try:
+                names = os.listdir(self._path(folder))
+            except (FileNotFoundError, NotADirectoryError):
+                names = []  # perhaps another writer has just removed it, as it was empty
         else:
             self._look_again(f"{folder}/_")
             try:

@@ -100,7 +100,9 @@ def test_roles_shares_pictures_and_lineage(place, tmp_path, capsys):
         numbers["curves"][0]["steps"]
     )
     steps = {step["what"]: step for step in numbers["lineage"]}
-    assert list(steps) == ["source", "store", "teacher", "recipe", "code", "student"]
+    start = "weights it started from"
+    assert list(steps) == ["source", "store", "teacher", start, "recipe", "code", "student"]
+    assert steps[start]["which"].endswith("start")
     assert steps["source"]["facts"]["shards"] == "2"
     assert steps["teacher"]["facts"]["licence"].startswith("not known")
     weights = (place / "taught" / "model.safetensors").read_bytes()

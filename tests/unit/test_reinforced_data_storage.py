@@ -1,6 +1,7 @@
 """Arrow rows, files that are created once, and the order of samples."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -251,3 +252,19 @@ def test_caption_ids_fit_63_bits():
 def test_too_few_samples_for_a_batch():
     with pytest.raises(ValueError, match=r"batch of 25 .* there are 24"):
         make_order(batch_size=25)
+
+
+def test_a_folder_that_another_removes_while_it_is_listed_is_empty(tmp_path, monkeypatch):
+    """Whoever is done with the last attempt removes the folder of attempts."""
+    (tmp_path / "attempts").mkdir()
+    listed = os.listdir
+
+    def removed_and_listed(path):
+        os.rmdir(path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "listdir", removed_and_listed)
+    assert Storage(str(tmp_path)).list("attempts", ".json") == []
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(os, "listdir", listed)
+    assert Storage(str(tmp_path)).list("file", "") == []
