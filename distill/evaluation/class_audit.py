@@ -159,7 +159,7 @@ def leaks(
             key, digest = tested.keys[start + place], tested.digests[start + place]
             same = digest in known
             if same or cosine >= min_cosine:
-                train_key = known[digest] if same else trained.keys[other]
+                train_key = known[digest] if same else trained.keys[int(other)]
                 cosine = 1.0 if same else cosine
                 found.append(
                     Leak(test_key=key, train_key=train_key, cosine=cosine, same_bytes=same)
