@@ -130,7 +130,7 @@ def run_rows(
     world: World, names: Sequence[str], effort: Effort, teaching: float, console: Console
 ) -> list[Finished]:
     """Train each row at its rate, or at the best rate of the row it varies; all side by side."""
-    swept = _best_rates(world, {rate_from(name): None for name in names}, effort, teaching, console)
+    swept = _best_rates(world, dict.fromkeys(map(rate_from, names)), effort, teaching, console)
     rates = [swept[rate_from(name)] for name in names]
     runs = []
     for name, rate in zip(names, rates, strict=True):

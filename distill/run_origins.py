@@ -26,9 +26,9 @@ _GIVEN = {"start": "weights it started from", "donor": "donor of weights"}
 def origins(run: Path, exports: Sequence[Exported] = ()) -> list[Step]:
     """The steps from the source's shards to the exported files of a run, in order."""
     config, result = _json(run / "config.json"), _json(run / "result.json")
-    licences = _licences(config["data"])
+    data, licences = _from_store(config["data"])
     return [
-        *_data(config["data"]),
+        *data,
         *_given(config["student"], licences),
         *_locked(config, licences),
         _recipe(run, config),
@@ -38,16 +38,25 @@ def origins(run: Path, exports: Sequence[Exported] = ()) -> list[Step]:
     ]
 
 
-def _data(data: Mapping[str, Any]) -> Iterator[Step]:
+def _from_store(data: Mapping[str, Any]) -> tuple[list[Step], dict[str, str]]:
+    """Return the steps up to the captions, and the licences that the store knows."""
     name = str(data["store"])
     try:
         store = open_store(name)
         columns = store.columns()
     except (ValueError, OSError) as error:
         # A store that has moved, or went with its cluster: its name is all there is to say.
-        yield Step(what="store", which=name, facts={"not there any more": str(error)})
-        return
-    yield _source(store)
+        return [Step(what="store", which=name, facts={"not there any more": str(error)})], {}
+    licences = recorded_licences(columns)
+    return [_source(store), *_columns(name, columns, data.get("teachers"), licences)], licences
+
+
+def _columns(
+    name: str,
+    columns: Sequence[Column],
+    wanted: Sequence[str] | None,
+    licences: Mapping[str, str],
+) -> Iterator[Step]:
     index = [column for column in columns if column.kind == "index"]
     yield Step(
         what="store",
@@ -58,14 +67,13 @@ def _data(data: Mapping[str, Any]) -> Iterator[Step]:
             "written with": _versions(index[0].facts.get("versions", {}) if index else {}),
         },
     )
-    wanted = data.get("teachers")
     for column in columns:
         teacher = column.identity.get("teacher")
         if column.kind == "image_embeddings" and (not wanted or teacher in wanted):
-            yield _teacher(column)
+            yield _teacher(column, licences)
         if column.kind == "captions" and column.identity.get("captioner"):
-            name = str(column.identity["captioner"])
-            yield Step(what="captioner", which=name, facts={"column": column.name})
+            captioner = str(column.identity["captioner"])
+            yield Step(what="captioner", which=captioner, facts={"column": column.name})
 
 
 def _source(store: Store) -> Step:
@@ -75,25 +83,18 @@ def _source(store: Store) -> Step:
     return Step(what="source", which=f"{first}{more}", facts=facts)
 
 
-def _teacher(column: Column) -> Step:
+def _teacher(column: Column, licences: Mapping[str, str]) -> Step:
     said, name = column.facts.get("teacher", {}), str(column.identity["teacher"])
     return Step(
         what="teacher",
         which=name,
         facts={
-            **_licence(name, {name: said.get("licence")}),
+            **_licence(name, licences),
             "weights and preprocessing": _hash(column.identity.get("teacher_fingerprint")),
             "precision": str(said.get("precision") or _UNKNOWN),
             "column": f"{column.name}, {column.identity.get('codec') or _UNKNOWN}",
         },
     )
-
-
-def _licences(data: Mapping[str, Any]) -> dict[str, str]:
-    try:
-        return recorded_licences(open_store(str(data["store"])).columns())
-    except (ValueError, OSError):
-        return {}
 
 
 def _given(student: Mapping[str, Any], licences: Mapping[str, str]) -> Iterator[Step]:
@@ -119,7 +120,7 @@ def _locked(config: Mapping[str, Any], licences: Mapping[str, str]) -> Iterator[
         yield Step(what=f"locked {side} tower", which=str(start), facts={"stays": "as it starts"})
 
 
-def _licence(name: str, licences: Mapping[str, str | None]) -> dict[str, str]:
+def _licence(name: str, licences: Mapping[str, str]) -> dict[str, str]:
     origin = Origin(name=name, licence=licences.get(name) or known_licence(name))
     limits = " (limits use: read it before you ship)" if origin.limited else ""
     return {"licence": (origin.licence or "not known: ask who made it") + limits}

@@ -22,7 +22,7 @@ def audit_split(
     console: Console,
     *,
     called: str,
-    train: "tuple[str, KnownPictures] | None",
+    train: "KnownPictures | None",
     limit: int | None,
 ) -> dict[str, Any]:
     """List class names that are hardly told apart, and pictures that were trained on.
@@ -34,7 +34,7 @@ def audit_split(
         rows: `templates` and `sentences`, by which a class gets its row.
         console: has the first few of each list.
         called: the split, in what is printed.
-        train: the training shards' name and pictures, or None to look for no leaks.
+        train: the training pictures, or None to look for no leaks.
         limit: of the split's samples.
     """
     from distill.evaluation.class_audit import alike_classes
@@ -45,13 +45,12 @@ def audit_split(
         console.print(f"  {pair.first!r} and {pair.second!r}: {pair.cosine:.3f}")
     found: dict[str, Any] = {"alike": [asdict(pair) for pair in alike]}
     if train is not None:
-        found["leaks"] = _leaks(*train, model, source, limit, console)
+        found["leaks"] = _leaks(train, model, source, limit, console)
     return found
 
 
 def _leaks(
-    train: str,
-    pictures: "KnownPictures",
+    train: "KnownPictures",
     model: "ClipModel",
     source: str,
     limit: int | None,
@@ -59,10 +58,11 @@ def _leaks(
 ) -> list[dict[str, Any]]:
     from distill.evaluation.class_audit import leaks
 
-    seen = leaks(model, pictures, source, limit=limit)
+    seen = leaks(model, train, source, limit=limit)
     equal = sum(leak.same_bytes for leak in seen)
     console.print(
-        f"{source}: {equal} pictures that are in {train}, {len(seen) - equal} more that nearly are",
+        f"{source}: {equal} pictures that are in {train.source}, {len(seen) - equal} more that "
+        "nearly are",
         highlight=False,
     )
     for leak in seen[:_SHOWN]:

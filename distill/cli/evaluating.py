@@ -123,9 +123,8 @@ def _audit(
     from distill.evaluation.class_audit import known_pictures
     from distill.evaluation.zero_shot import named_templates
 
-    train = asked.leaks_from
     rows = {"templates": named_templates(asked.templates), "sentences": sentences}
-    trained = None if train is None else (train, known_pictures(model, train))
+    train = None if asked.leaks_from is None else known_pictures(model, asked.leaks_from)
     return {
         split: audit_split(
             model,
@@ -134,7 +133,7 @@ def _audit(
             rows,
             console,
             called=split or source,
-            train=trained,
+            train=train,
             limit=asked.limit,
         )
         for split, source in _named_splits(asked.on).items()

@@ -98,11 +98,13 @@ class KnownPictures:
     """A source's pictures as a model sees them; `known_pictures` makes them.
 
     Attributes:
+        source: where they are from.
         rows: unit rows.
         keys: of each row's sample.
         digests: SHA-256 of each one's bytes.
     """
 
+    source: str
     rows: Float[Tensor, "n d"]
     keys: Sequence[str]
     digests: Sequence[str]
@@ -123,9 +125,8 @@ def known_pictures(model: ClipModel, source: str, *, limit: int | None = None) -
 
     found = embed_source(model, noted(), limit=limit)
     kept = [seen[place] for place in found.places]
-    return KnownPictures(
-        rows=found.images, keys=[key for key, _ in kept], digests=[digest for _, digest in kept]
-    )
+    keys, digests = [key for key, _ in kept], [digest for _, digest in kept]
+    return KnownPictures(source=source, rows=found.images, keys=keys, digests=digests)
 
 
 def leaks(

@@ -134,7 +134,7 @@ def test_what_it_started_from_is_in_the_lineage_with_the_licence_that_the_store_
     identity = {"teacher": name}
     column = Column(name="x", kind="x", fingerprint="", identity=identity, facts=facts)
     assert recorded_licences([column]) == {name: "of my own"}
-    monkeypatch.setattr(run_origins, "_licences", lambda data: recorded_licences([column]))
+    monkeypatch.setattr(run_origins, "_from_store", lambda data: ([], recorded_licences([column])))
     (step,) = [step for step in origins(run) if step.which == name]
     assert step.facts["licence"].startswith("of my own")
 
