@@ -2,7 +2,7 @@
 # make test   the test suite          make test-full   with the long proofs
 # make check  format, lint, types, layers
 # make docs   the site of documentation, in build/site; broken links are errors
-# make ladder every method's row (under three hours; STEPS=400: six), on glyphs or DATA=FOLDER;
+# make ladder every method's row (two and a half hours; STEPS=400: six), on glyphs or DATA=FOLDER;
 #             make ladder-quick: three rows
 PYTHON ?= python3
 BIN := .venv/bin
@@ -68,7 +68,7 @@ format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .
 
 DATA ?= glyphs
-STEPS ?= 100
+STEPS ?= 72
 ladder: .venv/.installed
 	$(BIN)/python benchmarks/ladder.py --data $(DATA) --steps $(STEPS)
 

@@ -1,6 +1,6 @@
 """The ladder: one small student, one change of recipe a row, paired seeds, equal steps.
 
-    make ladder                                   # glyphs, 100 steps a training
+    make ladder                                   # glyphs, 72 steps a training
     make ladder DATA=FOLDER                       # shards in FOLDER/train and FOLDER/heldout
     make ladder DATA=FOLDER STEPS=400             # what most of the committed tables are
     python benchmarks/ladder.py --rows distilled sigmoid --data FOLDER
@@ -52,8 +52,8 @@ from distill.side_by_side import train_side_by_side
 # A seed's runs read the same pictures: of so many rows each picture is decoded once.
 ROWS_A_PASS = 4
 SEEDS, STEPS = 3, 400
-# Of a whole ladder in under three hours on two cores (docs/results.md).
-SHORT_STEPS = 100
+# Of a whole ladder in two and a half hours on two cores (docs/results.md).
+SHORT_STEPS = 72
 QUICK_ROWS = ("undistilled", "control", "distilled")
 ALL_ROWS = ROWS | TOKEN_ROWS
 
