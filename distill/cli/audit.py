@@ -14,7 +14,7 @@ from rich.table import Table
 
 from distill.cli.data import QUARANTINED
 from distill.cli.outcome import Outcome
-from distill.cli.parsing import parse
+from distill.cli.parsing import hint_at_gpu, parse
 from teachers.captioners.settings import CaptionerSettings
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class Audit:
 def run(arguments: Sequence[str], console: Console) -> Outcome:
     """Audit, print a row a column and every problem; exit code 3 when there is one."""
     asked = parse(Audit, "audit", arguments)
+    if asked.teachers:
+        hint_at_gpu(asked.device, console)
     from distill.model_loading import load_frozen
     from reinforced_data import audit, repair
     from reinforced_data.auditing.progress_file import usual_progress_file

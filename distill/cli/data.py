@@ -9,7 +9,7 @@ from rich.console import Console
 
 from distill.cli.launcher_arguments import LauncherArguments
 from distill.cli.outcome import Outcome
-from distill.cli.parsing import parse
+from distill.cli.parsing import hint_at_gpu, parse
 from reinforced_data.codecs.names import DEFAULT_CODEC, CodecName
 from reinforced_data.view_policy import ViewPolicy
 
@@ -66,6 +66,8 @@ class Reinforce:
 def run_reinforce(arguments: Sequence[str], console: Console) -> Outcome:
     """Load the teachers, write, print the counts."""
     asked = parse(Reinforce, "reinforce", arguments)
+    if asked.teachers:
+        hint_at_gpu(asked.device, console)
     report = asked.by.launch(
         _reinforcement(asked),
         retry_quarantined=asked.retry_quarantined,

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.cli.outcome import Outcome
-from distill.cli.parsing import parse, read_class_names
+from distill.cli.parsing import hint_at_gpu, parse, read_class_names
 
 if TYPE_CHECKING:
     from distill.evaluation.suite import Suite
@@ -76,6 +76,7 @@ class Evaluate:
 def run(arguments: Sequence[str], console: Console) -> Outcome:
     """Evaluate, compare, print, write."""
     asked = parse(Evaluate, "evaluate", arguments)
+    hint_at_gpu(asked.device, console)
     from distill.evaluation import retention
     from distill.evaluation.suite import check_suite
     from distill.model_loading import load_model

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import tyro
+from rich.console import Console
 
 Arguments = TypeVar("Arguments")
 # What a command line cannot say, as functions: it is set in Python.
@@ -22,6 +23,14 @@ def parse(
     """Fill a dataclass from the command line; `--help` prints its docstring and exits."""
     fill = partial(tyro.cli, kind, prog=f"distill {verb}", args=list(arguments), config=_HIDDEN)
     return fill() if default is None else fill(default=default)
+
+
+def hint_at_gpu(device: str, console: Console) -> None:
+    """Say so where a command's models run on the CPU, its default, beside a GPU."""
+    import torch
+
+    if device == "cpu" and torch.cuda.is_available():
+        console.print("[dim]models run on the CPU; --device cuda takes the GPU that is here[/]")
 
 
 def read_class_names(path: Path) -> list[str]:

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from distill.cli.outcome import Outcome
-from distill.cli.parsing import parse
+from distill.cli.parsing import hint_at_gpu, parse
 from distill.cli.status import duration
 from reinforced_data.codecs.names import DEFAULT_CODEC, CodecName
 from reinforced_data.view_policy import ViewPolicy
@@ -129,6 +129,7 @@ def _recorded(asked: Plan) -> "StorePlan":
 
 
 def _probed(asked: Plan, console: Console) -> "StorePlan":
+    hint_at_gpu(asked.device, console)
     stderr = Console(stderr=True)
     with nullcontext() if console.quiet else stderr.status("loading teachers") as status:
         from distill.model_loading import load_model

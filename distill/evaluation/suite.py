@@ -1,19 +1,27 @@
 """Everything beside the plain scores that a student should be asked before it is shipped.
 
 A test is a row of `TESTS`; its scores are named after it. Each is a pass over the source of its
-own, so pictures are never kept.
+own, so pictures are never kept; class names are embedded once for all of them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import chain
 
 import torch
+from torch import Tensor
 
 from distill.evaluation.agreement import agreement
 from distill.evaluation.calibration import calibration
-from distill.evaluation.embedding import Change, embed_source, first
-from distill.evaluation.evaluator import evaluate
+from distill.evaluation.embedding import (
+    AnySource,
+    Change,
+    Embedded,
+    check_finite,
+    embed_source,
+    first,
+)
 from distill.evaluation.label_checks import no_labels
 from distill.evaluation.probing import linear_probe
 from distill.evaluation.sizes import at_size, check_size
@@ -25,10 +33,13 @@ from distill.evaluation.stress import (
     write_on,
     written_class,
 )
-from distill.evaluation.zero_shot import embed_classes, names_to_choose
+from distill.evaluation.zero_shot import embed_classes, names_to_choose, zero_shot
 from reinforced_data.source import Sample, expand_sources, open_source, scan_shard
 from teachers.clip_model import ClipModel, evaluating
 from teachers.suggestions import unknown_name
+
+# The rows of class names: a thousand names in eighty templates take longer than the pictures.
+RowsOf = Callable[[tuple[str, ...]], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +83,17 @@ def run_suite(model: ClipModel, suite: Suite, tests: Sequence[str]) -> dict[str,
         ValueError: an unknown test, one that lacks what it needs, or see `evaluate`.
     """
     check_suite(model, suite, tests)
+
+    @cache
+    def rows_of(names: tuple[str, ...]) -> Tensor:
+        with evaluating(model), torch.no_grad():
+            rows = embed_classes(model, names, suite.templates, sentences=suite.sentences)
+        check_finite(rows, model, "class names")
+        return rows
+
     scores: dict[str, float] = {}
     for name in tests:
-        scores |= TESTS[name](model, suite)
+        scores |= TESTS[name](model, suite, rows_of)
     return scores
 
 
@@ -116,44 +135,53 @@ def _check_needs(suite: Suite, tests: Sequence[str]) -> None:
             raise ValueError(f"the test {name!r} needs {what}")
 
 
-def _top1(model: ClipModel, suite: Suite, change: Change | None) -> float:
-    found = evaluate(
-        model,
-        suite.source,
-        tasks=("zero_shot",),
-        classes=suite.classes,
-        templates=suite.templates,
-        sentences=suite.sentences,
-        limit=suite.limit,
-        change=change,
-    )
-    return found["top1"]
+def _top1(
+    model: ClipModel,
+    suite: Suite,
+    rows_of: RowsOf,
+    change: Change | None,
+    source: AnySource | None = None,
+) -> float:
+    """Return the accuracy on changed pictures, of the suite's source unless another is given."""
+    limit = suite.limit if source is None else None
+    found = embed_source(model, source or suite.source, limit=limit, change=change)
+    images, labels, names = _to_classify(found, suite, "zero_shot")
+    return zero_shot(images, labels, names, rows_of(names))["top1"]
 
 
-def _corruptions(model: ClipModel, suite: Suite) -> dict[str, float]:
+def _to_classify(
+    found: Embedded, suite: Suite, task: str
+) -> tuple[Tensor, list[str], tuple[str, ...]]:
+    """Return the rows that have a label, their labels, and the names to choose from."""
+    images, labels = found.labelled(task)
+    return images, labels, tuple(names_to_choose(labels, suite.classes, found.source))
+
+
+def _corruptions(model: ClipModel, suite: Suite, rows_of: RowsOf) -> dict[str, float]:
     scores = {}
     for name in CORRUPTIONS:
-        found = [_top1(model, suite, corruption(name, level)) for level in suite.severities]
+        changes = [corruption(name, level) for level in suite.severities]
+        found = [_top1(model, suite, rows_of, change) for change in changes]
         scores[f"corrupted/{name}/top1"] = sum(found) / len(found)
     return scores | {"corrupted/top1": sum(scores.values()) / len(scores)}
 
 
-def _resolutions(model: ClipModel, suite: Suite) -> dict[str, float]:
+def _resolutions(model: ClipModel, suite: Suite, rows_of: RowsOf) -> dict[str, float]:
     return {
-        f"resolution/{size}/top1": _top1(model, suite, lower_resolution(size))
+        f"resolution/{size}/top1": _top1(model, suite, rows_of, lower_resolution(size))
         for size in suite.resolutions
     }
 
 
-def _sizes(model: ClipModel, suite: Suite) -> dict[str, float]:
+def _sizes(model: ClipModel, suite: Suite, rows_of: RowsOf) -> dict[str, float]:
     scores = {}
     for size in suite.sizes:
         with at_size(model, size):
-            scores[f"size/{size}/top1"] = _top1(model, suite, None)
+            scores[f"size/{size}/top1"] = _top1(model, suite, rows_of, None)
     return scores
 
 
-def _typographic(model: ClipModel, suite: Suite) -> dict[str, float]:
+def _typographic(model: ClipModel, suite: Suite, rows_of: RowsOf) -> dict[str, float]:
     """Accuracy with another class's name on the picture, and how often that name is believed."""
     labels = class_names(suite.source, suite.limit)
     if not labels:
@@ -166,17 +194,16 @@ def _typographic(model: ClipModel, suite: Suite) -> dict[str, float]:
             if sample.label is not None:
                 yield replace(sample, label=written_class(sample, names))
 
-    fooled = evaluate(
+    among = replace(suite, classes=names)
+    fooled = _top1(
         model,
+        among,
+        rows_of,
+        lambda pixels, sample: write_on(pixels, str(sample.label), sample.key),
         renamed(),
-        tasks=("zero_shot",),
-        classes=names,
-        templates=suite.templates,
-        sentences=suite.sentences,
-        change=lambda pixels, sample: write_on(pixels, str(sample.label), sample.key),
     )
-    top1 = _top1(model, replace(suite, classes=names), typographic_attack(names))
-    return {"typographic/top1": top1, "typographic/fooled": fooled["top1"]}
+    top1 = _top1(model, among, rows_of, typographic_attack(names))
+    return {"typographic/top1": top1, "typographic/fooled": fooled}
 
 
 def class_names(source: str, limit: int | None = None) -> list[str]:
@@ -187,16 +214,16 @@ def class_names(source: str, limit: int | None = None) -> list[str]:
     return sorted(label for label in labels if label is not None)
 
 
-def _calibration(model: ClipModel, suite: Suite) -> dict[str, float]:
-    images, labels = embed_source(model, suite.source, limit=suite.limit).labelled("calibration")
-    names = names_to_choose(labels, suite.classes, suite.source)
+def _calibration(model: ClipModel, suite: Suite, rows_of: RowsOf) -> dict[str, float]:
+    found = embed_source(model, suite.source, limit=suite.limit)
+    images, labels, names = _to_classify(found, suite, "calibration")
+    rows = rows_of(names)
     with evaluating(model), torch.no_grad():
-        rows = embed_classes(model, names, suite.templates, sentences=suite.sentences)
         scale = model.with_head(images, rows).logit_scale
     return calibration(images, labels, names, rows, float(scale))
 
 
-def _agreement(model: ClipModel, suite: Suite) -> dict[str, float]:
+def _agreement(model: ClipModel, suite: Suite, _: RowsOf) -> dict[str, float]:
     assert suite.teacher is not None
     return agreement(
         model,
@@ -209,12 +236,12 @@ def _agreement(model: ClipModel, suite: Suite) -> dict[str, float]:
     )
 
 
-def _probe(model: ClipModel, suite: Suite) -> dict[str, float]:
+def _probe(model: ClipModel, suite: Suite, _: RowsOf) -> dict[str, float]:
     assert suite.probe_train is not None
     return linear_probe(model, suite.probe_train, suite.source, limit=suite.limit)
 
 
-TESTS: dict[str, Callable[[ClipModel, Suite], dict[str, float]]] = {
+TESTS: dict[str, Callable[[ClipModel, Suite, RowsOf], dict[str, float]]] = {
     "corruptions": _corruptions,
     "typographic": _typographic,
     "resolutions": _resolutions,

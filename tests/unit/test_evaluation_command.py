@@ -2,13 +2,16 @@
 
 import json
 from dataclasses import asdict
+from io import StringIO
 
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from distill.cli import main
 from distill.cli.evaluating import _named_splits
+from distill.cli.parsing import hint_at_gpu
 from distill.evaluation import Suite, alike_classes, class_audit, embedding, run_suite
 from reinforced_data.shard_writer import write_shards
 from reinforced_data.testing import encoded, photograph
@@ -52,6 +55,17 @@ def asked(capsys, place, *arguments: object) -> tuple[int, dict]:
     student, test = str(place / "student"), str(place / "test")
     code = main(["evaluate", student, "--on", test, "--json", *map(str, arguments)])
     return code, json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("there", "device", "said"),
+    [(True, "cpu", True), (True, "cuda:1", False), (False, "cpu", False)],
+)
+def test_a_gpu_that_is_left_idle_is_named(there, device, said, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    printed = StringIO()
+    hint_at_gpu(device, Console(file=printed))
+    assert ("--device cuda" in printed.getvalue()) == said
 
 
 def test_each_test_s_flags_reach_it(place, capsys):

@@ -109,7 +109,7 @@ def test_a_tower_that_cannot_refuses_before_anything_is_asked(source, monkeypatc
     )
     says = r"flat: its image tower \(Sequential, 16 pixels\) does not take pictures of 24 pixels"
     own = flat.preprocess
-    monkeypatch.setattr("distill.evaluation.suite.evaluate", None)
+    monkeypatch.setattr("distill.evaluation.suite.embed_source", None)
     with pytest.raises(ValueError, match=says + ".*--resolutions 24"):
         run_suite(flat, Suite(source=source, sizes=(16, 24)), ("typographic", "sizes"))
     with pytest.raises(ValueError, match=r"patches are 4 pixels a side, give a multiple"):

@@ -146,6 +146,18 @@ def test_the_whole_suite_and_what_it_needs(student, source):
             run_suite(student, Suite(source=source), (name,))
 
 
+def test_class_names_are_embedded_once_for_all_tests(student, source, monkeypatch):
+    read: list[str] = []
+    embed = student.encode_text
+    monkeypatch.setattr(student, "encode_text", lambda texts: read.extend(texts) or embed(texts))
+    suite = Suite(source=source, templates=("a {}", "the {}"), resolutions=(8,), sizes=(16, 24))
+    tests = ("corruptions", "typographic", "resolutions", "sizes", "calibration")
+    together = run_suite(student, suite, tests)
+    assert sorted(read) == sorted(f"{word} {name}" for word in ("a", "the") for name in NAMES)
+    alone = [run_suite(student, suite, (name,)) for name in tests]
+    assert together == {name: score for found in alone for name, score in found.items()}
+
+
 class Reader(nn.Module):
     """Knows a flat picture's class by its grey; of dark ones it reads what is written on them.
 
