@@ -50,7 +50,7 @@ def attention_column(teacher: ClipModel, views: Column) -> Column:
 
 def ranks(scores: Float32[np.ndarray, "n rows columns"]) -> UInt8[np.ndarray, "n rows columns"]:
     """Each patch's rank among those of its picture, spread over 0 to 255; of equals the first."""
-    flat = scores.reshape(len(scores), -1)
+    flat = scores.reshape(len(scores), scores.shape[1] * scores.shape[2])
     order = np.argsort(-flat, axis=1, kind="stable")
     found = np.empty_like(order)
     np.put_along_axis(found, order, np.arange(flat.shape[1])[None], axis=1)

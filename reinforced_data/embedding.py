@@ -76,8 +76,8 @@ class ImageEmbedder:
         self._maps: list[Tensor] = []
         if attention:
             vit = attention_tower(teacher.module, teacher.name)
+            self._maps = [torch.empty((0, *vit.grid))]
             self._attention = PatchAttention(vit, [len(vit.blocks) - 1])
-        self._newest: Tensor | None = None
 
     def add(self, pixels: UInt8[np.ndarray, "size size 3"]) -> None:
         """Take a view; embed when the batch is full."""
@@ -96,8 +96,7 @@ class ImageEmbedder:
         """What was looked at in each view, as ranks; call it after `finish`."""
         assert self._attention is not None
         self._attention.detach()
-        scores, self._maps = torch.cat(self._maps).cpu().numpy(), []
-        return ranks(scores)
+        return ranks(torch.cat([maps.cpu() for maps in self._maps]).numpy())
 
     def _flush(self) -> None:
         pixels = self._buffers[0][: self._filled]
@@ -113,9 +112,7 @@ class ImageEmbedder:
         rows = self.teacher.module.encode_image(self._look.normalize(pixels).to(dtype))
         if self._attention is not None:
             scores = self._attention.take()
-            # A batch before the newest is one that is computed again, whose maps are kept.
-            if dtype == self._run.dtype and pixels is not self._newest:
-                self._newest = pixels
+            if not self._run.again:  # or a batch's maps would be kept twice
                 self._maps.append(scores)
         return rows
 
@@ -152,6 +149,7 @@ class _RunAhead:
         self._teacher, self._encode = teacher, encode
         bf16 = getattr(teacher, "precision", "fp32") == "bf16"
         self.dtype = torch.bfloat16 if bf16 else torch.float32
+        self.again = False  # whether what is encoded now was encoded before
         self._launched: _Launched | None = None
         self._rows: list[Rows] = []
 
@@ -186,8 +184,10 @@ class _RunAhead:
         unit, norms = unit.cpu(), norms.cpu()
         good = norms.isfinite()
         if not good.all():
+            self.again = True
             with _in_float32(self._teacher.module):
                 again = _unit_and_norms(self._encode(batch, torch.float32).float())
+            self.again = False
             unit = torch.where(good.unsqueeze(-1), unit, again[0].cpu())
             norms = torch.where(good, norms, again[1].cpu())
         self._rows.append(Rows(unit.numpy(), norms.numpy()))

@@ -28,7 +28,7 @@ def locate(path: str) -> tuple[Any, str]:
         scheme = _SCHEME.match(part)
         if scheme and scheme[1].lower() in _RUNNING:
             raise ValueError(
-                f"source {path!r} is refused: {scheme[1]}: would run something, and shards are "
+                f"{path!r} is refused: {scheme[1]}: would run something, and shards are "
                 "only ever read. Fetch them first, or give a path, s3://, gs://, https:// or hf://"
             )
     try:
@@ -63,7 +63,8 @@ def listed_sizes(paths: Sequence[str]) -> dict[str, int]:
     A request a file would keep a worker of a job with 100,000 remote shards waiting for hours.
 
     Returns:
-        Path inside the file system -> bytes, of files alone; nothing of local or missing folders.
+        Path inside the file system -> bytes, of files alone; nothing of folders that are local,
+        missing or not to be listed.
     """
     folders: dict[str, tuple[Any, int]] = {}
     for fs, inner in map(locate, paths):
@@ -73,7 +74,9 @@ def listed_sizes(paths: Sequence[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for folder, (fs, count) in folders.items():
         if count >= _WORTH_LISTING:
-            with contextlib.suppress(FileNotFoundError):
+            # Not every server lists, and whoever may read a file need not be allowed to: then
+            # each file is asked for.
+            with contextlib.suppress(Exception):
                 entries = fs.ls(folder, detail=True)
                 sizes = {e["name"]: e.get("size") for e in entries if e["type"] == "file"}
                 found |= {name: int(size) for name, size in sizes.items() if size is not None}

@@ -6,10 +6,9 @@ Left out: hashes and live teachers, which `distill audit` checks.
 import math
 from pathlib import Path
 
-import fsspec
-
 from distill.doctor.findings import Finding
 from distill.progress import is_run, run_progress
+from reinforced_data.locations import locate
 from reinforced_data.store.layout import Store, open_store
 from reinforced_data.store.progress import store_progress
 from reinforced_data.store.storage import Storage
@@ -79,9 +78,9 @@ def _sources(store: Store) -> tuple[str, str]:
     wrong = []
     for path, size in zip(store.sources, store.source_bytes, strict=True):
         try:
-            fs, inner = fsspec.core.url_to_fs(path)
+            fs, inner = locate(path)
             found = fs.size(inner) if fs.exists(inner) else None
-        except (ImportError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             found, path = None, f"{path} ({error})"
         if found != size:
             wrong.append(path)

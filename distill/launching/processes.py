@@ -91,6 +91,8 @@ def launch_in_processes(
 def _usual_workers(device: str) -> int:
     if device == "cuda":
         return max(1, torch.cuda.device_count())
+    if device.startswith("cuda:"):  # that one alone
+        return 1
     return max(1, int(usable_cores()))
 
 

@@ -10,12 +10,11 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import fsspec
 import numpy as np
 
 from reinforced_data.auditing.files import FileFindings
 from reinforced_data.auditing.findings import Finding
-from reinforced_data.locations import listed_sizes
+from reinforced_data.locations import listed_sizes, locate
 from reinforced_data.source import BrokenShard, Sample, UnreadableImage, decode_image, scan_shard
 from reinforced_data.store.column_rows import IndexRows
 from reinforced_data.store.columns import Column
@@ -58,9 +57,9 @@ def check_sources(store: Store) -> tuple[set[int], list[Finding]]:
     listed = _listed(store.sources)
     for shard, (path, size) in enumerate(zip(store.sources, store.source_bytes, strict=True)):
         try:
-            fs, inner = fsspec.core.url_to_fs(path)
+            fs, inner = locate(path)
             actual = listed[inner] if inner in listed else int(fs.size(inner) or 0)
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError) as error:
             said = (
                 f"source shard {shard}, {path}, cannot be reached ({type(error).__name__}): a "
                 "store holds no images. Put the shard back, or move it along with the store"
@@ -142,7 +141,7 @@ def read_pictures(
 
 
 def _read_ranges(path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-    fs, inner = fsspec.core.url_to_fs(path)
+    fs, inner = locate(path)
     found = []
     with fs.open(inner, "rb") as file:
         for offset, size in ranges:

@@ -6,6 +6,7 @@ shard that changed has another size or is refused sample by sample; so a name ma
 is enough. Processes of a machine share the folder; a lock per file lets one of them fetch it.
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from reinforced_data.store.write_errors import cannot_write
 
@@ -53,6 +56,13 @@ class ShardCache:
                     self._download(fs, path, size, local)
         return local
 
+    def map(self, fs: Any, path: str, size: int) -> pa.Buffer:
+        """Map the local copy into memory; raises as `fetch` does."""
+        while True:
+            copy = self.fetch(fs, path, size)
+            with contextlib.suppress(FileNotFoundError):  # another process has just made room of it
+                return mapped(str(copy))
+
     def _download(self, fs: Any, path: str, size: int, local: Path) -> None:
         temporary = local.with_name(f".{local.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
@@ -84,9 +94,20 @@ class ShardCache:
         for _, bytes, path in sorted(kept):
             if total <= self.max_bytes:
                 break
-            if path.suffix != ".lock":
+            if path.suffix != ".lock" and not self._comes(path):
                 path.unlink(missing_ok=True)
                 total -= bytes
+
+    def _comes(self, path: Path) -> bool:
+        """Whether another process is fetching this: a temporary file whose name is locked."""
+        if path.suffix != ".tmp":
+            return False
+        with open(self.folder / f"{path.name.split('.')[1]}.lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     @contextmanager
     def _lock(self, name: str) -> Iterator[None]:
@@ -94,6 +115,12 @@ class ShardCache:
         with open(self.folder / f"{name}.lock", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def mapped(path: str) -> pa.Buffer:
+    """Map a file into memory."""
+    with pa.memory_map(path) as file:
+        return file.read_buffer()
 
 
 def _touch(path: Path) -> bool:

@@ -159,7 +159,7 @@ def _cosines(teacher: StoredTeacher, images: ImageRows, texts: TextRows) -> np.n
     encoded = images.all_encoded()
     num_rows, num_views, width = encoded.shape
     views = teacher.image_codec.unit_rows(encoded.reshape(-1, width), teacher.embed_dim)
-    mean_view = views.reshape(num_rows, num_views, -1).mean(1)
+    mean_view = views.reshape(num_rows, num_views, teacher.embed_dim).mean(1)
     offsets, vectors = texts.all_encoded()
     captions = teacher.text_codec.unit_rows(vectors, teacher.embed_dim)
     counts = np.diff(offsets)

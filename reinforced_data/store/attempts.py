@@ -176,6 +176,8 @@ class Attempts:
                 sign=now,
                 job=self._job,
             )
+            if _is_abandoned(self._storage, attempt.path):
+                self._storage.remove(attempt.path)
             if self._storage.claim(attempt.path, attempt.to_json()):
                 return Place(self._storage, attempt)
         return None
@@ -223,6 +225,20 @@ def _read(storage: Storage, name: str) -> Attempt | None:
         return Attempt(**json.loads(storage.read(f"{FOLDER}/{name}")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
+
+
+def _is_abandoned(storage: Storage, path: str) -> bool:
+    """Whether a record was never whole: its disk was full or its machine lost, it has not begun.
+
+    Left alone it would keep its place for ever.
+    """
+    if not storage.local or _read(storage, path.rpartition("/")[2]) is not None:
+        return False  # remote ones are written whole or not at all
+    try:
+        written = os.stat(f"{storage.root}/{path}").st_mtime
+    except FileNotFoundError:
+        return False
+    return time.time() - written > _SILENT_SECONDS
 
 
 def is_quarantined(attempts: list[Attempt]) -> bool:

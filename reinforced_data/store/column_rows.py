@@ -208,12 +208,11 @@ class ViewRows:
         self._version = column.identity["render_version"]
         check_render_version(self._version, f"column {column.name}")
         self.num_rows = batch.num_rows
-        self.num_views = int(column.identity["num_views"])
+        self.num_views = views = int(column.identity["num_views"])
         self.valid = valid_rows(batch["crops"])
-        shape = (batch.num_rows, self.num_views, -1)
-        self._crops = fixed_values(batch["crops"], _FLOAT32).reshape(shape)
-        self._operations = fixed_values(batch["operations"], _UINT8).reshape(shape)
-        self._magnitudes = fixed_values(batch["magnitudes"], _FLOAT32).reshape(shape)
+        self._crops = _of_views(fixed_values(batch["crops"], _FLOAT32), views)
+        self._operations = _of_views(fixed_values(batch["operations"], _UINT8), views)
+        self._magnitudes = _of_views(fixed_values(batch["magnitudes"], _FLOAT32), views)
         self._identity = self._names.index("identity")
 
     def view(self, row: int, index: int) -> View:
@@ -246,6 +245,11 @@ class ViewRows:
         return [self.view(row, index) for index in range(self.num_views)]
 
 
+def _of_views(values: np.ndarray, num_views: int) -> np.ndarray:
+    """View each sample's numbers as its views': n x KW to n x K x W, also where n is 0."""
+    return values.reshape(len(values), num_views, values.shape[1] // num_views)
+
+
 class ImageRows:
     """An image embeddings column's shard, opened; nothing is read until a row is asked for."""
 
@@ -253,7 +257,7 @@ class ImageRows:
         """View the file's bytes as an array."""
         self.valid = valid_rows(batch["rows"])
         values = fixed_values(batch["rows"], stored_dtype(column.identity["codec"]))
-        self._rows = values.reshape(batch.num_rows, num_views, -1)
+        self._rows = _of_views(values, num_views)
         self._norms = fixed_values(batch["norms"], _FLOAT32)
 
     def encoded(self, row: int | np.ndarray, view: int | np.ndarray) -> np.ndarray:

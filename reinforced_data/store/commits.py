@@ -5,6 +5,7 @@ only if there is none. So two writers of one unit, or one that comes back from t
 work but never harm: the first commit wins, and redoing a unit is always safe.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import time
@@ -108,15 +109,21 @@ def write_unit(
     """Write the data file, then the record; None when another writer was first.
 
     A file without its record is removed; `remove_leftovers` removes what killed attempts have left.
+    After an error the record may be there all the same: its answer was lost, or its folder could
+    not be synced. Then the file stays, and also where nobody can say.
     """
     data, commit = prepare_unit(column, shard, batch, skipped)
     storage.write(commit.data, data)
-    won = False
     try:
         won = storage.create(commit_path(column.name, shard), commit.to_json())
-    finally:
-        if not won:
-            storage.remove(commit.data)
+    except Exception:
+        with contextlib.suppress(Exception):  # the first error is the one to tell
+            there = read_commit(storage, column.name, shard)
+            if there is None or there.data != commit.data:
+                storage.remove(commit.data)
+        raise
+    if not won:
+        storage.remove(commit.data)
     return commit if won else None
 
 

@@ -106,11 +106,13 @@ class Store:
         return self.committed_rows(commit)
 
     def committed_rows(self, commit: Commit) -> pa.RecordBatch:
-        """Open the rows that a commit record names; raises as `rows` does."""
+        """Open the rows that a commit record names; raises as `rows` does, or an OSError."""
         where = f"{self.name}/{commit.data}"
         try:
             data = self.storage.open_buffer(commit.data, commit.num_bytes)
-        except OSError as error:
+        except FileNotFoundError as error:
+            if self.storage.exists(commit.data):
+                raise
             raise ValueError(
                 f"{where} is missing though it was committed. Delete its record under "
                 f"{self.name}/commits/{commit.column} and run reinforce again"

@@ -21,11 +21,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from reinforced_data.reading.shard_cache import ShardCache
+from reinforced_data.locations import locate
+from reinforced_data.reading.shard_cache import ShardCache, mapped
 from reinforced_data.store.write_errors import cannot_write
 
 _TRIES = 6
@@ -58,7 +58,7 @@ class Storage:
         self._process, self._fs = os.getpid(), None
         # Whether the server refuses to create a file that is there; None until it was tried.
         self._refuses: bool | None = None
-        self.root = fsspec.core.url_to_fs(self._url)[1]
+        self.root = locate(self._url)[1]
         self.local = isinstance(self.fs, LocalFileSystem)
         self.name = self.root if self.local else self.fs.unstrip_protocol(self.root)
 
@@ -66,7 +66,7 @@ class Storage:
     def fs(self) -> Any:
         """The file system; a forked process makes its own, as connections cannot be shared."""
         if self._fs is None or self._process != os.getpid():
-            self._process, self._fs = os.getpid(), fsspec.core.url_to_fs(self._url)[0]
+            self._process, self._fs = os.getpid(), locate(self._url)[0]
         return self._fs
 
     def _path(self, path: str) -> str:
@@ -127,13 +127,11 @@ class Storage:
 
         `size` is what the file should have, in bytes.
         """
-        local = self._path(path)
-        if not self.local:
-            if self.cache is None or size is None:
-                return pa.py_buffer(self.read(path))
-            local = str(self.cache.fetch(self.fs, local, size))
-        with pa.memory_map(local) as file:
-            return file.read_buffer()
+        if self.local:
+            return mapped(self._path(path))
+        if self.cache is None or size is None:
+            return pa.py_buffer(self.read(path))
+        return self.cache.map(self.fs, self._path(path), size)
 
     def hashed_buffer(self, path: str) -> tuple[str, pa.Buffer]:
         """Read a whole file; return its SHA-256 and what is in it.
@@ -243,6 +241,8 @@ class Storage:
                     raise
                 return False
             except OSError as error:
+                if mode == "xb":  # an empty note would be one all the same
+                    target.unlink(missing_ok=True)
                 raise cannot_write(error, target, len(data)) from error
 
     def remove(self, path: str) -> None:

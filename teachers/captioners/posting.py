@@ -5,6 +5,7 @@ Waits double and are jittered, so that many threads do not come back together; a
 to another host. The key is in one header and in no message.
 """
 
+import contextlib
 import email.utils
 import json
 import random
@@ -168,7 +169,8 @@ class Poster:
             ) from error
 
     def _refusal(self, error: HTTPError) -> Exception:
-        with error:
+        said = ""
+        with error, contextlib.suppress(OSError, HTTPException):  # it may break off in its answer
             said = self._shown(error.read(_MAX_BYTES).decode(errors="replace"))
         kind = f"HTTP {error.code} {error.reason}"
         if error.code in _PASSING:

@@ -226,6 +226,16 @@ def test_a_connection_that_breaks_off():
         assert model(server, patience=patience).answer(prompts(), 1) == [["A red bus."]]
 
 
+@pytest.mark.parametrize("form", [{"Content-Length": "1000"}, {"Transfer-Encoding": "chunked"}])
+def test_an_error_that_breaks_off_is_asked_again(form):
+    def plan(body, number):
+        return (503, form, b"5\r\nhal") if number == 0 else (200, {}, completion())
+
+    patience = Patience(attempts=2, first_wait=0.01, timeout=20.0)
+    with serving(plan) as server:
+        assert model(server, patience=patience).answer(prompts(), 1) == [["A red bus."]]
+
+
 @pytest.mark.parametrize("status", [400, 401, 404, 422])
 def test_a_refusal_is_not_repeated_and_names_the_sample(status, monkeypatch):
     monkeypatch.delenv(KEY_VARIABLE, raising=False)

@@ -11,6 +11,7 @@ import pytest
 
 from distill.cli import main
 from distill.launching import Reinforcement, launch
+from distill.launching.processes import _usual_workers
 from distill.testing import start, workers_of
 from reinforced_data import audit
 from reinforced_data.testing import contents, pids_at, wait_until, write_source
@@ -114,6 +115,10 @@ def test_ctrl_c_ends_all_after_their_batch_and_says_how_to_go_on(launcher_world,
     again = start(run, arguments, said)
     again.join(900)
     assert again.exitcode == 0 and contents(out) == launcher_world.calm
+
+
+def test_a_gpu_by_number_has_one_process():
+    assert _usual_workers("cuda:1") == 1 and _usual_workers("cpu") >= 1
 
 
 def test_arguments_of_another_launcher_are_refused(tmp_path, capsys):

@@ -234,3 +234,25 @@ def test_half_a_record_is_no_record(tmp_path):
         (tmp_path / "attempts" / f"00000.{JOB}.{place}.json").write_text('{"shard": 0,')
     attempts = Attempts(Storage(tmp_path), JOB)
     assert attempts.all() == {} and attempts.quarantined() == {}
+    assert attempts.take(0) is None, "they may just be written"
+    long_ago = time.time() - 700
+    os.utime(tmp_path / "attempts" / f"00000.{JOB}.1.json", (long_ago, long_ago))
+    assert attempts.take(0) is not None and attempts.take(0) is None
+    assert [one.place for one in attempts.of(0)] == [1]
+
+
+def test_a_place_that_a_full_disk_refuses_is_not_taken(tmp_path):
+    code = """
+import resource, signal, sys
+from reinforced_data.store.attempts import Attempts
+from reinforced_data.store.storage import Storage
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+Attempts(Storage(sys.argv[1]), "0a1b2c3d").take(0)
+"""
+    for _ in range(4):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
+        )
+        assert done.returncode == 1 and "cannot be written" in done.stderr, done.stderr
+    assert Attempts(Storage(tmp_path), JOB).take(0) is not None

@@ -1,5 +1,6 @@
 """Bad pictures, bad teachers, bad shards: never stored, never trained on, always counted."""
 
+import errno
 import io
 import json
 import tarfile
@@ -11,9 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reinforced_data import ViewPolicy, open_dataset, open_source, reinforce
+from reinforced_data import (
+    ClipScore,
+    ViewPolicy,
+    add_scores,
+    audit,
+    open_dataset,
+    open_source,
+    reinforce,
+)
 from reinforced_data.store.column_rows import ImageRows
 from reinforced_data.store.layout import open_store
+from reinforced_data.store.storage import Storage
 from reinforced_data.testing import (
     TOKENIZER,
     TinyEncoder,
@@ -202,15 +212,22 @@ def test_shards_without_a_usable_sample_are_done_too(tmp_path):
     write_source(tmp_path / "null", [{"__key__": "k", "txt": "no picture"}])
     with tarfile.open(tmp_path / "empty.tar", "w"):
         pass
-    report = reinforce(
+    source, out = (
         [*shards, tmp_path / "null" / "00000.tar", tmp_path / "empty.tar"],
         tmp_path / "out",
-        teachers=tiny_teacher(),
-        num_views=2,
-        progress=False,
     )
+    settings = {"num_views": 2, "progress": False}
+    report = reinforce(source, out, teachers=tiny_teacher(), **settings)
     assert (report.samples, report.shards, report.skipped) == (6, 3, {"no-image": 1})
-    assert {len(batch.keys) for batch in read(tmp_path / "out", 4)} == {2}
+    assert {len(batch.keys) for batch in read(out, 4)} == {2}
+    # They are opened again: by what joins later, by what was stopped in between, by scores.
+    both = [tiny_teacher(), tiny_teacher("late", seed=2, embed_dim=12)]
+    assert reinforce(source, out, teachers=both, **settings).shards == 3
+    (record,) = out.glob("commits/image-*late*/00002.json")
+    record.unlink()
+    assert reinforce(source, out, teachers=both, **settings).shards == 3 and record.is_file()
+    assert add_scores(out, "clip", ClipScore(teacher="late"), progress=False).scored == 5
+    assert audit(out, teachers=both).problems == ()
 
 
 def test_a_source_of_broken_shards_alone_is_an_error(tmp_path):
@@ -231,6 +248,22 @@ def test_a_lost_or_cut_data_file_is_named(tmp_path):
     file.unlink()
     with pytest.raises(ValueError, match="missing though it was committed"):
         read(tmp_path / "out", 1)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "no room"), PermissionError("not yours"), TimeoutError("busy")]
+)
+def test_a_file_that_cannot_be_read_now_is_not_called_lost(tmp_path, monkeypatch, error):
+    write_source(tmp_path / "source", 5)
+    write(tmp_path, tiny_teacher())
+
+    def fails(*arguments):
+        raise error
+
+    monkeypatch.setattr(Storage, "open_buffer", fails)
+    with pytest.raises(type(error)) as raised:
+        read(tmp_path / "out", 1)
+    assert raised.value is error
 
 
 def test_newer_formats_and_edited_columns_are_refused(tmp_path):

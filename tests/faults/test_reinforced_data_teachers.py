@@ -1,11 +1,13 @@
 """Teachers that give NaN and infinity: tried once more, then left out by name, never stored."""
 
 import json
+import tarfile
 
 import pytest
+import timm
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.cli import main
 from reinforced_data import ViewPolicy, audit, open_dataset, reinforce
@@ -54,6 +56,40 @@ def test_a_bad_moment_leaves_no_trace(tmp_path):
             tmp_path / "source", tmp_path / name, teachers=tiny_teacher(module=module), **SETTINGS
         )
         assert report.skipped == {}
+    assert hashes(tmp_path / "bad") == hashes(tmp_path / "calm")
+
+
+class BlinkingVit(nn.Module):
+    """A ViT whose second batch has a row that is not finite, but not a second time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.visual = timm.create_model("test_vit", img_size=16, patch_size=8, num_classes=16)
+        self.text, self.calls = nn.Embedding(TOKENIZER.vocab_size, 16), 0
+        self.logit_scale = nn.Parameter(torch.tensor(3.0))
+
+    def encode_image(self, images: Tensor, /) -> Tensor:
+        rows = self.visual(images)
+        self.calls += 1
+        return torch.cat([rows[:1] * torch.nan, rows[1:]]) if self.calls == 2 else rows
+
+    def encode_text(self, tokens: Tensor, /) -> Tensor:
+        return self.text(tokens).mean(1)
+
+
+def test_a_bad_moment_of_a_teacher_whose_attention_is_kept(tmp_path):
+    write_source(tmp_path / "source", 12)
+    with tarfile.open(tmp_path / "source" / "99999.tar", "w"):
+        pass
+    for name, calls in (("calm", 9), ("bad", 0)):
+        module = BlinkingVit()
+        module.calls = calls
+        teacher = tiny_teacher("vit", module=module)
+        report = reinforce(
+            tmp_path / "source", tmp_path / name, teachers=teacher, attention="vit", **SETTINGS
+        )
+        assert report.skipped == {} and report.quarantined == {}
     assert hashes(tmp_path / "bad") == hashes(tmp_path / "calm")
 
 
