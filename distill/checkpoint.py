@@ -70,10 +70,12 @@ def save_checkpoint(
         for file in partial.iterdir():
             _sync(file)
         _sync(partial)
+        before = folder / f"partial-old-{step:08d}-{os.getpid()}"
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(before)
         partial.rename(target)
         _sync(folder)
+        shutil.rmtree(before, ignore_errors=True)
     except Exception as error:  # safetensors has an error of its own for a full disk
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(
@@ -156,9 +158,13 @@ def find_damage(path: Path) -> str | None:
     return None
 
 
-def remove_old_checkpoints(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep`, and what an interrupted save left."""
-    finished = sorted(_finished(folder))
+def remove_old_checkpoints(folder: Path, keep: int, step: int) -> None:
+    """Delete all but the newest `keep` up to `step`, and what an interrupted save left.
+
+    Later ones were passed over when the run began, as damaged or of another format: they stay until
+    their own step is saved, and count for nothing.
+    """
+    finished = sorted(path for path in _finished(folder) if int(path.name[5:]) <= step)
     for path in [*finished[: max(0, len(finished) - keep)], *folder.glob("partial-*")]:
         shutil.rmtree(path)
 

@@ -5,9 +5,7 @@ one field. A run writes its resolved configuration beside its results.
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from distill.lock_config import LockConfig
@@ -168,6 +166,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Refuse to keep nothing, to log never, and masks or rounding beside what clashes."""
         self.masks.check(self.schedule.num_steps, self.student.stages, self.lock)
+        self._check_scores()
         if self.log_every < 1 or self.save_every_minutes < 0:
             raise ValueError(
                 f"log_every must be at least 1 and save_every_minutes at least 0, got "
@@ -176,6 +175,19 @@ class RunConfig:
         self._check_quantize()
         if self.keep_checkpoints < 1:
             raise ValueError(f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
+
+    def _check_scores(self) -> None:
+        """Refuse masks beside what the moving average says of patches: then there is none."""
+        asks_it = [
+            policy
+            for policy in (self.tokens, *self.tokens_then)
+            if policy.drops and policy.image == "attentive" and policy.image_scores == "ema"
+        ]
+        if self.masks.on and asks_it:
+            raise ValueError(
+                "masks.keep trains without a moving average, which tokens.image_scores='ema' asks: "
+                "take tokens.image_scores='teacher', or drop patches after the masks' run"
+            )
 
     def _check_quantize(self) -> None:
         """Refuse what would compute a part of the step with weights that are not rounded."""
@@ -228,69 +240,6 @@ class RunConfig:
         return values
 
 
-# What may change between the parts of one run without making it another run.
-_FREE = (
-    # "save_every" covers save_every_minutes: names are compared by how they begin.
-    *(
-        "out",
-        "data.num_workers",
-        "data.micro_batch_size",
-        "log_every",
-        "save_every",
-        "keep_checkpoints",
-        "templates",
-    ),
-    *("evaluate_every", "evaluate_on", "compare_to", "track"),
-)
-
-
-def check_same_run(config: RunConfig, folder: Path) -> None:
-    """Refuse to go on with a run that was started with another configuration.
-
-    Raises:
-        ValueError: names every field that differs, with both values.
-    """
-    changed = [
-        f"{name}: {before!r} -> {now!r}"
-        for name, (before, now) in differences(config, folder).items()
-        if not name.startswith(_FREE)
-    ]
-    if changed:
-        raise ValueError(
-            f"{folder} holds a run with another configuration ({'; '.join(changed)}). Use another "
-            "out folder, the same values, or remove its checkpoints to start over"
-        )
-
-
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     """JSON's lists as the tuples they were."""
     return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-
-
-def differences(config: RunConfig, folder: Path) -> dict[str, tuple[Any, Any]]:
-    """Fields in which a configuration differs from the one in a run's folder: (there, here).
-
-    A field that was unknown to the version which wrote the folder had its default there, and one
-    that is no more and was off changes nothing: other options do not make old runs other runs.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        return {}
-    before = _flat(json.loads(path.read_text()))
-    now, default = (_flat(json.loads(json.dumps(c.as_json()))) for c in (config, RunConfig()))
-    before |= {name: default[name] for name in now.keys() & default.keys() - before.keys()}
-    before = {name: value for name, value in before.items() if name in now or value}
-    return {
-        name: (before.get(name), now.get(name))
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-    }
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
-        flat |= inner if inner else {prefix + name: value}
-    return flat

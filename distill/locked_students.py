@@ -59,7 +59,10 @@ def without_locked_encoders(
         own = given.get(wanted.name)
         model = load_model(spec) if own is None else copy.deepcopy(own)
         check_is(model, wanted, spec)
-        return model.requires_grad_(False)
+        # No run of this student trains it, and who goes on from the whole one may.
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        return model
 
     partial.load_encoder = load
     return partial

@@ -30,16 +30,37 @@ class LockedRows:
         return None if self.text is None else texts.teachers[self.text].text
 
 
-def lock_tower(student: Student, tower: str) -> list[nn.Module]:
-    """Freeze a tower of the student, or none; return the modules to keep in eval mode."""
+@dataclass(frozen=True, kw_only=True)
+class Locked:
+    """What a run froze.
+
+    Attributes:
+        modules: to be kept in eval mode.
+        names: parameters of the student that would learn without the lock.
+    """
+
+    modules: tuple[nn.Module, ...] = ()
+    names: frozenset[str] = frozenset()
+
+    def unlock(self, student: nn.Module | None) -> None:
+        """Let them learn again, in the student or a copy: the next run may lock nothing."""
+        for name, parameter in student.named_parameters() if student is not None else ():
+            if name in self.names:
+                parameter.requires_grad_(True)
+
+
+def lock_tower(student: Student, tower: str) -> Locked:
+    """Freeze a tower of the student, or none."""
     if tower == "none":
-        return []
+        return Locked()
     locked = list((student.image_tower if tower == "image" else student.text_tower).parameters())
+    frozen = {id(parameter) for parameter in locked}
+    names = {n for n, p in student.named_parameters() if id(p) in frozen and p.requires_grad}
     for parameter in locked:
         parameter.requires_grad_(False)
-    frozen = {id(parameter) for parameter in locked}
-    return [
+    modules = tuple(
         module
         for module in student.modules()
         if (own := list(module.parameters())) and all(id(p) in frozen for p in own)
-    ]
+    )
+    return Locked(modules=modules, names=frozenset(names))

@@ -180,7 +180,10 @@ def _trained_on(folder: Path) -> set[str]:
     if not config.is_file():
         return set()
     store = json.loads(config.read_text())["data"]["store"]
-    return set(open_store(store).sources) if (Path(store) / "sources.json").is_file() else set()
+    try:
+        return set(open_store(store).sources) if store else set()
+    except (OSError, ValueError):
+        return set()  # moved or removed since
 
 
 def _absolute(shards: Iterable[str]) -> set[str]:

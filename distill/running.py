@@ -24,7 +24,7 @@ from distill.checkpoint import (
     save_checkpoint,
 )
 from distill.clock import Clock
-from distill.config import RunConfig, check_same_run
+from distill.config import RunConfig
 from distill.diverging import DivergedError, note_skipped, write_dump
 from distill.evaluation.splits import evaluate_splits
 from distill.feeding import locked_rows, numbered_samples, teacher_dims
@@ -33,6 +33,7 @@ from distill.health import Health
 from distill.mask_learning import MaskLearner
 from distill.preparing import accelerator_for
 from distill.run_log import RunLog, write_json
+from distill.same_run import check_same_run
 from distill.shards import gathered
 from distill.standardizing import standards_of_run
 from distill.stepping import Stepper
@@ -84,7 +85,7 @@ class Run:
         self.last = config.masks.steps if learner is not None else config.schedule.num_steps
         self.refused = Counter[str]()  # over all processes, up to the last exchange
         self._refused_since = Counter[str]()  # by this process, since then
-        self._saved_at = time.monotonic()
+        self._saved, self._saved_at = 0, time.monotonic()
         self.health = Health(config.objective)
         self.clock = Clock()
 
@@ -212,7 +213,11 @@ class Run:
     def _give_up(self, count: int, record: dict[str, Any]) -> None:
         """Go back to the newest checkpoint, leave a dump, and raise."""
         dump = newest = None
-        state = {n: gathered(v) for n, v in self.stepper.module.state_dict().items()}
+        state = {
+            f"{part}/{name}": gathered(value)
+            for part, module in self.stepper.modules().items()
+            for name, value in module.state_dict().items()
+        }
         if self.folder is not None:
             if self.is_main_process:
                 dump = write_dump(self.folder, state, self.config, record)
@@ -250,14 +255,17 @@ class Run:
         return metrics
 
     def save(self, step: int) -> None:
-        """Checkpoint on the main process; the others hand it their shards."""
+        """Checkpoint on the main process, once a step; the others hand it their shards."""
+        if step == self._saved:
+            return
         main, stepper = self.is_main_process, self.stepper
         if self.folder is not None and (main or stepper.sharding is not None):
             folder = self.folder / "checkpoints"
             extra = {"refused": dict(self.refused), "watch": stepper.watch.as_json()}
             save_checkpoint(folder, step, stepper.modules(), stepper.optimizer, extra, writes=main)
             if main:
-                remove_old_checkpoints(folder, self.config.keep_checkpoints)
+                remove_old_checkpoints(folder, self.config.keep_checkpoints, step)
+        self._saved = step
         self._saved_at = time.monotonic()
         self.accelerator.wait_for_everyone()
 

@@ -20,10 +20,11 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from distill.config import RunConfig, differences
+from distill.config import RunConfig
 from distill.doctor import usable_cores
 from distill.feeding import configured_reading
 from distill.run_log import read_log
+from distill.same_run import differences
 from distill.starting import train_from_config, train_several
 from distill.worker_processes import (
     end_if_alone,

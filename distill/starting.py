@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
-from distill.config import RunConfig, StudentConfig, check_same_run
+from distill.config import RunConfig, StudentConfig
 from distill.inheriting import plan_from_data
 from distill.locked_students import locked_width, without_locked_encoders
 from distill.model_loading import load_model
 from distill.recipes.demo import SPECS
+from distill.same_run import check_same_run
 from distill.stages import stage_configs
 from distill.training import TrainResult, run, run_several
 from reinforced_data import ReinforcedDataset, open_dataset

@@ -180,7 +180,7 @@ class Stepper:
     def gradients(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Leave this step's clipped gradients in the parameters; return terms and `grad_norm`."""
         self.wrapped.train()
-        for module in self.locked:
+        for module in self.locked.modules:
             module.eval()
         batch, seeds = self.tokens.begin(batch, step)
         device = self.accelerator.device
@@ -218,7 +218,7 @@ class Stepper:
         samples = None
         spec = self.config.objective
         if spec.affinity and spec.affinity_teacher_dropping:
-            samples = torch.tensor([caption_id(key) for key in batch.keys])
+            samples = torch.tensor(list(map(caption_id, batch.keys)), device=seeds.device)
         taught = [
             Taught(
                 texts.teachers[: self._teachers],
@@ -291,6 +291,8 @@ class Stepper:
         return [slice(length * n // count, length * (n + 1) // count) for n in range(count)]
 
     def restore(self) -> None:
-        """Give the towers their own forward back, so that they can be copied and exported."""
+        """Give the towers their own forward back, and what was locked its gradients."""
         restore_towers(self.student)
+        for student in (self.student, None if self.ema is None else self.ema.module):
+            self.locked.unlock(student)
         self.tokens.detach()

@@ -30,6 +30,7 @@ from students.tokens.texts import longest, shortened, token_weights
 from students.tokens.words import SyntaxTokenizer
 from teachers.contract import Tokenizer
 from teachers.patch_attention import PatchAttention, attention_tower
+from teachers.vision_transformers import Vit
 
 Item = TypeVar("Item")
 
@@ -144,7 +145,7 @@ class TokenSteps:
         self.reduction = TokenReduction(student, policies)
         self.policy = ALL_TOKENS
         self.weights: Tensor | None = None
-        self._watched: PatchAttention | None = None
+        self._looks: Vit | None = None
         self._ema = ema
         scored = [p for p in policies if p.drops and p.image == "attentive"]
         if any(policy.image_scores == "ema" for policy in scored):
@@ -153,7 +154,7 @@ class TokenSteps:
                     "tokens.image_scores='ema' asks the run's moving average: switch it on with "
                     "--ema-decay 0.996 (A-CLIP's), or take tokens.image_scores='teacher'"
                 )
-            self._watched = PatchAttention(attention_tower(ema.module, ema.name))
+            self._looks = attention_tower(ema.module, ema.name)
         self._text_length = 0
         self._costs: dict[TokenPolicy, _Cost] = {}
         self._since_log = _Cost()
@@ -239,16 +240,19 @@ class TokenSteps:
     def detach(self) -> None:
         """Leave the towers as they were."""
         self.reduction.detach()
-        if self._watched is not None:
-            self._watched.detach()
 
     @torch.no_grad()
     def _scores(self, images: Tensor) -> Tensor:
         """What the moving average looks at, all blocks together (A-CLIP)."""
-        assert self._watched is not None and isinstance(self._ema, Student)
+        assert self._looks is not None and isinstance(self._ema, Student)
         self._ema.eval()
-        self._ema.module.encode_image(images)
-        return self._watched.take()
+        # Listened to for this batch alone: an evaluation goes through the same tower.
+        watched = PatchAttention(self._looks)
+        try:
+            self._ema.module.encode_image(images)
+            return watched.take()
+        finally:
+            watched.detach()
 
 
 def _cut(texts: Texts, length: int) -> Texts:

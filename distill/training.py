@@ -124,7 +124,9 @@ def train(
         own = replace(own, **named, text_from=None, donor=None)
     view_set = config.data.view_set
     dataset = data if isinstance(data, ReinforcedDataset) else open_dataset(data, view_set)
-    return run(student, dataset, replace(config, student=own), teachers=teachers, show=show)
+    data_config = replace(config.data, store=dataset.path)  # which is not the recipe's either
+    config = replace(config, student=own, data=data_config)
+    return run(student, dataset, config, teachers=teachers, show=show)
 
 
 def run(
@@ -237,11 +239,23 @@ def _check_evaluation(config: RunConfig) -> None:
     """Find out before training whether what is read after it is there."""
     for source in config.evaluate_on.values():
         check_first_labels(source)
-    if config.compare_to is not None and not Path(config.compare_to).is_file():
-        raise ValueError(
-            f"compare_to: {config.compare_to} does not exist; write it with `distill evaluate "
-            f"TEACHER --on ... --out {config.compare_to}`"
-        )
+    if config.compare_to is not None:
+        _compared_with(config.compare_to)
+
+
+def _compared_with(path: str) -> dict[str, float]:
+    """Read a teacher's metrics.
+
+    Raises:
+        ValueError: the file is not there, or holds none.
+    """
+    write = f"write it with `distill evaluate TEACHER --on ... --out {path}`"
+    try:
+        return dict(json.loads(Path(path).read_text())["metrics"])
+    except OSError as error:
+        raise ValueError(f"compare_to: {path} does not exist or cannot be read; {write}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"compare_to: {path} holds no metrics ({error!r}); {write}") from error
 
 
 def _finish(
@@ -272,4 +286,4 @@ def _teacher_metrics(config: RunConfig, teachers: Sequence[ClipModel]) -> dict[s
         return evaluate_splits(teachers[0], config.evaluate_on, templates=config.templates)
     if config.compare_to is None:
         return {}
-    return json.loads(Path(config.compare_to).read_text())["metrics"]
+    return _compared_with(config.compare_to)

@@ -1,6 +1,7 @@
 """Progressive compression: each stage starts from the one before, and a killed one goes on."""
 
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -91,6 +92,17 @@ def test_a_finished_stage_of_another_configuration_is_not_taken_for_this_one(und
     longer = replace(undisturbed, schedule=ScheduleConfig(num_steps=9, warmup_steps=1))
     with pytest.raises(ValueError, match=r"stages.*another configuration.*num_steps"):
         learn(longer)
+
+
+def test_a_run_that_was_moved_is_the_same_run(undisturbed, tmp_path):
+    shutil.move(shutil.copytree(undisturbed.out, tmp_path / "copy"), tmp_path / "moved")
+    before = load_file(tmp_path / "moved" / "model.safetensors")
+    learn(replace(undisturbed, out=str(tmp_path / "moved")))
+    after = load_file(tmp_path / "moved" / "model.safetensors")
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+    other = replace(undisturbed.student, stages=("demo-teacher-small",))
+    with pytest.raises(ValueError, match=r"another configuration.*student\.donor"):
+        learn(replace(undisturbed, out=str(tmp_path / "moved"), student=other))
 
 
 def test_what_stages_cannot_be_combined_with(store, tmp_path):

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from distill import Objective, train
+from distill import Objective, merge, train
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from distill.diverging import DivergedError, replay_step
 from distill.feeding import batches, teacher_dims
@@ -163,6 +164,33 @@ def test_too_many_in_a_row_go_back_and_leave_a_dump_that_replays(store, tmp_path
     # Another batch has another loss: equality says something.
     other = json.loads((tmp_path / "run" / "skipped-steps.jsonl").read_text().splitlines()[0])
     assert other["values"] != record["values"]
+
+
+def test_a_run_is_of_the_store_that_it_was_begun_with(store, tmp_path):
+    train(student(), store, recipe=recipe(), out=tmp_path / "run", show=False)
+    other = shutil.copytree(store, store.parent / "other")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["store"] == str(store)
+    with pytest.raises(ValueError, match=r"another configuration.*data\.store"):
+        train(student(), other, recipe=recipe(), out=tmp_path / "run", show=False)
+    with pytest.raises(ValueError, match="is in the training data of"):
+        merge(
+            [tmp_path / "run", tmp_path / "run"],
+            validation=str(store.parent / "source"),
+            statistics_on=str(store.parent / "source"),
+        )
+
+
+@pytest.mark.parametrize("content", [None, "{}", "[]", "no JSON"])
+def test_a_teacher_s_metrics_that_are_none_are_refused_before_the_first_step(
+    store, tmp_path, content
+):
+    path = tmp_path / "teacher.json"
+    if content is not None:
+        path.write_text(content)
+    config = recipe(compare_to=str(path))
+    with pytest.raises(ValueError, match=r"compare_to: .*write it with `distill evaluate"):
+        train(student(), store, recipe=config, out=tmp_path / "run", show=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dump_with_custom_terms_asks_for_them(store, tmp_path):

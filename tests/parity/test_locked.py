@@ -1,6 +1,7 @@
 """Learning from the store equals learning beside the live, frozen tower; what is locked stays."""
 
 import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,11 +9,13 @@ import torch
 
 from distill import Objective, train
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from distill.diverging import DivergedError, replay_step
 from distill.lock_config import LockConfig
 from distill.locked_students import without_locked_encoders
 from distill.preparing import accelerator_for
 from distill.run_log import read_log
 from distill.stepping import Stepper
+from distill.watching import WatchConfig
 from reinforced_data import ViewPolicy, open_dataset, reinforce
 from reinforced_data.testing import TOKENIZER, write_source
 from students import StudentSpec, TextSpec, build_student, load_student
@@ -101,6 +104,40 @@ def test_training_from_the_store_is_training_with_the_live_tower(
             torch.testing.assert_close(again.encode_image(pixels), teacher.encode_image(pixels))
         else:
             torch.testing.assert_close(again.encode_text(texts), teacher.encode_text(texts))
+
+
+def test_a_dump_replays_what_was_read_from_the_store(world, tmp_path):
+    strict = WatchConfig(spike_factor=1e-9, min_history=2, window=2, max_skips=2)
+    config = recipe(
+        world,
+        tmp_path,
+        lock=LockConfig(stored_image=str(world / "teacher")),
+        optimizer=OptimizerConfig(lr=0.5),
+        schedule=ScheduleConfig(num_steps=60, warmup_steps=0),
+        watch=strict,
+    )
+    dataset = open_dataset(world / "store")
+    with pytest.raises(DivergedError, match="2 steps in a row"):
+        train(make("smallconv-2", 5), dataset, recipe=config, show=False)
+    (dump,) = tmp_path.glob("diverged-step-*")
+    record = json.loads((dump / "dump.json").read_text())
+    found = replay_step(dump, make("smallconv-2", 5), dataset)
+    assert {name: str(value) for name, value in found.items()} == record["values"]
+
+
+@pytest.mark.parametrize(
+    "lock", [{"tower": "text"}, {"tower": "image"}, {"stored_image": "teacher"}]
+)
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_what_a_run_locked_learns_in_the_next_one(world, tmp_path, lock, ema_decay):
+    lock = {k: str(world / v) if k.startswith("stored") else v for k, v in lock.items()}
+    config = recipe(world, tmp_path, lock=LockConfig(**lock), ema_decay=ema_decay)
+    dataset = open_dataset(world / "store")
+    student = train(make("smallconv-2", 5), dataset, recipe=config, show=False).student
+    before = {name: value.detach().clone() for name, value in student.named_parameters()}
+    train(student, dataset, recipe=recipe(world, ""), show=False)
+    for name, value in student.named_parameters():
+        assert not torch.equal(value, before[name]), name
 
 
 def test_a_locked_encoder_is_in_neither_module_nor_optimizer(world, tmp_path):

@@ -15,8 +15,10 @@ from distill import Objective, train
 from distill.accelerate_configs import config_path
 from distill.cli import main
 from distill.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from distill.diverging import DivergedError, replay_step
 from distill.run_log import read_log
 from distill.token_phases import phases, policy_at
+from distill.watching import WatchConfig
 from reinforced_data import open_dataset, read_extra, reinforce
 from reinforced_data.attention import ranks
 from reinforced_data.testing import TOKENIZER, tiny_teacher, write_source
@@ -166,6 +168,37 @@ def test_a_resumed_run_is_the_run_bit_for_bit(store, tmp_path):
     with pytest.raises(ValueError, match=r"tokens\.image_keep"):
         other = replace(config, tokens=replace(PHASED, until=0.75, image_keep=0.25))
         train(vit_student(), store, recipe=other, out=tmp_path / "whole", show=False)
+
+
+def test_an_evaluation_between_steps_is_no_part_of_what_scores_patches(store):
+    """The moving average that looks at patches is also what is evaluated, in other batches."""
+    found = []
+    for every in (0, 1):
+        config = recipe(
+            POLICIES["attentive-ema"],
+            ema_decay=0.99,
+            evaluate_on={"val": str(store.parent / "source")},
+            evaluate_every=every,
+        )
+        found.append(weights(train(vit_student(), store, recipe=config, show=False)))
+    assert same(*found)
+
+
+def test_a_dump_replays_what_the_moving_average_chose(store, tmp_path):
+    strict = WatchConfig(spike_factor=1e-9, min_history=2, window=2, max_skips=2)
+    config = recipe(
+        POLICIES["attentive-ema"],
+        ema_decay=0.5,
+        watch=strict,
+        optimizer=OptimizerConfig(lr=0.5),
+        schedule=ScheduleConfig(num_steps=60, warmup_steps=0),
+    )
+    with pytest.raises(DivergedError, match="2 steps in a row"):
+        train(vit_student(), store, recipe=config, out=tmp_path / "run", show=False)
+    (dump,) = (tmp_path / "run").glob("diverged-step-*")
+    record = json.loads((dump / "dump.json").read_text())
+    found = replay_step(dump, vit_student(), open_dataset(store))
+    assert {name: str(value) for name, value in found.items()} == record["values"]
 
 
 def test_growing_phases_are_asked_for(store):

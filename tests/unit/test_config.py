@@ -6,8 +6,11 @@ import json
 import pytest
 
 from distill import Objective
-from distill.config import DataConfig, RunConfig, check_same_run, differences
+from distill.config import DataConfig, RunConfig
+from distill.mask_config import MaskConfig
+from distill.same_run import check_same_run, differences
 from distill.side_by_side import finished_result
+from students.tokens.policy import TokenPolicy
 
 CONFIG = RunConfig(
     data=DataConfig(batch_size=64),
@@ -47,6 +50,25 @@ def test_a_field_that_is_no_more_counts_where_it_was_on(tmp_path):
         student = {**values["student"], "lock_text": before}
         (tmp_path / "config.json").write_text(json.dumps({**values, "student": student}))
         assert differences(config, tmp_path) == found
+
+
+def test_the_store_counts_and_how_it_is_spelled_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stores = {name: dataclasses.replace(CONFIG.data, store=name) for name in ("a", "./a", "b", "")}
+    config = write(tmp_path, dataclasses.replace(CONFIG, data=stores["a"]))
+    check_same_run(dataclasses.replace(config, data=stores["./a"]), tmp_path)
+    with pytest.raises(ValueError, match=r"data\.store"):
+        check_same_run(dataclasses.replace(config, data=stores["b"]), tmp_path)
+    write(tmp_path, dataclasses.replace(CONFIG, data=stores[""]))  # of an earlier `distill.train`
+    check_same_run(config, tmp_path)
+
+
+def test_masks_refuse_scores_of_a_moving_average():
+    policy = TokenPolicy(image="attentive", image_keep=0.5, image_scores="ema")
+    with pytest.raises(ValueError, match=r"masks\.keep trains without a moving average"):
+        RunConfig(
+            masks=MaskConfig(keep=0.5, steps=5, warmup_steps=1), tokens=policy, ema_decay=0.99
+        )
 
 
 def test_every_other_difference_counts(tmp_path):

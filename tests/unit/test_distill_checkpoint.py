@@ -51,8 +51,39 @@ def test_the_newest_complete_one_is_found_and_old_ones_go(tmp_path):
     (tmp_path / "partial-00000016-99").mkdir()  # what a killed save leaves
     newest = newest_checkpoint(tmp_path)
     assert newest is not None and newest.name == "step-00000012"
-    remove_old_checkpoints(tmp_path, keep=2)
+    remove_old_checkpoints(tmp_path, keep=2, step=12)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000008", "step-00000012"]
+
+
+def test_one_that_was_passed_over_takes_no_other_s_place(tmp_path):
+    net = model()
+    optimizer = trained(net)
+    for step in (4, 8, 12):
+        path = save_checkpoint(tmp_path, step, {"model": net}, optimizer)
+    (path / "meta.json").write_text("{}")
+    save_checkpoint(tmp_path, 10, {"model": net}, optimizer)
+    remove_old_checkpoints(tmp_path, keep=1, step=10)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000010", "step-00000012"]
+    with pytest.warns(UserWarning, match="12 is not used"):
+        newest = newest_checkpoint(tmp_path)
+    assert newest is not None and newest.name == "step-00000010"
+
+
+def test_the_same_step_again_is_there_before_the_old_one_goes(tmp_path, monkeypatch):
+    net = model()
+    optimizer = trained(net)
+    save_checkpoint(tmp_path, 4, {"model": net}, optimizer)
+    removed = []
+
+    def looks_first(path, **options):
+        if path.exists():
+            newest = newest_checkpoint(tmp_path)
+            assert newest is not None and newest.name == "step-00000004"
+            removed.append(path.name)
+
+    monkeypatch.setattr("distill.checkpoint.shutil.rmtree", looks_first)
+    save_checkpoint(tmp_path, 4, {"model": net}, optimizer)
+    assert [name[:11] for name in removed] == ["partial-old"]
 
 
 def test_another_model_is_refused(tmp_path):
