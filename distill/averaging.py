@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from distill.evaluation.embedding import first
-from reinforced_data.source import decode_image, open_source
+from distill.samples import decoded
+from reinforced_data.source import open_source
 from students import Student
 
 _BATCH = 64
@@ -101,12 +102,14 @@ class _Both(nn.Module):
 def _batches(student: Student, source: str, limit: int) -> Iterator[dict[str, Tensor]]:
     """Pictures with a caption, as the student sees them; a last batch of one is left out."""
     samples = first((s for s in open_source(source) if s.captions), limit)
-    for part in _parts(samples):
-        views = [student.preprocess.whole_view(decode_image(sample.image)) for sample in part]
+    for part in _parts(decoded(samples)):
+        views = [student.preprocess.whole_view(picture) for _, picture in part]
         pixels = torch.stack([torch.from_numpy(view) for view in views])
         yield {
             "pixels": student.preprocess.normalize(pixels.to(student.device)),
-            "tokens": student.tokenizer([s.captions[0] for s in part]).to(student.device),
+            "tokens": student.tokenizer([sample.captions[0] for sample, _ in part]).to(
+                student.device
+            ),
         }
 
 

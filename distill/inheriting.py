@@ -4,13 +4,13 @@
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from distill.samples import real_samples
 from reinforced_data.store.layout import open_store
+from reinforced_data.store.storage import Storage
 from students import InheritancePlan, plan_inheritance
 from students.inheritance.selectors import MEASURED
 from students.masks import read_masks
@@ -56,7 +56,7 @@ def plan_from_data(
 
 def donor_batches(donor: ClipModel, data: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Read the first pictures and captions of a source, or of a store's sources, for the donor."""
-    source = open_store(data).sources if (Path(data) / "sources.json").is_file() else data
+    source = open_store(data).sources if Storage(data).exists("sources.json") else data
     samples = real_samples(source, SAMPLES)
     for start in range(0, len(samples), BATCH):
         part = samples[start : start + BATCH]

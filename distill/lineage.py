@@ -29,11 +29,11 @@ def card_facts(run: Path | None, *, licence: str = "") -> CardFacts:
     if not (run / "config.json").is_file():
         raise ValueError(f"no training run in {run}: config.json is missing there")
     config, result = _read(run / "config.json"), _read(run / "result.json")
-    store = Path(config["data"]["store"])
+    store = str(config["data"]["store"])
     metrics = result.get("metrics") or {}
     return CardFacts(
         origins=tuple(dict.fromkeys(_origins(config, store))),
-        data=(("reinforced dataset", store.name),),
+        data=(("reinforced dataset", store.rstrip("/").rpartition("/")[2]),),
         recipe=(*recipe_facts(config), *_lock_facts(config)),
         metrics={k: v for k, v in metrics.items() if k.rpartition("/")[2] not in NOT_SCORES},
         retention=result.get("retention") or {},
@@ -41,8 +41,8 @@ def card_facts(run: Path | None, *, licence: str = "") -> CardFacts:
     )
 
 
-def _origins(config: Mapping[str, Any], store: Path) -> Iterator[Origin]:
-    columns = open_store(store).columns() if (store / "columns").is_dir() else []
+def _origins(config: Mapping[str, Any], store: str) -> Iterator[Origin]:
+    columns = _columns(store)
     licences = recorded_licences(columns)
 
     def origin(name: str, role: str) -> Origin:
@@ -61,6 +61,13 @@ def _origins(config: Mapping[str, Any], store: Path) -> Iterator[Origin]:
             yield origin(str(teacher), "teacher")
         if column.kind == "captions" and column.identity.get("captioner"):
             yield Origin(name=_short(str(column.identity["captioner"])), role="captioner")
+
+
+def _columns(store: str) -> list[Column]:
+    try:
+        return list(open_store(store).columns()) if store else []
+    except (OSError, ValueError):
+        return []  # moved or removed since
 
 
 def recorded_licences(columns: Iterable[Column]) -> dict[str, str]:

@@ -42,9 +42,9 @@ def search(run: Path, config: Mapping[str, Any], split: str | None) -> Searched:
     split = next(reversed(splits)) if split is None else split
     try:
         expand_sources(splits[split])
+        student = load_student(run)  # of a module of one's own, or without its weights: neither
     except ValueError as error:
         return _without(str(error))
-    student = load_student(run)
     templates = named_templates(config.get("templates") or ("{}",))
     found = confusions(student, splits[split], templates=templates)
     cases = retrieval_cases(student, splits[split])

@@ -109,10 +109,11 @@ def _tiles(data: ReportData, summary: Summary) -> list[tuple[str, str, str]]:
             sizes = [wording.count(row.image_params) for row in (student, reference)]
             label = " of ".join(sizes) + " parameters"
             tiles.append(("smaller image tower", f"{ratio:.1f}\u00d7", label))
-    if student and twin:
-        key = summary.keys[0]
+    shared = student.metrics.keys() & twin.metrics.keys() if student and twin else ()
+    key = next((key for key in summary.keys if key in shared), None)
+    if student and twin and key:
         # No -0.0.
-        gain = round(100 * (student.metrics.get(key, 0) - twin.metrics.get(key, 0)), 1) + 0.0
+        gain = round(100 * (student.metrics[key] - twin.metrics[key]), 1) + 0.0
         label = " ".join((wording.metric_name(key), wording.split_name(key)))
         tiles.append(("over its undistilled twin", f"{gain:+.1f}".replace("-", "\u2212"), label))
     for export in [export for export in data.exports if "image" in export.tower][:1]:

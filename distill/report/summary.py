@@ -59,8 +59,14 @@ def summarise(data: ReportData) -> Summary:
 
 
 def headline_keys(rows: Sequence[Row]) -> tuple[str, ...]:
-    """The top-1 of each split; without one the first metric there is."""
+    """The top-1 of each split; without one the first metric there is.
+
+    What every evaluated student has, where there is such a thing: they are compared by it, and a
+    teacher may have been asked more.
+    """
     every = list(dict.fromkeys(key for row in rows for key in row.metrics))
+    students = [row for row in rows if row.role == "student" and row.metrics]
+    every = [key for key in every if all(key in row.metrics for row in students)] or every
     top = tuple(key for key in every if key.rpartition("/")[2] == "top1")
     return top or tuple(every[:1])
 

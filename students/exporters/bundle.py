@@ -4,6 +4,7 @@ Everything is written into a hidden folder beside the target and renamed into pl
 that an interrupted or failing export leaves nothing that looks finished.
 """
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -140,10 +141,17 @@ def _check_target(out: Path, batch_size: int | None) -> None:
         raise ValueError(f"batch_size must be at least 1 row a call, got {batch_size}")
     if out.exists() and not (out.is_dir() and _replaceable(out)):
         raise ValueError(
-            f"{out} exists and is no earlier export (it has no {METADATA_FILE}): choose a new "
-            "folder, so that nothing of yours is overwritten"
+            f"{out} exists and is no earlier export (no {METADATA_FILE} of one is in it): choose "
+            "a new folder, so that nothing of yours is overwritten"
         )
 
 
 def _replaceable(out: Path) -> bool:
-    return (out / METADATA_FILE).is_file() or not any(out.iterdir())
+    """Whether it is empty or an export: others call a file `metadata.json` too."""
+    if not any(out.iterdir()):
+        return True
+    try:
+        towers = json.loads((out / METADATA_FILE).read_text(encoding="utf-8"))["towers"]
+        return len(towers) > 0 and all(isinstance(tower["path"], str) for tower in towers)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

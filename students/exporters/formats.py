@@ -128,6 +128,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 "dynamic-int8": ort.write_dynamic_int8,
             },
             open=onnx.open_file,
+            runtime="onnxruntime",
             about=onnx_weights.ABOUT,
         ),
         "executorch": Format(

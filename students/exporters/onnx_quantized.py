@@ -74,9 +74,7 @@ class _Calibration:
     """Sample batches, as ONNX Runtime's calibrator asks for them."""
 
     def __init__(self, graph: Graph) -> None:
-        rows = graph.batch_size or 1
-        batches = [part for part in graph.inputs.split(rows) if len(part) == rows]
-        self._left: Iterator[Any] = iter(batches)
+        self._left: Iterator[Any] = iter(graph.batches())
         self._name = graph.interface["input"]
 
     def get_next(self) -> dict[str, np.ndarray] | None:

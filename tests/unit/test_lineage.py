@@ -79,6 +79,17 @@ def test_locked_encoders_with_and_without_a_head(tmp_path: Path) -> None:
     assert ("trained on the locked text encoder", "a head (mlp)") in facts.recipe
 
 
+def test_a_store_at_a_url_names_its_teachers(tmp_path: Path) -> None:
+    write_source(tmp_path / "source", [sample(n) for n in range(4)], samples_per_shard=4)
+    teacher = tiny_teacher("large", seed=1)
+    teacher.licence = "cc-by-nc-4.0"
+    store = "memory://lineage/cc3m-dr"
+    reinforce(tmp_path / "source", store, teachers=teacher, num_views=1, progress=False)
+    facts = facts_of(tmp_path / "run", StudentConfig(name="s"), LockConfig(), store)
+    assert facts.origins == (Origin(name="large", licence="cc-by-nc-4.0"),)
+    assert facts.data == (("reinforced dataset", "cc3m-dr"),)
+
+
 def test_a_locked_teacher_has_the_licence_that_the_store_has(tmp_path: Path) -> None:
     write_source(tmp_path / "source", [sample(n) for n in range(4)], samples_per_shard=4)
     teacher = tiny_teacher("large", seed=1)

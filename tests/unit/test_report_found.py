@@ -189,6 +189,12 @@ def test_pictures_without_a_caption_or_that_cannot_be_read_are_not_searched(tmp_
     assert {case.among for case in retrieval_cases(model, str(mixed))} == {1}
 
 
+def test_a_student_that_cannot_be_loaded_leaves_the_pictures_out(tmp_path, labelled):
+    config = {"evaluate_on": {"val": str(labelled)}}
+    found = run_pictures.search(tmp_path, config, None)
+    assert not found.cases and "no student in" in found.missing["Retrieval, with pictures"]
+
+
 def test_templates_by_name_and_a_split_without_texts(tmp_path, monkeypatch, labelled):
     """`--templates photo` names a set; the trainer takes it, so the report must."""
     monkeypatch.setattr(run_pictures, "load_student", lambda run: confusing())

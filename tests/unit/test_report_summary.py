@@ -2,11 +2,12 @@
 
 import io
 import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from distill.report import Curve, ReportData, Row, print_rows
+from distill.report import Curve, ReportData, Row, print_rows, write_report
 from distill.report.summary import kept, summarise
 
 
@@ -49,6 +50,26 @@ def test_stated_retention_wins_over_our_own():
     stated = row("stated", (0.4, 0.4), distilled=True, retention={"pairs/top1": 0.77})
     assert kept(stated, TEACHER, "pairs/top1") == 0.77
     assert kept(stated, TEACHER, "characters/top1") == pytest.approx(1.0)
+
+
+def test_students_are_compared_by_what_all_of_them_have():
+    """A teacher was asked more than they were."""
+    asked_more = replace(TEACHER, metrics={"imagenet/top1": 0.7, **TEACHER.metrics})
+    summary = summarise(ReportData(title="t", rows=[asked_more, TWIN, CONTROL, DISTILLED]))
+    assert summary.keys == ("pairs/top1", "characters/top1")
+    assert summary.best is DISTILLED
+
+
+def test_a_page_of_runs_that_nobody_evaluated(tmp_path):
+    rows = [replace(one, metrics={}) for one in (TWIN, DISTILLED)]
+    page = write_report(tmp_path / "report.html", ReportData(title="t", rows=rows))
+    assert "over its undistilled twin" not in page.read_text()
+
+
+def test_a_twin_of_other_splits_is_no_measured_gain(tmp_path):
+    other = replace(TWIN, metrics={"imagenet/top1": 0.2})
+    page = write_report(tmp_path / "report.html", ReportData(title="t", rows=[other, DISTILLED]))
+    assert "over its undistilled twin" not in page.read_text()
 
 
 def test_the_best_student_is_named_even_when_it_is_not_distilled():
