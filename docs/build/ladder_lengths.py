@@ -1,4 +1,4 @@
-"""What a ladder of 100 steps says of one of 400: the verdicts of the rows that both have, counted.
+"""What a ladder of 72 steps says of one of 400: the verdicts of the rows that both have, counted.
 
 Each row of both is compared with the row that it changes one thing of; a row of its own length
 ("best-long") is another training in each, and is compared all the same.
@@ -9,7 +9,7 @@ from itertools import combinations
 
 from results import RESULTS, read, top1
 
-SHORT, LONG, SPLIT = "emoji64-fp32-100-steps", "emoji64-fp32", "heldout"
+SHORT, LONG, SPLIT = "emoji64-fp32-72-steps", "emoji64-fp32", "heldout"
 VERDICTS = ("wins", "noise", "loses")
 
 
@@ -19,7 +19,7 @@ def as_markdown() -> str:
     both = [row for row in long if row in short and long[row]["minus_base"]]
     counts = Counter((long[row]["verdict_base"], short[row]["verdict_base"]) for row in both)
     lines = [
-        f"| at 400 steps | {' | '.join(f'{name} at 100' for name in VERDICTS)} |",
+        f"| at 400 steps | {' | '.join(f'{name} at 72' for name in VERDICTS)} |",
         "|---" * 4 + "|",
     ]
     for verdict in VERDICTS:

@@ -162,10 +162,10 @@ LADDERS: dict[str, tuple[str, str]] = {
         "The same on a processor that does not multiply bfloat16: its teachers were trained "
         "in float32 and are others. Rows are compared with rows of these teachers only.",
     ),
-    "emoji64-fp32-100-steps": (
-        "The whole ladder on emoji64, 100 steps",
+    "emoji64-fp32-72-steps": (
+        "The whole ladder on emoji64, 72 steps",
         "Every row there is, the small ViT's too, beside the same float32 teachers and with rates "
-        "of its own: what two cores do in under three hours. "
+        "of its own: what two cores do in two and a half hours. "
         "[Beside 400 steps](#a-short-ladder-beside-a-long-one).",
     ),
 }
