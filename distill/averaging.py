@@ -104,12 +104,11 @@ def _batches(student: Student, source: str, limit: int) -> Iterator[dict[str, Te
     samples = first((s for s in open_source(source) if s.captions), limit)
     for part in _parts(decoded(samples)):
         views = [student.preprocess.whole_view(picture) for _, picture in part]
+        tokens = student.tokenizer([sample.captions[0] for sample, _ in part])
         pixels = torch.stack([torch.from_numpy(view) for view in views])
         yield {
             "pixels": student.preprocess.normalize(pixels.to(student.device)),
-            "tokens": student.tokenizer([sample.captions[0] for sample, _ in part]).to(
-                student.device
-            ),
+            "tokens": tokens.to(student.device),
         }
 
 

@@ -61,6 +61,7 @@ def save_checkpoint(
         "extra": dict(extra or {}),
     }
     partial = folder / f"partial-{step:08d}-{os.getpid()}"
+    before = folder / f"partial-old-{step:08d}-{os.getpid()}"
     try:
         shutil.rmtree(partial, ignore_errors=True)  # a killed process may have had this number
         partial.mkdir(parents=True)
@@ -70,13 +71,14 @@ def save_checkpoint(
         for file in partial.iterdir():
             _sync(file)
         _sync(partial)
-        before = folder / f"partial-old-{step:08d}-{os.getpid()}"
         if target.exists():
             target.rename(before)
         partial.rename(target)
         _sync(folder)
         shutil.rmtree(before, ignore_errors=True)
     except Exception as error:  # safetensors has an error of its own for a full disk
+        if before.exists() and not target.exists():
+            before.rename(target)
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(
             f"the checkpoint {target} cannot be written ({error}). Older ones are whole: make room "

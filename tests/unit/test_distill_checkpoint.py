@@ -1,5 +1,7 @@
 """Checkpoints: whole or absent, newest found, old removed, other models refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -84,6 +86,23 @@ def test_the_same_step_again_is_there_before_the_old_one_goes(tmp_path, monkeypa
     monkeypatch.setattr("distill.checkpoint.shutil.rmtree", looks_first)
     save_checkpoint(tmp_path, 4, {"model": net}, optimizer)
     assert [name[:11] for name in removed] == ["partial-old"]
+
+
+def test_what_cannot_take_its_place_leaves_the_one_that_had_it(tmp_path, monkeypatch):
+    net = model()
+    optimizer = trained(net)
+    path = save_checkpoint(tmp_path, 4, {"model": net}, optimizer)
+    rename = Path.rename
+
+    def fails_for_the_new(self, target):
+        if self.name.startswith("partial-0"):
+            raise OSError(5, "lost")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails_for_the_new)
+    with pytest.raises(OSError, match="cannot be written"):
+        save_checkpoint(tmp_path, 4, {"model": net}, optimizer)
+    assert newest_checkpoint(tmp_path) == path
 
 
 def test_another_model_is_refused(tmp_path):
